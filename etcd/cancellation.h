@@ -6,8 +6,8 @@
 #include <grpcpp/client_context.h>
 
 #include "absl/time/time.h"
-#include "base/clock.h"
 #include "base/mutex.h"
+#include "base/stopping.h"
 
 namespace kvlink::etcd {
 
@@ -15,21 +15,13 @@ class Cancellation {
  public:
   // Permanent: cancels the call in progress, and makes current and later waits return at once.
   void Cancel() {
+    stopping_.Begin();
     MutexLock lock(&mutex_);
-    cancelled_ = true;
     if (context_ != nullptr) context_->TryCancel();
-    changed_.SignalAll();
   }
-  bool cancelled() const {
-    MutexLock lock(&mutex_);
-    return cancelled_;
-  }
+  bool cancelled() const { return stopping_.begun(); }
   // Waits until `until`, a SteadyNow() time. Returns false if cancelled.
-  bool SleepUntil(absl::Time until) {
-    MutexLock lock(&mutex_);
-    while (!cancelled_ && SteadyNow() < until) changed_.WaitUntil(&mutex_, until);
-    return !cancelled_;
-  }
+  bool SleepUntil(absl::Time until) const { return stopping_.WaitUntil(until); }
 
   // Makes Cancel() cancel one call while this object lives. One call at a time.
   class Scope {
@@ -53,12 +45,11 @@ class Cancellation {
     MutexLock lock(&mutex_);
     context_ = context;
     // A call that has not started yet is cancelled when it starts.
-    if (cancelled_ && context_ != nullptr) context_->TryCancel();
+    if (cancelled() && context_ != nullptr) context_->TryCancel();
   }
 
-  mutable Mutex mutex_;
-  CondVar changed_;
-  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
+  Stopping stopping_;
+  Mutex mutex_;
   grpc::ClientContext* context_ ABSL_GUARDED_BY(mutex_) = nullptr;
 };
 

@@ -128,7 +128,7 @@ double RandomHalf() {
 
 absl::StatusOr<std::unique_ptr<ClusterChannel>> ClusterChannel::Open(const ClientOptions& options) {
   if (options.user.empty() && !options.password.empty()) {
-    return absl::InvalidArgumentError("etcd: a password without a user");
+    return absl::InvalidArgumentError("etcd: a password is given without a user; give both");
   }
   std::unique_ptr<ClusterChannel> cluster(new ClusterChannel(options));
   KVLINK_ASSIGN_OR_RETURN(const auto credentials, transport::ChannelCredentials(options.tls));

@@ -162,8 +162,8 @@ absl::Status Watch::KeepLastRevision(Response* response) {
   for (int i = first; i < count; ++i) fragments_->add_events()->Swap(response->mutable_events(i));
   response->mutable_events()->DeleteSubrange(first, count - first);
   if (fragments_->ByteSizeLong() <= kMaxRevisionBytes) return absl::OkStatus();
-  return absl::ResourceExhaustedError(absl::StrCat("etcd: the changes of one revision take more than ",
-                                                   kMaxRevisionBytes >> 20, " MiB: read again in parts"));
+  return absl::ResourceExhaustedError(absl::StrCat("etcd: the changes of one revision exceed ", kMaxRevisionBytes >> 20,
+                                                   " MiB: read them again in parts"));
 }
 
 absl::Status Watch::TakeEnd(const Response& response) {

@@ -26,8 +26,8 @@ using store::cluster::PlacementTable;
 
 constexpr int kCopies = 2;
 
-Placement Place(uint64_t epoch, std::vector<Member> members) {
-  return Must(Placement::Compute(epoch, kCopies, std::move(members)));
+Placement Place(uint64_t epoch, std::vector<Member> members, const Placement* before = nullptr) {
+  return Must(Placement::Compute(epoch, kCopies, std::move(members), before));
 }
 
 Member RandomMember(std::mt19937_64* random, uint32_t weight, int zone) {
@@ -145,14 +145,20 @@ int Main(int argc, char** argv) {
   report.Section("an epoch");
   std::vector<Member> joining = members;
   joining[0].state = MemberState::kJoining;
+  const std::vector<Member> fewer(members.begin() + 1, members.end());
+  const Placement without = Place(1, fewer), filling = Place(2, joining, &without);
   const std::vector<double> seconds =
       Interleave({[&] { Place(1, members); }, [&] { Place(1, joining); }, [&] { Place(1, RandomMembers(nodes, 3)); },
-                  [&] { Place(1, RandomMembers(nodes, nodes)); }},
+                  [&] { Place(1, RandomMembers(nodes, nodes)); }, [&] { Place(2, joining, &without); },
+                  [&] { Place(3, members, &filling); }, [&] { Place(2, fewer, &placement); }},
                  5);
   report.Add("compute", seconds[0], "s", Target{1, true});
   report.Add("compute, a node joins", seconds[1], "s", Target{1, true});
   report.Add("compute, three zones", seconds[2], "s", Target{1, true});
   report.Add("compute, a zone for each two nodes", seconds[3], "s");
+  report.Add("compute after the epoch before: a node joins", 1e3 * seconds[4], "ms");
+  report.Add("compute after the epoch before: it is active", 1e3 * seconds[5], "ms");
+  report.Add("compute after the epoch before: a node leaves", 1e3 * seconds[6], "ms");
   report.Add("table", static_cast<double>(sizeof(uint16_t) * kSlots * placement.next().width()) / (1 << 20), "MiB");
   report.Section("balance");
   MeasureBalance(placement, encodings, &report);

@@ -33,7 +33,7 @@ constexpr absl::string_view kSummary =
     "  kvlink catalog check           list the documents whose encodings are missing\n\n"
     "The store is a directory, a node or a cluster. Documents keep their generation: an import never\n"
     "replaces newer ones, and repeating it changes nothing. Deletions are not exported. An export is\n"
-    "no snapshot: each document is written as it is when its turn comes. Files are written completely or\n"
+    "not a snapshot: each document is written as it is at that moment. Files are written completely or\n"
     "not at all.";
 
 absl::Status Errno(const std::string& path) { return absl::ErrnoToStatus(errno, path); }

@@ -88,9 +88,11 @@ absl::StatusOr<ClusterStore> OpenClusterStore(const StoreFlags& flags) {
   options.resources.receive_bytes = flags.memory;
   options.resources.sending_bytes = SendingBytes(flags);
   options.zone = flags.zone;
-  options.add_catalog_stats = [catalog = cluster.catalog](store::StoreStats* stats) {
-    return AddCatalogStats(catalog.get(), stats);
-  };
+  if (!cluster.membership->view()->settings.database.empty()) {
+    options.add_catalog_stats = [catalog = cluster.catalog](store::StoreStats* stats) {
+      return AddCatalogStats(catalog.get(), stats);
+    };
+  }
   KVLINK_ASSIGN_OR_RETURN(cluster.store, store::cluster::OpenReplicated(cluster.membership, cluster.catalog, options));
   return cluster;
 }

@@ -238,7 +238,9 @@ absl::Status RunCluster(absl::Span<char* const> args) {
   arguments.Integer("copies", "N", "Number of nodes that keep each encoding.", 1, cluster::kMaxCopies, &copies);
   arguments.Integer("acknowledged", "N", "Number of copies on disk before a write is acknowledged. If not given: all.",
                     1, cluster::kMaxCopies, &acknowledged);
-  arguments.Text("database", "CONNSTRING", "Connection string of the PostgreSQL database: postgresql://USER@HOST/NAME.",
+  arguments.Text("database", "CONNSTRING",
+                 "Connection string of the PostgreSQL database: postgresql://USER@HOST/NAME. If not given: the cluster "
+                 "keeps encodings but neither documents nor limits.",
                  &settings.database);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
@@ -273,8 +275,7 @@ absl::Status AwaitDrained(const cluster::Membership& membership, const cluster::
     const auto self = std::find_if(members.begin(), members.end(), [&](const auto& one) { return one.node_id == id; });
     if (self == members.end()) return absl::OkStatus();
     if (self->state != cluster::MemberState::kDraining) {
-      return absl::AbortedError(
-          absl::StrCat(cluster::IdHex(id), " is no longer draining: somebody cancelled the drain"));
+      return absl::AbortedError(absl::StrCat(cluster::IdHex(id), " is no longer draining: its drain was cancelled"));
     }
     uint64_t bytes = 0;
     std::vector<std::string> names;
@@ -291,7 +292,7 @@ absl::Status AwaitDrained(const cluster::Membership& membership, const cluster::
     if (names.empty() && !view->alive(static_cast<uint16_t>(self - members.begin()))) {
       return absl::FailedPreconditionError(absl::StrCat(cluster::IdHex(id),
                                                         " is not alive, so it cannot leave by itself; the others have "
-                                                        "what it held: take it out with kvlink members remove"));
+                                                        "its encodings: remove it with kvlink members remove"));
     }
     awaited = names.empty() ? "the member itself" : absl::StrJoin(names, ", ");
     bar.Update(-1, absl::StrCat("waiting for ", names.size(), " members, ", FormatBytes(static_cast<double>(bytes)),

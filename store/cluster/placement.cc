@@ -2,13 +2,21 @@
 // node and client must compute the same table.
 //
 // A member gets its share if its score for a slot is an exponential variable with its weight as the rate, and the
-// smallest score wins: -ln(y) / weight with y uniform in (0, 1). A table of 1,000 members takes 65 million scores.
-// Since -ln(y) >= 1 - y, a subtraction and a multiplication rule out most of them: only scores that may be among the
-// best so far need the logarithm. This changes no result; docs/formats.md defines results without it.
+// smallest score wins: -ln(y) / weight with y uniform in (0, 1). Two things make this fast, and change no result;
+// docs/formats.md defines results without them.
+//   - Bounds. A table of 1,000 members takes 65 million scores. Since -ln(y) >= 1 - y, a subtraction and a
+//     multiplication rule out most. Of the others, the library's logarithm gives a lower and an upper bound; the exact
+//     score is computed only to compare two whose bounds overlap.
+//   - Former tables. If none of a slot's owners is gone, a member that did not own the slot does not own it now, since
+//     further members only make it harder. So the owners are the best of the former ones and the members added, and
+//     only slots that lost an owner are computed from all members. Members that changed their weight or zone are gone
+//     and added.
 #include "store/cluster/placement.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
+#include <cmath>
 #include <limits>
 #include <map>
 #include <utility>
@@ -25,8 +33,11 @@ namespace {
 using Wide = unsigned __int128;
 
 constexpr uint64_t kNever = std::numeric_limits<uint64_t>::max();
-// An upper bound on how far the computed logarithm may fall below 1 - y: near y = 1 it is a few units too small.
-constexpr uint64_t kSlack = 128;
+// An upper bound on how far a computed score may fall below (1 - y) / weight: near y = 1 it is a few units too small.
+constexpr uint64_t kSlack = 192;
+// Upper bounds of the errors of Candidate's bounds: of the library's logarithm, relative; of both logarithms near y =
+// 1; and of rounding a score down to 2^-58.
+constexpr double kRelative = 0x1p-12, kOfLog = 0x1p-50, kOfScore = 0x1p-57;
 
 uint64_t MultiplyHigh(uint64_t a, uint64_t b) { return static_cast<uint64_t>(static_cast<Wide>(a) * b >> 64); }
 
@@ -55,12 +66,50 @@ uint64_t NegativeLog(uint64_t y) {
   return static_cast<uint64_t>(k) * kLn2 + (sum >> 3);
 }
 
-struct Candidate {
-  uint64_t score = kNever;
+// A member as the inner loop needs it.
+struct Contender {
+  Contender(const Member& of, uint16_t index, int of_zone = 0)
+      : seed(Xxh3(of.node_id.data(), of.node_id.size())),
+        inverse(kNever / of.weight),
+        scale(1.0 / of.weight),
+        zone(of_zone),
+        member(index) {}
+  uint64_t YOf(uint64_t salt) const { return Mix(seed ^ salt) | 1; }
+  // At most kSlack more than the score, in units of 2^-58, and cheap.
+  uint64_t AtLeast(uint64_t y) const { return MultiplyHigh((0 - y) >> 6, inverse); }
+  uint64_t seed = 0;     // of its node id
+  uint64_t inverse = 0;  // (2^64 - 1) / weight
+  double scale = 0;      // 1 / weight
+  int zone = 0;
   uint16_t member = 0;
-  bool operator<(const Candidate& other) const {
-    return score != other.score ? score < other.score : member < other.member;
+};
+
+// A member's score for a slot. Candidates are compared exactly.
+class Candidate {
+ public:
+  Candidate() = default;
+  Candidate(const Contender& one, uint64_t y) : y_(y), inverse_(one.inverse), member_(one.member) {
+    const double score = -std::log(static_cast<double>(y) * 0x1p-64) * one.scale;
+    const double error = score * kRelative + one.scale * kOfLog + kOfScore;
+    low_ = score - error;
+    high_ = score + error;
   }
+  uint16_t member() const { return member_; }
+  // Contender::AtLeast() of a greater value is of a greater score.
+  uint64_t limit() const { return static_cast<uint64_t>(high_ * 0x1p58) + kSlack; }
+  bool operator<(const Candidate& other) const {
+    if (high_ < other.low_) return true;
+    if (low_ > other.high_) return false;
+    const uint64_t a = Exact(), b = other.Exact();
+    return a != b ? a < b : member_ < other.member_;
+  }
+
+ private:
+  uint64_t Exact() const { return MultiplyHigh(NegativeLog(y_), inverse_); }
+
+  double low_ = 0, high_ = 0;
+  uint64_t y_ = 0, inverse_ = 0;
+  uint16_t member_ = 0;
 };
 
 // The best few candidates, best first.
@@ -75,7 +124,7 @@ class Best {
     candidates_[at] = candidate;
   }
   // Offer() rejects greater scores.
-  uint64_t limit_score() const { return limit_ == 0 ? 0 : size_ < limit_ ? kNever : candidates_[size_ - 1].score; }
+  uint64_t limit_score() const { return limit_ == 0 ? 0 : size_ < limit_ ? kNever : candidates_[size_ - 1].limit(); }
   absl::Span<const Candidate> candidates() const { return absl::MakeConstSpan(candidates_.data(), size_); }
 
  private:
@@ -84,77 +133,155 @@ class Best {
   std::array<Candidate, kMaxCopies> candidates_;
 };
 
-// A member as the inner loop needs it.
-struct Contender {
-  Contender(const Member& of, uint16_t index)
-      : seed(Xxh3(of.node_id.data(), of.node_id.size())), inverse(kNever / of.weight), member(index) {}
-  uint64_t seed = 0;     // of its node id
-  uint64_t inverse = 0;  // (2^64 - 1) / weight
-  uint16_t member = 0;
+uint64_t SaltOf(int slot) { return Mix(static_cast<uint64_t>(slot) + 1); }
+
+using Indices = std::vector<uint16_t>;  // of members, ascending
+
+// How the members that may own slots differ from those of a former table.
+struct Change {
+  static constexpr uint16_t kGone = kMaxMembers;
+  Indices now;    // by its former index, each member's index now, or kGone
+  Indices added;  // in the list of now
+  size_t gone = 0;
+  bool renumbered = false;
+  size_t size() const { return gone + added.size(); }
 };
 
-uint64_t SaltOf(int slot) { return Mix(static_cast<uint64_t>(slot) + 1); }
+Change ChangeOf(const std::vector<Member>& former, const Indices& were, const std::vector<Member>& members,
+                const Indices& are) {
+  Change change{.now = Indices(former.size(), Change::kGone)};
+  size_t kept = 0, at = 0;
+  for (const uint16_t index : are) {
+    const Member& is = members[index];
+    while (at < were.size() && former[were[at]].node_id < is.node_id) ++at;
+    const Member* const was = at < were.size() ? &former[were[at]] : nullptr;
+    if (was == nullptr || was->node_id != is.node_id || was->zone != is.zone || was->weight != is.weight) {
+      change.added.push_back(index);
+      continue;
+    }
+    change.now[were[at]] = index;
+    change.renumbered |= were[at] != index;
+    ++kept;
+  }
+  change.gone = were.size() - kept;
+  return change;
+}
 
 class Contest {
  public:
-  Contest(const std::vector<Member>& members, const std::vector<uint16_t>& eligible, int copies)
-      : width_(std::min(copies, static_cast<int>(eligible.size()))) {
-    std::map<std::string, std::vector<Contender>> zones;
-    for (const uint16_t index : eligible) {
-      zones[members[index].zone].emplace_back(members[index], index);
+  Contest(const std::vector<Member>& members, const Indices& eligible, int copies)
+      : width_(std::min(copies, static_cast<int>(eligible.size()))), where_(members.size()) {
+    std::map<std::string, Indices> zones;
+    for (const uint16_t index : eligible) zones[members[index].zone].push_back(index);
+    for (const auto& [name, in_zone] : zones) {
+      for (const uint16_t index : in_zone) {
+        where_[index] = contenders_.size();
+        contenders_.emplace_back(members[index], index, zones_);
+      }
+      ++zones_;
     }
-    for (auto& [name, contenders] : zones) zones_.push_back(std::move(contenders));
-  }
-
-  std::vector<uint16_t> Run() const {
-    std::vector<uint16_t> owners;
-    owners.reserve(static_cast<size_t>(kSlots) * width_);
-    const int zones = std::min(width_, static_cast<int>(zones_.size()));
-    Best apart(zones);                      // the best of each zone
-    Best any(zones < width_ ? width_ : 0);  // fills up the owners if there are fewer zones
-    for (int slot = 0; width_ > 0 && slot < kSlots; ++slot) {
-      apart.Clear();
-      any.Clear();
-      const uint64_t salt = SaltOf(slot);
-      for (const auto& zone : zones_) RunZone(zone, salt, &apart, &any);
-      AppendOwners(apart, any, &owners);
-    }
-    return owners;
   }
   int width() const { return width_; }
 
- private:
-  static void RunZone(const std::vector<Contender>& zone, uint64_t salt, Best* apart, Best* any) {
-    const uint64_t of_others = apart->limit_score();
-    std::optional<Candidate> best;
-    uint64_t limit = std::max(of_others, any->limit_score());
-    for (const Contender& one : zone) {
-      const uint64_t y = Mix(one.seed ^ salt) | 1;
-      const uint64_t at_least = MultiplyHigh((0 - y) >> 6, one.inverse);
-      if (at_least > limit && at_least - limit > kSlack) continue;
-      const Candidate candidate{MultiplyHigh(NegativeLog(y), one.inverse), one.member};
-      any->Offer(candidate);
-      if (!best.has_value() || candidate < *best) best = candidate;
-      limit = std::max(std::min(of_others, best->score), any->limit_score());
+  std::vector<uint16_t> Run() const {
+    std::vector<uint16_t> owners = Room();
+    Bests bests(zones_, width_);
+    for (int slot = 0; width_ > 0 && slot < kSlots; ++slot) RunSlot(slot, contenders_, &bests, &owners);
+    return owners;
+  }
+
+  // As Run().
+  std::vector<uint16_t> Follow(const PlacementTable& former, const Change& change) const {
+    std::vector<uint16_t> owners = Room();
+    Bests bests(zones_, width_);
+    std::vector<Contender> few;
+    for (int slot = 0; width_ > 0 && slot < kSlots; ++slot) {
+      few.clear();
+      bool lost = false;
+      for (const uint16_t owner : former.Owners(slot)) {
+        const uint16_t now = change.now[owner];
+        lost |= now == Change::kGone;
+        if (!lost) few.push_back(contenders_[where_[now]]);
+      }
+      if (lost) {
+        RunSlot(slot, contenders_, &bests, &owners);
+      } else if (change.added.empty()) {
+        for (const Contender& one : few) owners.push_back(one.member);
+      } else {
+        for (const uint16_t one : change.added) few.push_back(contenders_[where_[one]]);
+        std::sort(few.begin(), few.end(), [](const Contender& x, const Contender& y) { return x.zone < y.zone; });
+        RunSlot(slot, few, &bests, &owners);
+      }
     }
-    if (best.has_value()) apart->Offer(*best);
+    return owners;
+  }
+
+ private:
+  struct Bests {
+    Bests(int zones, int width) : apart(std::min(zones, width)), any(zones < width ? width : 0) {}
+    Best apart;  // the best of each zone
+    Best any;    // fills up the owners if there are fewer zones
+  };
+
+  std::vector<uint16_t> Room() const {
+    std::vector<uint16_t> owners;
+    owners.reserve(static_cast<size_t>(kSlots) * width_);
+    return owners;
+  }
+
+  // `contenders` in order of zones.
+  void RunSlot(int slot, const std::vector<Contender>& contenders, Bests* bests, std::vector<uint16_t>* owners) const {
+    Best &apart = bests->apart, &any = bests->any;
+    apart.Clear();
+    any.Clear();
+    const uint64_t salt = SaltOf(slot);
+    int zone = -1;
+    std::optional<Candidate> best;  // of this zone
+    uint64_t of_others = 0, limit = 0;
+    for (const Contender& one : contenders) {
+      if (one.zone != zone) {
+        if (best.has_value()) apart.Offer(*best);
+        best.reset();
+        zone = one.zone;
+        of_others = apart.limit_score();
+        limit = std::max(of_others, any.limit_score());
+      }
+      const uint64_t y = one.YOf(salt);
+      if (one.AtLeast(y) > limit) continue;
+      const Candidate candidate(one, y);
+      any.Offer(candidate);
+      if (!best.has_value() || candidate < *best) best = candidate;
+      limit = std::max(std::min(of_others, best->limit()), any.limit_score());
+    }
+    if (best.has_value()) apart.Offer(*best);
+    AppendOwners(apart, any, owners);
   }
 
   void AppendOwners(const Best& apart, const Best& any, std::vector<uint16_t>* owners) const {
     const size_t begin = owners->size();
-    for (const Candidate& one : apart.candidates()) owners->push_back(one.member);
+    for (const Candidate& one : apart.candidates()) owners->push_back(one.member());
     const size_t chosen = owners->size();
     for (const Candidate& one : any.candidates()) {
       if (owners->size() - begin == static_cast<size_t>(width_)) break;
-      if (std::find(owners->begin() + begin, owners->begin() + chosen, one.member) == owners->begin() + chosen) {
-        owners->push_back(one.member);
+      if (std::find(owners->begin() + begin, owners->begin() + chosen, one.member()) == owners->begin() + chosen) {
+        owners->push_back(one.member());
       }
     }
   }
 
   const int width_;
-  std::vector<std::vector<Contender>> zones_;
+  int zones_ = 0;
+  std::vector<Contender> contenders_;  // in order of zones
+  std::vector<size_t> where_;          // in contenders_, by member
 };
+
+Indices AllBut(MemberState state, const std::vector<Member>& members) {
+  Indices found;
+  for (size_t i = 0; i < members.size(); ++i) {
+    if (members[i].state != state) found.push_back(static_cast<uint16_t>(i));
+  }
+  return found;
+}
 
 std::string Show(const NodeId& id) {
   return absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(id.data()), id.size()));
@@ -183,28 +310,43 @@ absl::Status Validate(int copies, const std::vector<Member>& members) {
 
 }  // namespace
 
-absl::StatusOr<Placement> Placement::Compute(uint64_t epoch, int copies, std::vector<Member> members) {
+absl::StatusOr<Placement> Placement::Compute(uint64_t epoch, int copies, std::vector<Member> members,
+                                             const Placement* before) {
   std::sort(members.begin(), members.end(), [](const Member& a, const Member& b) { return a.node_id < b.node_id; });
   KVLINK_RETURN_IF_ERROR(Validate(copies, members));
-  std::vector<uint16_t> before, after;
-  for (size_t i = 0; i < members.size(); ++i) {
-    if (members[i].state != MemberState::kJoining) before.push_back(static_cast<uint16_t>(i));
-    if (members[i].state != MemberState::kDraining) after.push_back(static_cast<uint16_t>(i));
-  }
   Placement placement;
   placement.epoch_ = epoch;
   placement.copies_ = copies;
   const auto shared = std::make_shared<const std::vector<Member>>(std::move(members));
-  const auto table = [&](const std::vector<uint16_t>& eligible) {
+  // Those from which another may follow, and which members may own slots in them.
+  std::vector<std::pair<const PlacementTable*, Indices>> known;
+  if (before != nullptr && before->copies_ == copies) {
+    known.emplace_back(&before->next_, AllBut(MemberState::kDraining, before->members()));
+    known.emplace_back(&before->current_, AllBut(MemberState::kJoining, before->members()));
+  }
+  const auto make = [&](MemberState but, PlacementTable* made) {
+    Indices eligible = AllBut(but, *shared);
+    const PlacementTable* from = nullptr;
+    Change change;
+    for (const auto& [table, were] : known) {
+      Change one = ChangeOf(table->members(), were, *shared, eligible);
+      if (one.size() >= (from == nullptr ? eligible.size() : change.size())) continue;
+      from = table;
+      change = std::move(one);
+    }
+    made->members_ = shared;
     const Contest contest(*shared, eligible, copies);
-    PlacementTable made;
-    made.members_ = shared;
-    made.width_ = static_cast<size_t>(contest.width());
-    made.owners_ = std::make_shared<const std::vector<uint16_t>>(contest.Run());
-    return made;
+    made->width_ = static_cast<size_t>(contest.width());
+    if (from != nullptr && change.size() == 0 && !change.renumbered) {
+      made->owners_ = from->owners_;
+    } else {
+      made->owners_ = std::make_shared<const std::vector<uint16_t>>(from != nullptr ? contest.Follow(*from, change)
+                                                                                    : contest.Run());
+    }
+    known.emplace_back(made, std::move(eligible));
   };
-  placement.next_ = table(after);
-  placement.current_ = before == after ? placement.next_ : table(before);
+  make(MemberState::kDraining, &placement.next_);
+  make(MemberState::kJoining, &placement.current_);
   return placement;
 }
 
@@ -214,6 +356,7 @@ std::vector<uint16_t> FurtherMembers(const Placement& placement, int slot, int c
     const absl::Span<const uint16_t> owners = table.Owners(slot);
     return std::find(owners.begin(), owners.end(), member) != owners.end();
   };
+  const uint64_t salt = SaltOf(slot);
   Best best(count);
   for (size_t i = 0; i < members.size(); ++i) {
     const auto member = static_cast<uint16_t>(i);
@@ -222,10 +365,10 @@ std::vector<uint16_t> FurtherMembers(const Placement& placement, int slot, int c
       continue;
     }
     const Contender one(members[i], member);
-    best.Offer({MultiplyHigh(NegativeLog(Mix(one.seed ^ SaltOf(slot)) | 1), one.inverse), member});
+    best.Offer(Candidate(one, one.YOf(salt)));
   }
   std::vector<uint16_t> further;
-  for (const Candidate& one : best.candidates()) further.push_back(one.member);
+  for (const Candidate& one : best.candidates()) further.push_back(one.member());
   return further;
 }
 

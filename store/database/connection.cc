@@ -89,7 +89,7 @@ absl::StatusOr<std::vector<Host>> ParseConnectionString(const std::string& text)
     const std::string keyword = option->keyword, value = option->val;
     if (keyword == "password" || keyword == "sslpassword") {
       return absl::InvalidArgumentError(
-          "the connection string of the database holds a password, and others see it; take it out and give it in "
+          "the connection string of the database contains a password, which others can see; remove it and use "
           "PGPASSFILE (~/.pgpass), PGPASSWORD or a service file");
     }
     if (keyword == "host") {
@@ -176,7 +176,7 @@ absl::Status Connection::Connect(const std::string& address, absl::Time deadline
     }
     if (wanted == PGRES_POLLING_FAILED) break;
     if (!Poll(PQsocket(connection), wanted == PGRES_POLLING_READING ? POLLIN : POLLOUT, deadline)) {
-      return Broken(absl::UnavailableError(absl::StrCat("database ", host_.name, ": it does not answer")));
+      return Broken(absl::UnavailableError(absl::StrCat("database ", host_.name, ": the server does not answer")));
     }
     wanted = PQconnectPoll(connection);
   }
@@ -185,7 +185,7 @@ absl::Status Connection::Connect(const std::string& address, absl::Time deadline
 
 absl::Status Connection::CheckServer() const {
   if (PQserverVersion(connection_.get()) < kMinServer) {
-    return absl::FailedPreconditionError(absl::StrCat("database ", host_.name, ": the server is of version ",
+    return absl::FailedPreconditionError(absl::StrCat("database ", host_.name, ": the server has version ",
                                                       PQserverVersion(connection_.get()) / 10000,
                                                       "; KVLink needs PostgreSQL 13 or later"));
   }
@@ -222,7 +222,7 @@ absl::Status Connection::Await(bool write, absl::Time deadline) {
     return absl::OkStatus();
   }
   return Broken(absl::DeadlineExceededError(
-      absl::StrCat("database ", host_.name, ": no answer in time; what was written last may have been carried out")));
+      absl::StrCat("database ", host_.name, ": no answer in time; the last write may or may not have taken effect")));
 }
 
 absl::Status Connection::Flush(absl::Time deadline) {
@@ -278,8 +278,8 @@ absl::StatusOr<Rows> Connection::Receive(const Statement& statement, bool* abort
     return absl::AbortedError(absl::StrCat("database ", host_.name, ": the transaction was rolled back"));
   }
   if (state == PGRES_TUPLES_OK && !HasColumns(result, statement.columns)) {
-    return absl::InternalError(absl::StrCat("database ", host_.name, ": the statement ", statement.name,
-                                            " returned other columns than it should"));
+    return absl::InternalError(
+        absl::StrCat("database ", host_.name, ": statement ", statement.name, " returned unexpected columns"));
   }
   return rows;
 }

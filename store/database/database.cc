@@ -22,7 +22,7 @@ NamespaceLimits LimitsOf(const Rows& rows, int row) {
 absl::StatusOr<std::unique_ptr<DatabaseCatalog>> DatabaseCatalog::Open(const DatabaseOptions& options) {
   if (options.max_connections < 1) {
     return absl::InvalidArgumentError(
-        absl::StrCat("at most ", options.max_connections, " connections to the database; allow at least one"));
+        absl::StrCat("database: max_connections is ", options.max_connections, "; allow at least 1"));
   }
   KVLINK_ASSIGN_OR_RETURN(std::vector<Host> hosts, ParseConnectionString(options.connection));
   return std::unique_ptr<DatabaseCatalog>(std::make_unique<DatabaseImpl>(options, std::move(hosts)));
@@ -46,10 +46,12 @@ absl::Status DatabaseImpl::Prepare(absl::Time deadline) {
 absl::StatusOr<NamespaceLimits> DatabaseImpl::PutNamespace(const NamespaceChange& change, absl::Time deadline) {
   KVLINK_RETURN_IF_ERROR(ValidateName("namespace", change.name));
   if (change.capacity_bytes.value_or(0) < 0 || change.pinned_bytes.value_or(0) < 0) {
-    return absl::InvalidArgumentError(absl::StrCat("namespace '", change.name, "': a limit below 0; 0 sets none"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("namespace '", change.name, "': a limit is negative; 0 means unlimited"));
   }
   if (change.revision.value_or(1) < 1 || change.revision.value_or(1) > INT64_MAX) {
-    return absl::InvalidArgumentError(absl::StrCat("namespace '", change.name, "': revisions are 1 to 2^63 - 1"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("namespace '", change.name, "': a revision must be between 1 and 2^63 - 1"));
   }
   KVLINK_ASSIGN_OR_RETURN(const auto rows,
                           Ask({Query{&kPutNamespace, Parameters()
@@ -71,7 +73,7 @@ absl::StatusOr<NamespaceLimits> DatabaseImpl::PutNamespace(const NamespaceChange
                                                       change.revision.value_or(one.revision),
                                                       " does not replace the current revision ", one.revision));
   }
-  return absl::AbortedError(absl::StrCat("namespace '", change.name, "': it is being deleted; try again"));
+  return absl::AbortedError(absl::StrCat("namespace '", change.name, "' is being deleted; try again"));
 }
 
 absl::StatusOr<std::vector<NamespaceLimits>> DatabaseImpl::ListNamespaces(absl::Time deadline) {

@@ -33,9 +33,9 @@
 //                        carried out
 //   UNAUTHENTICATED      the password is missing or wrong, or the server does not know the user
 //   PERMISSION_DENIED    the user may not do that; names what to grant
-//   FAILED_PRECONDITION  the server refuses plain text or has no TLS; the database does not exist; it has no KVLink
-//                        tables yet (Prepare), those of another cluster, or those of a newer build (both versions
-//                        named)
+//   FAILED_PRECONDITION  the connection string is empty: the cluster has no database; the server refuses plain text or
+//                        has no TLS; the database does not exist; it has no KVLink tables yet (Prepare), those of
+//                        another cluster, or those of a newer build (both versions named)
 //   RESOURCE_EXHAUSTED   the server has no disk space, memory or connections left
 //   ABORTED              conflicts with other transactions persisted; nothing was changed
 //   INTERNAL             any other error of the server

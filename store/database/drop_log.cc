@@ -28,7 +28,7 @@ DropPosition PositionIn(const Rows& rows, int row, int column = 0) {
 
 absl::Status Unknown(const NodeId& node) {
   return absl::OutOfRangeError(absl::StrCat("the drop log does not know node ", absl::BytesToHexString(BytesOf(node)),
-                                            ": it left, or was silent for too long; it has to begin empty"));
+                                            ": it left, or was away for too long; it must start empty"));
 }
 
 Parameters PositionParameters(const DropPosition& position) {
@@ -53,8 +53,7 @@ absl::StatusOr<DropPosition> DatabaseImpl::PositionOf(const NodeId& node, absl::
 
 absl::StatusOr<DropBatch> DatabaseImpl::ReadDrops(const DropPosition& after, int64_t limit, absl::Time deadline) {
   if (limit < 1 || limit > kMaxDrops) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("a read of ", limit, " drops; between 1 and ", kMaxDrops, " are read"));
+    return absl::InvalidArgumentError(absl::StrCat("cannot read ", limit, " drops at once; read 1 to ", kMaxDrops));
   }
   KVLINK_ASSIGN_OR_RETURN(const auto rows,
                           Ask({Query{&kBeginReading, {}}, Query{&kReadHorizon, {}},
@@ -64,11 +63,10 @@ absl::StatusOr<DropBatch> DatabaseImpl::ReadDrops(const DropPosition& after, int
   const DropPosition trimmed = PositionIn(rows[1], 0);
   const uint64_t horizon = rows[1].Transaction(0, 2), last = rows[1].Transaction(0, 3);
   if (after.transaction > last) {
-    return absl::OutOfRangeError(
-        "the database is older than this position of its drop log: it was restored from a backup");
+    return absl::OutOfRangeError("the drop log ends before this position: the database was restored from a backup");
   }
   if (after < trimmed && trimmed.transaction <= last) {
-    return absl::OutOfRangeError("the drop log was trimmed beyond this position; the node has to begin empty");
+    return absl::OutOfRangeError("the drop log was trimmed beyond this position; the node must start empty");
   }
   DropBatch batch;
   batch.end = after;
@@ -129,8 +127,7 @@ absl::Status DatabaseImpl::WaitForConsumers(const DropPosition& position, absl::
   std::vector<std::string> behind;
   const auto late = [&behind] {
     return absl::DeadlineExceededError(
-        absl::StrCat("not every node has carried out what was deleted: ", absl::StrJoin(behind, ", "), " ",
-                     behind.size() == 1 ? "has" : "have", " yet to"));
+        absl::StrCat("nodes that have not carried out every deletion yet: ", absl::StrJoin(behind, ", ")));
   };
   for (absl::Duration look = kMinLook;; look = std::min(look * 2, kMaxLook)) {
     const auto rows = Ask({Query{&kPositionsOf, PositionParameters(position).BytesOf(ids)}}, deadline);

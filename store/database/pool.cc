@@ -34,6 +34,11 @@ absl::Status Pool::Run(absl::Time deadline, Work work) { return Repeat(deadline,
 absl::Status Pool::RunUnchecked(absl::Time deadline, Work work) { return Repeat(deadline, /*check=*/false, work); }
 
 absl::Status Pool::Repeat(absl::Time deadline, bool check, Work work) {
+  if (options_.connection.empty()) {
+    return absl::FailedPreconditionError(
+        "the cluster was created without a database, so it keeps encodings but neither documents nor limits; create "
+        "one that has them with kvlink cluster create --database CONNSTRING");
+  }
   deadline = std::min(deadline, SteadyNow() + options_.operation_timeout);
   absl::Time patient_until = absl::InfiniteFuture();
   absl::Duration pause = kMinPause;

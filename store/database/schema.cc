@@ -76,11 +76,11 @@ absl::StatusOr<int64_t> VersionOf(const Connection& connection, const Rows& rows
   const int64_t version = rows.Integer(0, 0);
   if (rows.Bytes(0, 1) != BytesOf(cluster)) {
     return Refuse(connection,
-                  absl::StrCat("it is of the cluster ", absl::BytesToHexString(rows.Bytes(0, 1)), ", not of ",
+                  absl::StrCat("it belongs to cluster ", absl::BytesToHexString(rows.Bytes(0, 1)), ", not to ",
                                absl::BytesToHexString(BytesOf(cluster)), "; name the database of this cluster"));
   }
   if (version > kVersion) {
-    return Refuse(connection, absl::StrCat("its tables are of version ", version, ", this build knows version ",
+    return Refuse(connection, absl::StrCat("its tables have version ", version, ", but this build supports version ",
                                            kVersion, "; use a newer build"));
   }
   return version;
@@ -92,8 +92,9 @@ absl::Status CheckSchema(Connection& connection, const ClusterId& cluster, absl:
   KVLINK_ASSIGN_OR_RETURN(const auto rows, connection.Run({Query{&kReadSchema, {}}}, deadline));
   KVLINK_ASSIGN_OR_RETURN(const int64_t version, VersionOf(connection, rows[0], cluster));
   if (version == kVersion) return absl::OkStatus();
-  return Refuse(connection, absl::StrCat("its tables are of version ", version, ", this build needs version ", kVersion,
-                                         "; a node or kvlink cluster create of this build migrates them"));
+  return Refuse(connection,
+                absl::StrCat("its tables have version ", version, ", but this build needs version ", kVersion,
+                             "; start a node of this build, or run its kvlink cluster create, to migrate them"));
 }
 
 absl::Status PrepareSchema(Connection& connection, const ClusterId& cluster, absl::Time deadline) {

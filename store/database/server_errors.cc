@@ -26,17 +26,17 @@ struct Meaning {
 constexpr Meaning kMeanings[] = {
     {"28P01", absl::StatusCode::kUnauthenticated,
      "the password is wrong or missing: give it in PGPASSFILE (~/.pgpass), PGPASSWORD or a service file"},
-    {"28", absl::StatusCode::kUnauthenticated, "the server does not let this user in from here"},
+    {"28", absl::StatusCode::kUnauthenticated, "the server refuses this user from this host; check pg_hba.conf"},
     {"3D000", absl::StatusCode::kFailedPrecondition, "create the database with createdb"},
-    {"3F000", absl::StatusCode::kFailedPrecondition, "it has no tables of KVLink: kvlink cluster create makes them"},
-    {"42P01", absl::StatusCode::kFailedPrecondition, "it has no tables of KVLink: kvlink cluster create makes them"},
+    {"3F000", absl::StatusCode::kFailedPrecondition, "it has no KVLink tables; create them with kvlink cluster create"},
+    {"42P01", absl::StatusCode::kFailedPrecondition, "it has no KVLink tables; create them with kvlink cluster create"},
     {"42501", absl::StatusCode::kPermissionDenied,
-     "grant the user what it lacks: CREATE on the database to make the tables, USAGE on the schema kvlink and SELECT, "
-     "INSERT, UPDATE, DELETE on its tables and USAGE on its sequences to use them"},
+     "grant the user CREATE on the database to create the tables; to use them, USAGE on schema kvlink, SELECT, INSERT, "
+     "UPDATE, DELETE on its tables and USAGE on its sequences"},
     {"53100", absl::StatusCode::kResourceExhausted, "the server has no disk space left"},
     {"53300", absl::StatusCode::kResourceExhausted,
-     "the server has no connections left: raise its max_connections, or connect by a session pooler"},
-    {"53", absl::StatusCode::kResourceExhausted, "the server lacks resources"},
+     "the server has no connections left: raise its max_connections, or connect through a session pooler"},
+    {"53", absl::StatusCode::kResourceExhausted, "the server is short of resources"},
     {"40", absl::StatusCode::kAborted, ""},
     {"23505", absl::StatusCode::kAborted, ""},  // another transaction has just made the document
     {"57014", absl::StatusCode::kDeadlineExceeded, ""},
@@ -80,7 +80,7 @@ size_t FindState(absl::string_view line) {
 absl::Status ConnectError(const pg_conn* connection, absl::string_view host) {
   const absl::string_view text = PQerrorMessage(connection);
   if (PQconnectionNeedsPassword(connection) != 0) {
-    return Make("28P01", absl::StrCat("the server wants a password of ", PQuser(connection)), host);
+    return Make("28P01", absl::StrCat("the server requires a password for user ", PQuser(connection)), host);
   }
   // There may be several attempts (addresses of one name, with and without TLS): the last line with a state decides.
   std::string said;
@@ -94,20 +94,21 @@ absl::Status ConnectError(const pg_conn* connection, absl::string_view host) {
   if (absl::StrContains(text, "no pg_hba.conf entry") && absl::StrContains(text, "no encryption") &&
       !absl::StrContains(text, "SSL encryption")) {
     return absl::FailedPreconditionError(
-        absl::StrCat("database ", host, ": the server does not let ", PQuser(connection),
-                     " in without TLS; add sslmode=verify-full to the connection string, or a line to pg_hba.conf"));
+        absl::StrCat("database ", host, ": the server does not accept user ", PQuser(connection),
+                     " without TLS; add sslmode=verify-full to the connection string, or a line to pg_hba.conf"));
   }
   if (absl::StrContains(text, "does not support SSL")) {
-    return absl::FailedPreconditionError(absl::StrCat("database ", host,
-                                                      ": the server has no TLS, and the connection "
-                                                      "string demands it (sslmode)"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("database ", host,
+                     ": the server does not support TLS, but the connection string requires it "
+                     "(sslmode)"));
   }
   if (absl::StrContains(text, "certificate")) {
     return absl::FailedPreconditionError(absl::StrCat("database ", host, ": ", FirstLine(text)));
   }
   if (!state.empty()) return Make(state, said, host);
   if (absl::StrContains(text, "session is read-only")) {
-    return Make("25006", "it is a standby, or read-only", host);
+    return Make("25006", "it is a standby or read-only", host);
   }
   return absl::UnavailableError(absl::StrCat("database ", host, ": ", FirstLine(text)));
 }

@@ -15,6 +15,7 @@
 #include "etcd/etcd.grpc.pb.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/support/patience.h"
 
 namespace kvlink::etcd {
 namespace {
@@ -22,7 +23,7 @@ namespace {
 namespace pb = etcdserverpb;
 using ::testing::HasSubstr;
 
-absl::Time Patience() { return SteadyNow() + absl::Minutes(1); }
+using kvlink::testing::Patience;
 
 grpc::Status TokenRefused() { return {grpc::StatusCode::UNAUTHENTICATED, "etcdserver: invalid auth token"}; }
 
@@ -39,7 +40,7 @@ class Gate {
     MutexLock lock(&mutex_);
     while (!open_ && changed_.WaitUntil(&mutex_, deadline)) {
     }
-    EXPECT_TRUE(open_) << "nobody opened it in time";
+    EXPECT_TRUE(open_) << "it was not opened in time";
   }
 
  private:
@@ -112,8 +113,8 @@ class Member {
   std::string endpoint_;
 };
 
-// The refusal of an old token comes when another call has a new one: nobody needs a third.
-TEST(AnswersTest, ATokenRefusedLateLeavesTheNewOne) {
+// When an old token is refused after another call has got a new one, no third is requested.
+TEST(AnswersTest, LateRefusalOfOldTokenKeepsNewToken) {
   std::atomic<int> tokens{0};
   std::atomic<bool> expired{false};
   Gate held, refuse;
@@ -146,8 +147,8 @@ TEST(AnswersTest, ATokenRefusedLateLeavesTheNewOne) {
   EXPECT_EQ(tokens, 2);
 }
 
-// The token goes between the read that is made before a write and the write.
-TEST(AnswersTest, NoCallGoesWithoutAToken) {
+// The token expires between the read that precedes a write and the write.
+TEST(AnswersTest, EveryCallCarriesToken) {
   std::atomic<int> tokens{0}, nameless{0};
   Gate confirming, confirm, dropped, renew;
   Answers answers;
@@ -192,8 +193,8 @@ TEST(AnswersTest, NoCallGoesWithoutAToken) {
   EXPECT_EQ(nameless, 0);
 }
 
-// Nobody was asked, so there is no member for the watch.
-TEST(AnswersTest, AuthenticationThatIsDeniedEndsAWatch) {
+// Authentication fails before any member is asked for the watch.
+TEST(AnswersTest, DeniedAuthenticationEndsWatch) {
   Answers answers;
   answers.authenticate = [](std::string*) { return grpc::Status(grpc::StatusCode::PERMISSION_DENIED, "not you"); };
   const Member member(answers);
@@ -203,8 +204,8 @@ TEST(AnswersTest, AuthenticationThatIsDeniedEndsAWatch) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("not you"));
 }
 
-// etcd says that its space is used up also of the write that it has just carried out.
-TEST(AnswersTest, WithoutSpaceAWriteIsUnknown) {
+// etcd reports that its space is used up even for the write that it has just carried out.
+TEST(AnswersTest, WriteWithoutSpaceIsUnknown) {
   std::string message = "etcdserver: mvcc: database space exceeded";
   Answers answers;
   answers.put = [&](const std::string&, const std::string&) {

@@ -20,6 +20,7 @@
 #include "tests/support/address.h"
 #include "tests/support/certificates.h"
 #include "tests/support/etcd_cluster.h"
+#include "tests/support/patience.h"
 #include "tests/support/scratch_directory.h"
 
 namespace kvlink::etcd {
@@ -32,7 +33,7 @@ using ::testing::ElementsAre;
 using testing::EtcdCluster;
 using ::testing::HasSubstr;
 
-absl::Time Patience() { return SteadyNow() + absl::Minutes(1); }
+using kvlink::testing::Patience;
 absl::Time Soon() { return SteadyNow() + absl::Seconds(2); }
 
 class ClientTest : public ::testing::Test {
@@ -70,7 +71,7 @@ std::vector<std::string> Keys(const std::vector<KeyValue>& found) {
   return keys;
 }
 
-TEST_F(ClientTest, KeysArePutReadAndDeleted) {
+TEST_F(ClientTest, PutsReadsAndDeletesKeys) {
   StartEtcd();
   const auto client = NewClient();
   const auto first = client->Put("a/1", "one", kNoLease, Patience());
@@ -114,7 +115,7 @@ TEST_F(ClientTest, KeysArePutReadAndDeleted) {
 }
 
 // Two clients of different prefixes do not see each other.
-TEST_F(ClientTest, PrefixesSeparate) {
+TEST_F(ClientTest, PrefixesAreSeparate) {
   StartEtcd();
   const auto one = NewClient();
   options_.prefix = "";
@@ -125,7 +126,7 @@ TEST_F(ClientTest, PrefixesSeparate) {
   EXPECT_THAT(Keys(all->Get("", {.prefix = true}, Patience())->found), ElementsAre("other", "shared/key"));
 }
 
-TEST_F(ClientTest, TransactionsCompare) {
+TEST_F(ClientTest, ComparesInTransactions) {
   StartEtcd();
   const auto client = NewClient();
   const Transaction create = {{Compare::Absent("key")}, {PutOp{"key", "first"}}, {GetOp{"key"}}};
@@ -157,14 +158,14 @@ TEST_F(ClientTest, TransactionsCompare) {
   EXPECT_FALSE(client->Commit({{unequal}, {}, {}}, Patience())->succeeded);
 
   result = client->Commit({{}, {DeleteOp{"", true}, PutOp{"other", "x"}}, {}}, Patience());
-  EXPECT_FALSE(result.ok()) << "etcd changes no key twice";
+  EXPECT_FALSE(result.ok()) << "etcd does not change a key twice";
   EXPECT_EQ(result.status().code(), absl::StatusCode::kInvalidArgument) << result.status();
   result = client->Commit({{}, {DeleteOp{"key"}, PutOp{"other", "x"}}, {}}, Patience());
   ASSERT_TRUE(result.ok()) << result.status();
   EXPECT_EQ(result->results[0].deleted, 1);
 }
 
-TEST_F(ClientTest, WrongRequestsAreAnswered) {
+TEST_F(ClientTest, RejectsInvalidRequests) {
   StartEtcd();
   const auto client = NewClient();
   EXPECT_EQ(client->Put("key", "x", 12345, Patience()).status().code(), absl::StatusCode::kNotFound);
@@ -178,7 +179,7 @@ TEST_F(ClientTest, WrongRequestsAreAnswered) {
   EXPECT_TRUE(client->Revoke(12345, Patience()).ok());
 }
 
-// Keeps what KeepAlive told.
+// Records what KeepAlive reports.
 class Losses {
  public:
   KeepAlive::Lost callback() {
@@ -207,7 +208,7 @@ class Losses {
   std::vector<std::pair<absl::Status, absl::Time>> told_ ABSL_GUARDED_BY(mutex_);
 };
 
-TEST_F(ClientTest, LeasesEndUnlessKept) {
+TEST_F(ClientTest, LeasesExpireUnlessKeptAlive) {
   StartEtcd();
   const auto client = NewClient();
   const auto kept = client->Grant(absl::Seconds(5), Patience()), left = client->Grant(absl::Seconds(2), Patience());
@@ -240,7 +241,7 @@ TEST_F(ClientTest, LeasesEndUnlessKept) {
   EXPECT_TRUE(client->Get("kept", {}, Patience())->found.empty());
 }
 
-TEST_F(ClientTest, ALeaseThatEtcdEndedIsLost) {
+TEST_F(ClientTest, ReportsRevokedLease) {
   StartEtcd();
   const auto client = NewClient();
   const auto lease = client->Grant(absl::Seconds(2), Patience());
@@ -252,7 +253,7 @@ TEST_F(ClientTest, ALeaseThatEtcdEndedIsLost) {
   EXPECT_EQ(keep->valid_until(), absl::InfinitePast());
 }
 
-TEST_F(ClientTest, WatchesTellEverythingOnceInOrder) {
+TEST_F(ClientTest, WatchesReportEachChangeOnceInOrder) {
   StartEtcd();
   const auto client = NewClient();
   const auto first = client->Put("a/0", "0", kNoLease, Patience());
@@ -274,12 +275,12 @@ TEST_F(ClientTest, WatchesTellEverythingOnceInOrder) {
     EXPECT_GE(batch->revision, last);
   }
   EXPECT_EQ(puts, 20u);
-  EXPECT_EQ(deletions, 3u) << "all of one revision come together";
+  EXPECT_EQ(deletions, 3u) << "a revision arrives whole";
   EXPECT_EQ(watch->Next(SteadyNow() + absl::Milliseconds(50)).status().code(), absl::StatusCode::kDeadlineExceeded);
 }
 
-// A revision of more bytes than a message of etcd's may have comes in fragments.
-TEST_F(ClientTest, LargeRevisionsComeWhole) {
+// A revision that exceeds one message of etcd arrives in fragments.
+TEST_F(ClientTest, LargeRevisionsArriveWhole) {
   StartEtcd();
   const auto client = NewClient();
   constexpr int kKeys = 100, kTimes = 5;
@@ -309,7 +310,7 @@ TEST_F(ClientTest, LargeRevisionsComeWhole) {
   EXPECT_EQ(events, static_cast<size_t>(kKeys + 70 * kTimes));
 }
 
-TEST_F(ClientTest, SilenceIsBrokenByProgress) {
+TEST_F(ClientTest, ProgressArrivesDuringSilence) {
   StartEtcd();
   options_.progress_interval = absl::Milliseconds(100);
   const auto client = NewClient();
@@ -335,7 +336,7 @@ TEST_F(ClientTest, SilenceIsBrokenByProgress) {
   }
 }
 
-TEST_F(ClientTest, ACompactedRevisionIsTold) {
+TEST_F(ClientTest, ReportsCompactedRevision) {
   StartEtcd();
   const auto client = NewClient();
   for (int i = 0; i < 10; ++i) ASSERT_TRUE(client->Put("key", absl::StrCat(i), kNoLease, Patience()).ok());
@@ -354,8 +355,8 @@ TEST_F(ClientTest, ACompactedRevisionIsTold) {
   EXPECT_EQ(again->Next(Patience())->events[0].key_value.value, "new");
 }
 
-// Compacting at a deletion drops it, in releases before 2025: a watch that would begin there is told that it is late.
-TEST_F(ClientTest, ADeletionThatWasCompactedIsNotMissed) {
+// In releases before 2025, compacting at a deletion drops it: a watch that begins there is told that it is too late.
+TEST_F(ClientTest, ReportsCompactedDeletion) {
   StartEtcd();
   const auto client = NewClient();
   const auto put = client->Put("key", "x", kNoLease, Patience());
@@ -369,9 +370,8 @@ TEST_F(ClientTest, ADeletionThatWasCompactedIsNotMissed) {
   EXPECT_EQ(watch->compact_revision(), deleted->revision);
 }
 
-// An etcd that was restored from a backup of yesterday forgets what was acknowledged: nothing of it is taken for the
-// present.
-TEST_F(ClientTest, ARestoredEtcdIsNoticed) {
+// An etcd restored from an old backup lacks acknowledged writes: its answers are not taken for current.
+TEST_F(ClientTest, DetectsRestoredEtcd) {
   StartEtcd();
   const auto client = NewClient();
   ASSERT_TRUE(client->Put("key", "old", kNoLease, Patience()).ok());
@@ -390,8 +390,8 @@ TEST_F(ClientTest, ARestoredEtcdIsNoticed) {
   EXPECT_EQ(NewClient()->Get("key", {}, Patience())->found[0].value, "old");
 }
 
-// What was told by progress alone, or to another client, was there.
-TEST_F(ClientTest, AWatchNoticesARestoredEtcd) {
+// A revision known only from progress, or only to another client, existed.
+TEST_F(ClientTest, WatchDetectsRestoredEtcd) {
   StartEtcd();
   options_.progress_interval = absl::Milliseconds(100);
   const auto writer = NewClient(), client = NewClient();
@@ -420,7 +420,7 @@ TEST_F(ClientTest, AWatchNoticesARestoredEtcd) {
   EXPECT_EQ(end_of(another->WatchFrom("key", false, *last + 1).get()), absl::StatusCode::kDataLoss);
 }
 
-TEST_F(ClientTest, CancelEndsAWaitingWatch) {
+TEST_F(ClientTest, CancelEndsWaitingWatch) {
   StartEtcd();
   const auto client = NewClient();
   const auto watch = client->WatchFrom("key", false, 1);
@@ -431,7 +431,7 @@ TEST_F(ClientTest, CancelEndsAWaitingWatch) {
   EXPECT_EQ(watch->Next(Patience()).status().code(), absl::StatusCode::kCancelled);
 }
 
-TEST_F(ClientTest, UsersAreAuthenticated) {
+TEST_F(ClientTest, AuthenticatesUsers) {
   StartEtcd({"--auth-token-ttl", "2"});
   etcd_->EnableAuthentication();
   EXPECT_EQ(ReadError().code(), absl::StatusCode::kUnauthenticated);
@@ -464,8 +464,8 @@ TEST_F(ClientTest, UsersAreAuthenticated) {
   EXPECT_EQ(nobody.status().code(), absl::StatusCode::kUnauthenticated) << nobody.status();
 }
 
-// With authentication off a user is not asked for, and one that is given does no harm.
-TEST_F(ClientTest, AUserWithoutAuthentication) {
+// Without authentication no user is required, and giving one does no harm.
+TEST_F(ClientTest, AcceptsUserWithoutAuthentication) {
   StartEtcd();
   const auto client = NewClient("root", "root");
   ASSERT_TRUE(client->Put("key", "x", kNoLease, Patience()).ok());
@@ -489,7 +489,7 @@ class TlsTest : public ClientTest {
   testing::ScratchDirectory scratch_{/*in_memory=*/true};
 };
 
-TEST_F(TlsTest, MembersAndClientsProveWhoTheyAre) {
+TEST_F(TlsTest, AuthenticatesMembersAndClients) {
   StartEtcd({"--cert-file", File("node.pem"), "--key-file", File("node.key"), "--client-cert-auth", "--trusted-ca-file",
              File("ca.pem")},
             "https");
@@ -511,14 +511,14 @@ TEST_F(TlsTest, MembersAndClientsProveWhoTheyAre) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("if it requires TLS"));
 }
 
-TEST_F(TlsTest, TlsWhereThereIsNone) {
+TEST_F(TlsTest, ReportsTlsMismatch) {
   StartEtcd();
   options_.tls = {File("ca.pem")};
   const absl::Status status = ReadError(Soon());
   EXPECT_THAT(std::string(status.message()), HasSubstr("check that it uses TLS"));
 }
 
-TEST_F(ClientTest, OptionsAreChecked) {
+TEST_F(ClientTest, ChecksOptions) {
   const auto error = [](const ClientOptions& options) {
     const auto client = Client::Open(options);
     return client.ok() ? std::string() : client.status().ToString();
@@ -530,7 +530,7 @@ TEST_F(ClientTest, OptionsAreChecked) {
   EXPECT_THAT(error({.endpoints = "192.0.2.1:1", .user = "x"}), HasSubstr("plain text"));
 }
 
-TEST_F(ClientTest, NobodyAnswers) {
+TEST_F(ClientTest, NoMemberAnswers) {
   options_.endpoints = absl::StrCat(testing::UnusedAddress(), ",", testing::UnusedAddress());
   const absl::Status status = ReadError(Soon());
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
@@ -543,7 +543,7 @@ TEST_F(ClientTest, NobodyAnswers) {
 }
 
 // Whichever cluster answers first is the client's.
-TEST_F(ClientTest, AnotherClusterIsRefusedByName) {
+TEST_F(ClientTest, RefusesOtherClusterByName) {
   StartEtcd();
   EtcdCluster other(1);
   ASSERT_TRUE(NewClient()->Put("key", "here", kNoLease, Patience()).ok());
@@ -562,7 +562,7 @@ TEST_F(ClientTest, AnotherClusterIsRefusedByName) {
               HasSubstr(absl::StrCat(stranger.endpoint(0), " belongs to another etcd cluster")));
   options_.endpoints = stranger.endpoint(0);
   EXPECT_TRUE(NewClient()->Get("new", {}, Patience())->found.empty()) << "it was written to another cluster";
-  // And goes on with its own.
+  // It continues with its own cluster.
   own.Restart(0);
   EXPECT_TRUE(client->Put("new", "x", kNoLease, Patience()).ok());
 }

@@ -16,6 +16,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/etcd_cluster.h"
+#include "tests/support/patience.h"
 #include "tests/support/seed.h"
 
 namespace kvlink::etcd {
@@ -24,7 +25,7 @@ namespace {
 using testing::EtcdCluster;
 using ::testing::HasSubstr;
 
-absl::Time Patience() { return SteadyNow() + absl::Minutes(1); }
+using kvlink::testing::Patience;
 
 class FailoverTest : public ::testing::Test {
  protected:
@@ -56,7 +57,7 @@ class FailoverTest : public ::testing::Test {
   std::unique_ptr<Client> client_;
 };
 
-// Reads and writes go on when any one member is gone, and when it is frozen.
+// Reads and writes continue while any one member is stopped or frozen.
 TEST_F(FailoverTest, AnyOneMemberMayFail) {
   int64_t written = 0;
   const auto check = [&](const std::string& what) {
@@ -82,8 +83,8 @@ TEST_F(FailoverTest, AnyOneMemberMayFail) {
   }
 }
 
-// A frozen leader is found by the read before a write, so that the write's outcome is known.
-TEST_F(FailoverTest, AFrozenLeaderLeavesNoWriteUnknown) {
+// The read before a write detects a frozen leader, so the write's outcome is known.
+TEST_F(FailoverTest, FrozenLeaderLeavesNoWriteUnknown) {
   ASSERT_TRUE(client_->Put("key", "before", kNoLease, Patience()).ok());
   absl::SleepFor(absl::Milliseconds(1500));
   etcd_->Freeze(etcd_->Leader());
@@ -93,8 +94,8 @@ TEST_F(FailoverTest, AFrozenLeaderLeavesNoWriteUnknown) {
   EXPECT_EQ(client_->Get("key", {}, Patience())->found[0].value, "after");
 }
 
-// Nobody answers: each call ends at its deadline and says what it knows.
-TEST_F(FailoverTest, AllFrozen) {
+// No member answers: each call ends at its deadline and reports what it knows.
+TEST_F(FailoverTest, AllMembersFrozen) {
   ASSERT_TRUE(client_->Put("key", "x", kNoLease, Patience()).ok());
   const auto watch = client_->WatchFrom("key", false, 1);
   ASSERT_TRUE(watch->Next(Patience()).ok());
@@ -129,9 +130,8 @@ TEST_F(FailoverTest, AllFrozen) {
   EXPECT_TRUE(client_->Get("key", {}, Patience()).ok());
 }
 
-// One that is cut off from the others does not answer what must see what was written, and serves what it has to who
-// asks for that.
-TEST_F(FailoverTest, AMemberWithoutTheOthers) {
+// A member cut off from the others refuses linearizable reads and serves only reads that accept old data.
+TEST_F(FailoverTest, IsolatedMemberServesOnlyStaleReads) {
   ASSERT_TRUE(client_->Put("key", "x", kNoLease, Patience()).ok());
   const auto alone = ClientOf(0);
   ASSERT_TRUE(alone->Get("key", {}, Patience()).ok());
@@ -149,8 +149,8 @@ TEST_F(FailoverTest, AMemberWithoutTheOthers) {
   EXPECT_EQ(got->found.size(), 1u);
 }
 
-// A lease is kept without the leader, and one that nobody can renew is announced before etcd could have ended it.
-TEST_F(FailoverTest, LeasesAreKeptOrLostInTime) {
+// A lease is renewed without the leader; one that cannot be renewed is reported before etcd could have ended it.
+TEST_F(FailoverTest, LeasesAreRenewedOrReportedLostInTime) {
   // Longer than an election takes on a busy machine.
   const auto lease = client_->Grant(absl::Seconds(15), Patience());
   ASSERT_TRUE(lease.ok()) << lease.status();
@@ -185,7 +185,7 @@ TEST_F(FailoverTest, LeasesAreKeptOrLostInTime) {
   EXPECT_EQ(keep->valid_until(), absl::InfinitePast());
 }
 
-// Whatever happens to members, a watch tells each change once and in order. Faults come by seed.
+// A watch reports each change once and in order, whatever happens to members. Faults are random, by seed.
 TEST_F(FailoverTest, WatchesResume) {
   std::mt19937_64 random(testing::TestSeed());
   const auto begin = client_->Get("", {.prefix = true}, Patience());

@@ -29,7 +29,7 @@ TEST_F(CliClusterTest, MadeJoinedChangedAndLeft) {
   const Finished made = Kvlink({"cluster", "create", "--copies", "2", "--acknowledged", "1"});
   ASSERT_EQ(made.status, 0) << made.errors;
   EXPECT_THAT(made.output, AllOf(HasSubstr("2 copies, 1 acknowledged"), HasSubstr("--cluster " + place_)));
-  ExpectRefused(Kvlink({"cluster", "create"}), "cluster", {place_, "there is a cluster of this name"});
+  ExpectRefused(Kvlink({"cluster", "create"}), "cluster", {place_, "a cluster of this name already exists"});
 
   NodeProcess a = NodeIn("a", {"--zone", "east"}), b = NodeIn("b", {"--weight", "5"}), c = NodeIn("c");
   ASSERT_TRUE(a.Start() && b.Start() && c.Start());
@@ -177,6 +177,18 @@ TEST_F(CliClusterTest, TheDatabaseOfACluster) {
   EXPECT_EQ(taken.status, 4) << taken.errors;
   EXPECT_THAT(taken.errors, HasSubstr("name the database of this cluster"));
   EXPECT_EQ(Members()["members"].size(), 0u);
+}
+
+// Status shows all that needs no database; what needs one says that there is none.
+TEST_F(CliClusterTest, NoDatabase) {
+  ASSERT_EQ(Kvlink({"cluster", "create"}).status, 0);
+  NodeProcess node = NodeIn("node");
+  ASSERT_TRUE(node.Start());
+  const Finished shown = Kvlink({"status"});
+  EXPECT_EQ(shown.status, 0) << shown.errors;
+  EXPECT_THAT(shown.output, AllOf(HasSubstr("without a database"), HasSubstr("--database"), HasSubstr(node.address()),
+                                  HasSubstr("0 encodings")));
+  ExpectRefused(Kvlink({"namespace", "docs"}), "namespace", {place_, "without a database", "--database"});
 }
 
 // The environment names the cluster for clients; credentials come from files.

@@ -11,6 +11,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/store/synthetic.h"
+#include "tests/support/patience.h"
 
 namespace kvlink::store {
 namespace {
@@ -25,7 +26,7 @@ using ::kvlink::testing::StorePlace;
 using ::kvlink::testing::StorePlaceOptions;
 using ::kvlink::testing::Synthetic;
 
-absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
+using kvlink::testing::Patience;
 
 class StoreContractTest : public ::testing::TestWithParam<StoreMaker> {
  protected:
@@ -49,7 +50,7 @@ TEST_P(StoreContractTest, StoresReadsAndSurvivesReopening) {
   {
     Store* const store = Open();
     for (const Synthetic* s : {&a, &b}) {
-      auto put = store->Put("ns", s->manifest, s->spans(), Soon());
+      auto put = store->Put("ns", s->manifest, s->spans(), Patience());
       ASSERT_TRUE(put.ok()) << put.status();
       EXPECT_EQ(put->outcome, PutOutcome::kWritten);
       EXPECT_EQ(put->etag, s->manifest.etag);
@@ -89,17 +90,17 @@ TEST_P(StoreContractTest, FirstCommitWinsAndAnotherEtagIsAMiss) {
   second.slabs[0][5] ^= std::byte{1};
   ASSERT_TRUE(second.manifest.ChecksumLayer(0, second.slabs[0]).ok());
   second.manifest.Seal();
-  ASSERT_TRUE(store->Put("ns", first.manifest, first.spans(), Soon()).ok());
-  const auto put = store->Put("ns", second.manifest, second.spans(), Soon());
+  ASSERT_TRUE(store->Put("ns", first.manifest, first.spans(), Patience()).ok());
+  const auto put = store->Put("ns", second.manifest, second.spans(), Patience());
   ASSERT_TRUE(put.ok());
   EXPECT_EQ(put->outcome, PutOutcome::kOtherThere);
   EXPECT_EQ(put->etag, first.manifest.etag);
-  const auto again = store->Put("ns", first.manifest, first.spans(), Soon());
+  const auto again = store->Put("ns", first.manifest, first.spans(), Patience());
   ASSERT_TRUE(again.ok());
   EXPECT_EQ(again->outcome, PutOutcome::kThere);
   EXPECT_EQ(again->etag, first.manifest.etag);
   EXPECT_TRUE(absl::IsNotFound(
-      store->Read("ns", first.manifest.identity, Codec::kRawBf16, second.manifest.etag, Soon()).status()));
+      store->Read("ns", first.manifest.identity, Codec::kRawBf16, second.manifest.etag, Patience()).status()));
   EXPECT_TRUE(ReadAndCompare(store, "ns", first).ok());
 }
 
@@ -109,31 +110,31 @@ TEST_P(StoreContractTest, RefusesWhatDoesNotAgree) {
   for (const uint64_t number : {1, 2}) {  // off and on a page boundary
     Synthetic bad = MakeSynthetic(number);
     bad.slabs[1][3] ^= std::byte{4};
-    EXPECT_TRUE(absl::IsInvalidArgument(store->Put("ns", bad.manifest, bad.spans(), Soon()).status()));
+    EXPECT_TRUE(absl::IsInvalidArgument(store->Put("ns", bad.manifest, bad.spans(), Patience()).status()));
     EXPECT_TRUE(absl::IsNotFound(ReadAndCompare(store, "ns", bad)));
     EXPECT_EQ(store->Stats()->segment_bytes_used, 0);
   }
   auto spans = good.spans();
   spans.pop_back();
-  EXPECT_TRUE(absl::IsInvalidArgument(store->Put("ns", good.manifest, spans, Soon()).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(store->Put("ns", good.manifest, spans, Patience()).status()));
   Manifest unsealed = good.manifest;
   unsealed.etag = Etag();
-  EXPECT_TRUE(absl::IsInvalidArgument(store->Put("ns", unsealed, good.spans(), Soon()).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(store->Put("ns", unsealed, good.spans(), Patience()).status()));
   for (const std::string& name : {std::string(), std::string(256, 'x'), std::string("a\nb"), std::string("a\0b", 3),
                                   std::string("\xff"), std::string("\xc2\x85")}) {
-    EXPECT_TRUE(absl::IsInvalidArgument(store->Put(name, good.manifest, good.spans(), Soon()).status()));
+    EXPECT_TRUE(absl::IsInvalidArgument(store->Put(name, good.manifest, good.spans(), Patience()).status()));
     EXPECT_TRUE(absl::IsInvalidArgument(store->PutDocument("ns", name, EntryOf({&good}, 1))));
   }
   EXPECT_TRUE(absl::IsDeadlineExceeded(store->Put("ns", good.manifest, good.spans(), absl::InfinitePast()).status()));
   EXPECT_TRUE(absl::IsNotFound(ReadAndCompare(store, "ns", good)));
-  EXPECT_TRUE(store->Put("na\xc3\xafve", good.manifest, good.spans(), Soon()).ok());
+  EXPECT_TRUE(store->Put("na\xc3\xafve", good.manifest, good.spans(), Patience()).ok());
 }
 
 TEST_P(StoreContractTest, CatalogKeepsTheHighestGenerationAndDropsWhatNothingRefersTo) {
   const Synthetic a = MakeSynthetic(1), b = MakeSynthetic(2), c = MakeSynthetic(3);
   {
     Store* const store = Open();
-    for (const Synthetic* s : {&a, &b, &c}) ASSERT_TRUE(store->Put("ns", s->manifest, s->spans(), Soon()).ok());
+    for (const Synthetic* s : {&a, &b, &c}) ASSERT_TRUE(store->Put("ns", s->manifest, s->spans(), Patience()).ok());
     ASSERT_TRUE(store->PutDocument("ns", "one", EntryOf({&a, &b}, 5, "One")).ok());
     ASSERT_TRUE(store->PutDocument("ns", "two", EntryOf({&b}, 1, "Two")).ok());
     EXPECT_TRUE(absl::IsFailedPrecondition(store->PutDocument("ns", "one", EntryOf({&c}, 4))));
@@ -190,7 +191,7 @@ TEST_P(StoreContractTest, AListingGoesOnPastWhatIsDeletedMeanwhile) {
 TEST_P(StoreContractTest, CatalogTakesManyAtATime) {
   Store* const store = Open();
   const Synthetic a = MakeSynthetic(1), b = MakeSynthetic(2), c = MakeSynthetic(3);
-  for (const Synthetic* s : {&a, &b, &c}) ASSERT_TRUE(store->Put("ns", s->manifest, s->spans(), Soon()).ok());
+  for (const Synthetic* s : {&a, &b, &c}) ASSERT_TRUE(store->Put("ns", s->manifest, s->spans(), Patience()).ok());
   // More than a group, some of an entry large enough that bytes bound it.
   std::vector<DocumentPut> puts;
   for (int i = 0; i < 1500; ++i) puts.push_back({absl::StrCat("d", 10000 + i), EntryOf({i % 2 ? &a : &b}, 5)});
@@ -312,7 +313,7 @@ TEST_P(StoreContractTest, TheStoreGivesGenerations) {
 TEST_P(StoreContractTest, DeletesByPrefix) {
   Store* const store = Open();
   const Synthetic a = MakeSynthetic(1), b = MakeSynthetic(2);
-  for (const Synthetic* s : {&a, &b}) ASSERT_TRUE(store->Put("ns", s->manifest, s->spans(), Soon()).ok());
+  for (const Synthetic* s : {&a, &b}) ASSERT_TRUE(store->Put("ns", s->manifest, s->spans(), Patience()).ok());
   ASSERT_TRUE(store
                   ->PutDocuments("ns", {{"dir", EntryOf({&a}, 3)},
                                         {"dir/1", EntryOf({&a}, 9)},
@@ -335,7 +336,7 @@ TEST_P(StoreContractTest, DeletesANamespaceForGood) {
   {
     Store* const store = Open();
     for (const char* ns : {"ns", "ns2"}) {
-      for (const Synthetic* s : {&a, &b}) ASSERT_TRUE(store->Put(ns, s->manifest, s->spans(), Soon()).ok());
+      for (const Synthetic* s : {&a, &b}) ASSERT_TRUE(store->Put(ns, s->manifest, s->spans(), Patience()).ok());
       ASSERT_TRUE(store->PutDocuments(ns, {{"one", EntryOf({&a}, 3)}, {"two", EntryOf({&a}, UINT64_MAX)}}).ok());
       ASSERT_TRUE(store->DeleteDocument(ns, "two", UINT64_MAX).ok());
     }
@@ -352,7 +353,7 @@ TEST_P(StoreContractTest, DeletesANamespaceForGood) {
   Store* const store = Open();
   EXPECT_TRUE(store->ListDocuments("ns", "", 10)->empty());
   // No tombstone is left, so that nothing locks an id for ever.
-  ASSERT_TRUE(store->Put("ns", a.manifest, a.spans(), Soon()).ok());
+  ASSERT_TRUE(store->Put("ns", a.manifest, a.spans(), Patience()).ok());
   EXPECT_TRUE(store->PutDocument("ns", "two", EntryOf({&a}, 1)).ok());
   EXPECT_TRUE(store->GetDocument("ns2", "one").ok());
   EXPECT_THAT(store->Verify({})->index_problems, ::testing::IsEmpty());
@@ -366,14 +367,14 @@ TEST_P(StoreContractTest, ReadsManyAtOnce) {
     documents.push_back(MakeSynthetic(i + 1, 2, 40 + i));
     const Synthetic& one = documents.back();
     if (i != 7) {
-      ASSERT_TRUE(store->Put("ns", one.manifest, one.spans(), Soon()).ok());
+      ASSERT_TRUE(store->Put("ns", one.manifest, one.spans(), Patience()).ok());
     }
     requests.push_back({one.manifest.identity, one.manifest.etag});
   }
   requests[9].etag = requests[8].etag;
   for (int round = 0; round < 2; ++round) {
     ASSERT_TRUE(EmptyDramTier(store));
-    auto leases = store->ReadMany(nullptr, "ns", Codec::kRawBf16, requests, Soon());
+    auto leases = store->ReadMany(nullptr, "ns", Codec::kRawBf16, requests, Patience());
     ASSERT_EQ(leases.size(), requests.size());
     for (size_t i = 0; i < leases.size(); ++i) {
       if (i == 7 || i == 9) {
@@ -382,32 +383,32 @@ TEST_P(StoreContractTest, ReadsManyAtOnce) {
       }
       ASSERT_TRUE(leases[i].ok()) << leases[i].status();
       for (size_t layer = 0; layer < 2; ++layer) {
-        EXPECT_EQ(CompareLayer(leases[i]->get(), documents[i], layer, Soon()), absl::OkStatus());
+        EXPECT_EQ(CompareLayer(leases[i]->get(), documents[i], layer, Patience()), absl::OkStatus());
       }
     }
   }
-  EXPECT_TRUE(store->ReadMany(nullptr, "ns", Codec::kRawBf16, {}, Soon()).empty());
+  EXPECT_TRUE(store->ReadMany(nullptr, "ns", Codec::kRawBf16, {}, Patience()).empty());
 }
 
 TEST_P(StoreContractTest, RemovedEncodingsStayReadableUnderTheirLeases) {
   Store* const store = Open();
   const Synthetic a = MakeSynthetic(1);
-  ASSERT_TRUE(store->Put("ns", a.manifest, a.spans(), Soon()).ok());
+  ASSERT_TRUE(store->Put("ns", a.manifest, a.spans(), Patience()).ok());
   ASSERT_TRUE(EmptyDramTier(store));
-  auto lease = store->Read("ns", a.manifest.identity, Codec::kRawBf16, a.manifest.etag, Soon());
+  auto lease = store->Read("ns", a.manifest.identity, Codec::kRawBf16, a.manifest.etag, Patience());
   ASSERT_TRUE(lease.ok());
   ASSERT_TRUE(store->Remove("ns", a.manifest.identity).ok());
   EXPECT_FALSE((*store->Lookup("ns", {a.manifest.identity}, Codec::kRawBf16))[0].present);
   // Its blocks are not given to others while it is held.
   for (int i = 10; i < 40; ++i) {
     const Synthetic other = MakeSynthetic(i);
-    ASSERT_TRUE(store->Put("ns", other.manifest, other.spans(), Soon()).ok());
+    ASSERT_TRUE(store->Put("ns", other.manifest, other.spans(), Patience()).ok());
   }
   for (int layer = 0; layer < 2; ++layer) {
-    ASSERT_TRUE((*lease)->WaitLayer(layer, Soon()).ok());
+    ASSERT_TRUE((*lease)->WaitLayer(layer, Patience()).ok());
     EXPECT_EQ((*lease)->layer(layer), absl::MakeConstSpan(a.slabs[layer]));
   }
-  EXPECT_TRUE(absl::IsInvalidArgument((*lease)->WaitLayer(2, Soon())));
+  EXPECT_TRUE(absl::IsInvalidArgument((*lease)->WaitLayer(2, Patience())));
   if (place_->leases_count()) {
     EXPECT_EQ(store->Stats()->leases, 1);
   }
@@ -418,7 +419,7 @@ TEST_P(StoreContractTest, ListsEncodings) {
   for (int i = 0; i < 5; ++i) {
     for (Codec codec : {Codec::kRawBf16, Codec::kQ8}) {
       const Synthetic s = MakeSynthetic(i, 2, 40, 1, 32, codec);
-      ASSERT_TRUE(store->Put("ns", s.manifest, s.spans(), Soon()).ok());
+      ASSERT_TRUE(store->Put("ns", s.manifest, s.spans(), Patience()).ok());
     }
   }
   Identity after;
@@ -445,7 +446,7 @@ TEST_P(StoreContractTest, ManyThreadsPutReadAndDelete) {
         const Synthetic s = MakeSynthetic(random() % 24);
         switch (random() % 4) {
           case 0: {
-            const auto put = store->Put("ns", s.manifest, s.spans(), Soon());
+            const auto put = store->Put("ns", s.manifest, s.spans(), Patience());
             if (!put.ok()) ++wrong;
             break;
           }
@@ -481,7 +482,7 @@ TEST_P(StoreContractTest, LooksUpManyAtOnce) {
     identities.push_back(identity);
   }
   const Synthetic a = MakeSynthetic(1), b = MakeSynthetic(2, 3, 700, 2);
-  for (const Synthetic* s : {&a, &b}) ASSERT_TRUE(store->Put("ns", s->manifest, s->spans(), Soon()).ok());
+  for (const Synthetic* s : {&a, &b}) ASSERT_TRUE(store->Put("ns", s->manifest, s->spans(), Patience()).ok());
   identities[4095] = identities[8999] = a.manifest.identity;
   identities[4096] = b.manifest.identity;
   const auto found = store->Lookup("ns", identities, Codec::kRawBf16);
@@ -506,14 +507,14 @@ TEST_P(StoreContractTest, ReadsHaveDeadlinesAndLayers) {
   const auto read = [&](absl::Time deadline) {
     return store->Read("ns", a.manifest.identity, Codec::kRawBf16, a.manifest.etag, deadline);
   };
-  EXPECT_TRUE(absl::IsNotFound(read(Soon()).status()));
-  ASSERT_TRUE(store->Put("ns", a.manifest, a.spans(), Soon()).ok());
+  EXPECT_TRUE(absl::IsNotFound(read(Patience()).status()));
+  ASSERT_TRUE(store->Put("ns", a.manifest, a.spans(), Patience()).ok());
   EXPECT_TRUE(absl::IsDeadlineExceeded(read(absl::InfinitePast()).status()));
   const auto lease = read(absl::InfiniteFuture());
   ASSERT_TRUE(lease.ok()) << lease.status();
   EXPECT_EQ((*lease)->manifest().etag, a.manifest.etag);
-  EXPECT_TRUE(absl::IsInvalidArgument((*lease)->WaitLayer(4, Soon())));
-  EXPECT_TRUE(absl::IsInvalidArgument((*lease)->WaitLayer(-1, Soon())));
+  EXPECT_TRUE(absl::IsInvalidArgument((*lease)->WaitLayer(4, Patience())));
+  EXPECT_TRUE(absl::IsInvalidArgument((*lease)->WaitLayer(-1, Patience())));
   for (int layer = 0; layer < 4; ++layer) {
     ASSERT_TRUE((*lease)->WaitLayer(layer, absl::InfiniteFuture()).ok());
     EXPECT_EQ((*lease)->layer(layer), absl::MakeConstSpan(a.slabs[layer]));
@@ -526,7 +527,7 @@ TEST_P(StoreContractTest, PinsAreCountedAndBounded) {
   Store* const store = Open();
   const Synthetic a = MakeSynthetic(1);
   EXPECT_TRUE(absl::IsNotFound(store->Pin("ns", a.manifest.identity, Codec::kRawBf16)));
-  ASSERT_TRUE(store->Put("ns", a.manifest, a.spans(), Soon()).ok());
+  ASSERT_TRUE(store->Put("ns", a.manifest, a.spans(), Patience()).ok());
   EXPECT_EQ(store->Stats()->pinned_bytes, 0);
   ASSERT_TRUE(store->Pin("ns", a.manifest.identity, Codec::kRawBf16).ok());
   ASSERT_TRUE(store->Pin("ns", a.manifest.identity, Codec::kRawBf16).ok());
@@ -542,7 +543,7 @@ TEST_P(StoreContractTest, PinsAreCountedAndBounded) {
   int pins = 0;
   for (int i = 0; i < 600 && last.ok(); ++i) {
     const Synthetic s = MakeSynthetic(i, 1, 1);
-    ASSERT_TRUE(store->Put("ns", s.manifest, s.spans(), Soon()).ok());
+    ASSERT_TRUE(store->Put("ns", s.manifest, s.spans(), Patience()).ok());
     last = store->Pin("ns", s.manifest.identity, Codec::kRawBf16);
     pins += last.ok() ? 1 : 0;
   }
@@ -554,7 +555,7 @@ TEST_P(StoreContractTest, VerifyTellsHowFarItIsAndCanBeStopped) {
   Store* const store = Open();
   for (int i = 0; i < 20; ++i) {
     const Synthetic s = MakeSynthetic(i);
-    ASSERT_TRUE(store->Put("ns", s.manifest, s.spans(), Soon()).ok());
+    ASSERT_TRUE(store->Put("ns", s.manifest, s.spans(), Patience()).ok());
   }
   int64_t done = 0, all = 0;
   const auto report = store->Verify([&](int64_t so_far, int64_t in_all) {

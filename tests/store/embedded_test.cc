@@ -7,6 +7,7 @@
 #include "gtest/gtest.h"
 #include "tests/store/contract.h"
 #include "tests/store/synthetic.h"
+#include "tests/support/patience.h"
 
 namespace kvlink::store {
 namespace {
@@ -18,7 +19,7 @@ using ::kvlink::testing::ScratchDirectory;
 using ::kvlink::testing::Synthetic;
 using ::testing::HasSubstr;
 
-absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
+using kvlink::testing::Patience;
 
 EmbeddedOptions Small() {
   EmbeddedOptions options;
@@ -37,14 +38,14 @@ TEST(EmbeddedTest, SlabsOnPagesAreWrittenFromWhereTheyAre) {
   ScratchDirectory scratch;
   auto store = MustOpen(scratch.path());
   const Synthetic on_pages = MakeSynthetic(2), other = MakeSynthetic(4);
-  ASSERT_TRUE(store->Put("ns", on_pages.manifest, on_pages.spans(), Soon()).ok());
+  ASSERT_TRUE(store->Put("ns", on_pages.manifest, on_pages.spans(), Patience()).ok());
   EXPECT_EQ(store->Stats()->bytes_written_in_place, on_pages.bytes());
   auto spans = other.spans();  // one slab off its page is enough
   std::vector<std::byte> memory(spans[1].size() + 8192);
   std::byte* const page = memory.data() + 4096 - reinterpret_cast<uintptr_t>(memory.data()) % 4096;
   std::copy(spans[1].begin(), spans[1].end(), page + 64);
   spans[1] = {page + 64, spans[1].size()};
-  ASSERT_TRUE(store->Put("ns", other.manifest, spans, Soon()).ok());
+  ASSERT_TRUE(store->Put("ns", other.manifest, spans, Patience()).ok());
   EXPECT_EQ(store->Stats()->bytes_written_in_place, on_pages.bytes());
   EXPECT_EQ(store->Stats()->bytes_written, on_pages.bytes() + other.bytes());
   store->DropDramTier();
@@ -70,7 +71,7 @@ TEST(EmbeddedTest, ReadOnlyLooksAndChangesNothing) {
   const Synthetic a = MakeSynthetic(1);
   {
     auto store = MustOpen(scratch.path());
-    ASSERT_TRUE(store->Put("ns", a.manifest, a.spans(), Soon()).ok());
+    ASSERT_TRUE(store->Put("ns", a.manifest, a.spans(), Patience()).ok());
     ASSERT_TRUE(store->PutDocument("ns", "one", EntryOf({&a}, 1)).ok());
   }
   EmbeddedOptions reading = Small();
@@ -81,7 +82,7 @@ TEST(EmbeddedTest, ReadOnlyLooksAndChangesNothing) {
   EXPECT_TRUE(ReadAndCompare(another.get(), "ns", a).ok());
   EXPECT_TRUE(store->GetDocument("ns", "one").ok());
   EXPECT_TRUE(absl::IsFailedPrecondition(store->PutDocument("ns", "two", EntryOf({&a}, 1))));
-  EXPECT_TRUE(absl::IsFailedPrecondition(store->Put("ns", MakeSynthetic(2).manifest, {}, Soon()).status()));
+  EXPECT_TRUE(absl::IsFailedPrecondition(store->Put("ns", MakeSynthetic(2).manifest, {}, Patience()).status()));
   EXPECT_TRUE(absl::IsFailedPrecondition(store->Remove("ns", a.manifest.identity)));
   EXPECT_TRUE(store->Verify({}).ok());
   store.reset();

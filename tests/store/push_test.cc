@@ -14,6 +14,7 @@
 #include "tests/store/failing_io.h"
 #include "tests/store/synthetic.h"
 #include "tests/store/told_memory.h"
+#include "tests/support/patience.h"
 #include "tests/support/seed.h"
 
 namespace kvlink::engine {
@@ -34,7 +35,7 @@ using ::kvlink::testing::ToldMemory;
 
 constexpr char kNamespace[] = "ns";
 
-absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
+using kvlink::testing::Patience;
 
 EncodingKey KeyOf(const Synthetic& s) { return {kNamespace, s.manifest.identity, s.manifest.codec}; }
 
@@ -67,14 +68,14 @@ class PushTest : public ::testing::Test {
   absl::StatusOr<Engine::PutOutcome> Push(const Synthetic& s) { return Commit(Fill(s), s.manifest); }
 
   absl::StatusOr<std::unique_ptr<EncodingLease>> Read(const Synthetic& s) {
-    return engine_->Read(KeyOf(s), s.manifest.etag, Soon());
+    return engine_->Read(KeyOf(s), s.manifest.etag, Patience());
   }
   absl::Status Compare(const Synthetic& s, bool* from_dram = nullptr) {
     auto lease = Read(s);
     if (!lease.ok()) return lease.status();
     if (from_dram != nullptr) *from_dram = (*lease)->from_dram();
     for (size_t layer = 0; layer < s.slabs.size(); ++layer) {
-      absl::Status status = (*lease)->WaitLayer(layer, Soon());
+      absl::Status status = (*lease)->WaitLayer(layer, Patience());
       if (!status.ok()) return status;
       if ((*lease)->layer(layer) != absl::MakeConstSpan(s.slabs[layer])) return absl::InternalError("WRONG BYTES");
     }
@@ -201,7 +202,7 @@ TEST_F(PushTest, EachLayerIsWrittenWhenItIsThere) {
   EXPECT_GE(io.written - before, slab);
   EXPECT_TRUE(absl::IsInvalidArgument(push->WriteLayer(0))) << "twice";
   // One whose last layer does not come leaves nothing: more of them than the store has blocks for.
-  const absl::Time deadline = Soon();
+  const absl::Time deadline = Patience();
   for (int i = 0; i < 40; ++i) {
     push = nullptr;
     while (engine_->Stats().puts_in_flight > 0 && SteadyNow() < deadline) absl::SleepFor(absl::Milliseconds(1));
@@ -327,7 +328,7 @@ TEST_F(PushTest, AFailingDiskIsSaidAndNothingStays) {
     });
     {
       MutexLock lock(&mutex);
-      const absl::Time deadline = Soon();
+      const absl::Time deadline = Patience();
       while (!arrived.has_value() && SteadyNow() < deadline) told.WaitUntil(&mutex, deadline);
       ASSERT_TRUE(arrived.has_value());
       EXPECT_TRUE(absl::IsDataLoss(*arrived)) << *arrived;
@@ -406,7 +407,7 @@ TEST_F(PushTest, LayersTellWhenTheyHaveBeenRead) {
       });
     }
     MutexLock lock(&mutex);
-    const absl::Time deadline = Soon();
+    const absl::Time deadline = Patience();
     while (calls.size() < 8 && SteadyNow() < deadline) changed.WaitUntil(&mutex, deadline);
     ASSERT_EQ(calls.size(), 8u);
     for (const auto& [layer, times] : calls) EXPECT_EQ(times, 1);
@@ -422,15 +423,15 @@ TEST_F(PushTest, LayersTellWhenTheyHaveBeenRead) {
 
 TEST_F(PushTest, PrefetchLoadsAndTouchKeeps) {
   const Synthetic s = MakeSynthetic(4);
-  EXPECT_TRUE(absl::IsNotFound(engine_->Prefetch(KeyOf(s), Soon())));
+  EXPECT_TRUE(absl::IsNotFound(engine_->Prefetch(KeyOf(s), Patience())));
   EXPECT_TRUE(absl::IsNotFound(engine_->Touch(KeyOf(s))));
   EXPECT_TRUE(absl::IsNotFound(engine_->Suspect(KeyOf(s))));
   ASSERT_TRUE(Push(s).ok());
   engine_->DropDramTier();
   EXPECT_FALSE(engine_->Find(KeyOf(s))->resident);
-  EXPECT_EQ(engine_->Prefetch(KeyOf(s), Soon()), absl::OkStatus());
+  EXPECT_EQ(engine_->Prefetch(KeyOf(s), Patience()), absl::OkStatus());
   EXPECT_TRUE(engine_->Find(KeyOf(s))->resident);
-  const absl::Time deadline = Soon();
+  const absl::Time deadline = Patience();
   while (engine_->Stats().loads_in_flight > 0 && SteadyNow() < deadline) absl::SleepFor(absl::Milliseconds(1));
   bool from_dram = false;
   EXPECT_EQ(Compare(s, &from_dram), absl::OkStatus());

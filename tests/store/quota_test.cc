@@ -9,6 +9,7 @@
 #include "gtest/gtest.h"
 #include "store/engine/engine.h"
 #include "tests/store/synthetic.h"
+#include "tests/support/patience.h"
 #include "tests/support/seed.h"
 
 namespace kvlink::engine {
@@ -22,7 +23,7 @@ using ::testing::HasSubstr;
 
 constexpr int64_t kBlock = kSegmentBlockBytes;
 
-absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
+using kvlink::testing::Patience;
 
 // 60 blocks in four segments; encodings of one block.
 class QuotaTest : public ::testing::Test {
@@ -52,7 +53,7 @@ class QuotaTest : public ::testing::Test {
   }
   absl::Status Put(absl::string_view ns, int number, int64_t tokens = 40) {
     const Synthetic s = MakeSynthetic(number, 2, tokens);
-    return engine_->Put(ns, s.manifest, s.spans(), Soon()).status();
+    return engine_->Put(ns, s.manifest, s.spans(), Patience()).status();
   }
   bool Present(absl::string_view ns, int number) { return engine_->Find(Key(ns, number)).has_value(); }
   int Count(absl::string_view ns, int first, int last) {
@@ -63,7 +64,7 @@ class QuotaTest : public ::testing::Test {
   // Until background eviction has done its work; a hang guard, not a limit.
   template <typename Condition>
   bool Eventually(Condition condition) {
-    const absl::Time deadline = Soon();
+    const absl::Time deadline = Patience();
     while (!condition() && SteadyNow() < deadline) absl::SleepFor(absl::Milliseconds(2));
     return condition();
   }
@@ -181,7 +182,7 @@ TEST_F(QuotaTest, WhatIsRemovedUnderALeaseStillCounts) {
   std::vector<std::unique_ptr<EncodingLease>> leases;
   for (int tries = 0; tries < 10000 && leases.size() < 4; ++tries) {
     ASSERT_EQ(Put("a", 1), absl::OkStatus());
-    auto lease = engine_->Read(Key("a", 1), MakeSynthetic(1).manifest.etag, Soon());
+    auto lease = engine_->Read(Key("a", 1), MakeSynthetic(1).manifest.etag, Patience());
     if (!lease.ok()) continue;  // over the watermark it may be gone already
     leases.push_back(*std::move(lease));
     ASSERT_EQ(engine_->Remove("a", Key("a", 1).identity), absl::OkStatus());
@@ -232,7 +233,7 @@ TEST_F(QuotaTest, TheBooksBalance) {
         ASSERT_EQ(engine_->Remove(ns, Key(ns, number).identity), absl::OkStatus());
         break;
       case 1: {
-        auto lease = engine_->Read(Key(ns, number), MakeSynthetic(number).manifest.etag, Soon());
+        auto lease = engine_->Read(Key(ns, number), MakeSynthetic(number).manifest.etag, Patience());
         if (lease.ok()) leases.push_back(*std::move(lease));
         if (leases.size() > 10) leases.erase(leases.begin());
         break;

@@ -13,6 +13,7 @@
 #include "store/engine/engine.h"
 #include "tests/store/push.h"
 #include "tests/store/synthetic.h"
+#include "tests/support/patience.h"
 #include "tests/support/seed.h"
 
 namespace kvlink::engine {
@@ -26,7 +27,7 @@ using ::kvlink::testing::Synthetic;
 using ::kvlink::testing::TestSeed;
 
 constexpr int kEncodings = 24;
-absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
+using kvlink::testing::Patience;
 
 // Fails reads of segments.
 class FailingReads : public IoObserver {
@@ -125,17 +126,17 @@ class ReadFaultTest : public ::testing::Test {
   void Fill() {
     for (int i = 0; i < kEncodings; ++i) {
       const Synthetic s = Encoding(i);
-      ASSERT_TRUE(engine_->Put("ns", s.manifest, s.spans(), Soon()).ok());
+      ASSERT_TRUE(engine_->Put("ns", s.manifest, s.spans(), Patience()).ok());
       ASSERT_TRUE(engine_->PutEntry("ns", absl::StrCat("document ", i), EntryOf({&s}, 1)).ok());
     }
     engine_->DropDramTier();
   }
   static EncodingKey KeyOf(const Synthetic& s) { return {"ns", s.manifest.identity, s.manifest.codec}; }
   absl::Status Compare(const Synthetic& s) {
-    auto lease = engine_->Read(KeyOf(s), s.manifest.etag, Soon());
+    auto lease = engine_->Read(KeyOf(s), s.manifest.etag, Patience());
     if (!lease.ok()) return lease.status();
     for (size_t layer = 0; layer < s.slabs.size(); ++layer) {
-      const absl::Status arrived = (*lease)->WaitLayer(static_cast<int64_t>(layer), Soon());
+      const absl::Status arrived = (*lease)->WaitLayer(static_cast<int64_t>(layer), Patience());
       if (!arrived.ok()) return arrived;
       if ((*lease)->layer(layer) != absl::MakeConstSpan(s.slabs[layer])) return absl::InternalError("WRONG BYTES");
     }
@@ -153,7 +154,7 @@ class ReadFaultTest : public ::testing::Test {
           const int number = static_cast<int>(random() % kEncodings);
           absl::Status status = Compare(Encoding(number));
           // On a machine that is busy the bound of the wait for room may pass.
-          for (const absl::Time limit = Soon(); absl::IsResourceExhausted(status) && SteadyNow() < limit;) {
+          for (const absl::Time limit = Patience(); absl::IsResourceExhausted(status) && SteadyNow() < limit;) {
             status = Compare(Encoding(number));
           }
           EXPECT_FALSE(absl::IsInternal(status)) << status;
@@ -275,7 +276,7 @@ TEST_F(ReadFaultTest, ADamagedManifestIsDamageOfItsEncoding) {
       if (number == 7) continue;
       EXPECT_EQ(Compare(Encoding(number)), absl::OkStatus()) << number;
     }
-    ASSERT_TRUE(engine_->Put("ns", s.manifest, s.spans(), Soon()).ok());
+    ASSERT_TRUE(engine_->Put("ns", s.manifest, s.spans(), Patience()).ok());
     engine_->DropDramTier();
     EXPECT_EQ(Compare(s), absl::OkStatus());
     // One that only Suspect, or a list, comes upon.
@@ -287,7 +288,7 @@ TEST_F(ReadFaultTest, ADamagedManifestIsDamageOfItsEncoding) {
     const auto manifests = engine_->ListManifests("ns", Identity(), 100);
     ASSERT_TRUE(manifests.ok()) << manifests.status();
     EXPECT_EQ(manifests->size(), static_cast<size_t>(kEncodings - 2));
-    for (const absl::Time limit = Soon(); engine_->Find(KeyOf(listed)).has_value() && SteadyNow() < limit;) {
+    for (const absl::Time limit = Patience(); engine_->Find(KeyOf(listed)).has_value() && SteadyNow() < limit;) {
       absl::SleepFor(absl::Milliseconds(1));
     }
     EXPECT_EQ(engine_->Stats().dropped_damaged, 3);
@@ -333,7 +334,7 @@ TEST_F(ReadFaultTest, TheScrubberTakesNoFailedReadForDamage) {
     const int before = reads_.failures();
     reads_.FailOnce(error, 50, TestSeed());
     const int64_t rounds = engine_->Stats().scrub_rounds;
-    const absl::Time deadline = Soon();
+    const absl::Time deadline = Patience();
     while (engine_->Stats().scrub_rounds < rounds + 3 && SteadyNow() < deadline) absl::SleepFor(absl::Milliseconds(5));
     EXPECT_GE(engine_->Stats().scrub_rounds, rounds + 3) << "it goes on";
     EXPECT_GT(reads_.failures() + before, 0);
@@ -374,7 +375,7 @@ TEST_F(ReadFaultTest, AReadDoesNotInheritAPrefetchsRefusal) {
       if (!engine_->Find(KeyOf(Encoding(number)))->resident) absent = number;
     }
     ASSERT_GE(absent, 0) << "all fit";
-    std::thread prefetch([&] { engine_->Prefetch(KeyOf(Encoding(absent)), Soon()).IgnoreError(); });
+    std::thread prefetch([&] { engine_->Prefetch(KeyOf(Encoding(absent)), Patience()).IgnoreError(); });
     const absl::Time limit = SteadyNow() + absl::Milliseconds(100);
     while (engine_->Stats().loads_in_flight == 0 && SteadyNow() < limit) absl::SleepFor(absl::Microseconds(100));
     EXPECT_EQ(Compare(Encoding(absent)), absl::OkStatus());
@@ -406,7 +407,8 @@ TEST_F(ReadFaultTest, MemoryThatComesBackEndsTheWait) {
     // The last read's requests may hold its memory for a moment longer than its lease does.
     const EncodingKey key{"ns", Encoding(100).manifest.identity, Codec::kRawBf16};
     auto push = engine_->BeginPush(key, {2 << 20});
-    for (const absl::Time limit = Soon(); !push.ok() && SteadyNow() < limit;) push = engine_->BeginPush(key, {2 << 20});
+    for (const absl::Time limit = Patience(); !push.ok() && SteadyNow() < limit;)
+      push = engine_->BeginPush(key, {2 << 20});
     ASSERT_TRUE(push.ok()) << push.status();
     absl::Status status;
     std::thread reader([&] { status = Compare(Encoding(i)); });

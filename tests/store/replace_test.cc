@@ -10,6 +10,7 @@
 #include "store/engine/engine.h"
 #include "tests/store/push.h"
 #include "tests/store/synthetic.h"
+#include "tests/support/patience.h"
 #include "tests/support/recording_io.h"
 #include "tests/support/seed.h"
 
@@ -26,7 +27,7 @@ using ::kvlink::testing::Synthetic;
 using ::kvlink::testing::TestSeed;
 using ::testing::IsEmpty;
 
-absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
+using kvlink::testing::Patience;
 
 // `count` encodings of one name that differ in bits, in the order of their etags.
 std::vector<Synthetic> Variants(int number, int count) {
@@ -57,7 +58,7 @@ std::unique_ptr<Engine> MustOpen(const std::string& path, IoObserver* observer =
 }
 
 absl::StatusOr<Engine::PutOutcome> Put(Engine* engine, const Synthetic& s, PutMode mode) {
-  return engine->Put("ns", s.manifest, s.spans(), Soon(), mode);
+  return engine->Put("ns", s.manifest, s.spans(), Patience(), mode);
 }
 
 absl::StatusOr<Engine::PutOutcome> Push(Engine* engine, const Synthetic& s, PutMode mode) {
@@ -68,7 +69,7 @@ absl::StatusOr<Engine::PutOutcome> Push(Engine* engine, const Synthetic& s, PutM
 
 absl::Status CompareLease(EncodingLease* lease, const Synthetic& s) {
   for (size_t layer = 0; layer < s.slabs.size(); ++layer) {
-    const absl::Status arrived = lease->WaitLayer(static_cast<int64_t>(layer), Soon());
+    const absl::Status arrived = lease->WaitLayer(static_cast<int64_t>(layer), Patience());
     if (!arrived.ok()) return arrived;
     if (lease->layer(layer) != absl::MakeConstSpan(s.slabs[layer])) return absl::InternalError("WRONG BYTES");
   }
@@ -76,7 +77,7 @@ absl::Status CompareLease(EncodingLease* lease, const Synthetic& s) {
 }
 
 absl::Status Compare(Engine* engine, const Synthetic& s) {
-  auto lease = engine->Read(KeyOf(s), s.manifest.etag, Soon());
+  auto lease = engine->Read(KeyOf(s), s.manifest.etag, Patience());
   return lease.ok() ? CompareLease(lease->get(), s) : lease.status();
 }
 
@@ -134,7 +135,7 @@ TEST(ReplaceTest, WhoReadsTheOneBeforeKeepsItAndItsBlocksComeFreeAfterwards) {
         EXPECT_EQ(CompareLease(lease.get(), of[i - 1]), absl::OkStatus());
       }
       if (i % 2 == 0) engine->DropDramTier();
-      auto read = engine->Read(KeyOf(of[i]), of[i].manifest.etag, Soon());
+      auto read = engine->Read(KeyOf(of[i]), of[i].manifest.etag, Patience());
       ASSERT_TRUE(read.ok()) << read.status();
       lease = *std::move(read);
     }

@@ -8,6 +8,7 @@
 #include "gtest/gtest.h"
 #include "store/engine/engine.h"
 #include "tests/store/synthetic.h"
+#include "tests/support/patience.h"
 #include "tests/support/seed.h"
 
 namespace kvlink::engine {
@@ -20,7 +21,7 @@ using ::kvlink::testing::ScratchDirectory;
 using ::kvlink::testing::Synthetic;
 using ::kvlink::testing::TestSeed;
 
-absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
+using kvlink::testing::Patience;
 
 std::unique_ptr<Engine> MustOpen(const std::string& path, int64_t scrub_bytes_per_second, bool uring = true,
                                  absl::Duration round = absl::Milliseconds(1)) {
@@ -42,7 +43,7 @@ EncodingKey KeyOf(absl::string_view ns, const Synthetic& s) {
 
 template <typename Condition>
 bool Eventually(Condition condition) {
-  const absl::Time deadline = Soon();
+  const absl::Time deadline = Patience();
   while (!condition() && SteadyNow() < deadline) absl::SleepFor(absl::Milliseconds(5));
   return condition();
 }
@@ -57,7 +58,7 @@ TEST(ScrubTest, GoesRoundAndFindsDamageWhileNobodyReads) {
     int64_t bytes = 0;
     for (int i = 0; i < 20; ++i) {
       const Synthetic s = Encoding(i);
-      ASSERT_TRUE(engine->Put(i % 2 == 0 ? "even" : "odd", s.manifest, s.spans(), Soon()).ok());
+      ASSERT_TRUE(engine->Put(i % 2 == 0 ? "even" : "odd", s.manifest, s.spans(), Patience()).ok());
       bytes += s.bytes();
     }
     // The first may have begun before all was there.
@@ -89,7 +90,7 @@ TEST(ScrubTest, KeepsToItsLimitAndClosesAtOnce) {
     auto engine = MustOpen(scratch.path(), 0);
     for (int i = 0; i < 20; ++i) {
       const Synthetic s = MakeSynthetic(i, 8, 300);
-      ASSERT_TRUE(engine->Put("ns", s.manifest, s.spans(), Soon()).ok());
+      ASSERT_TRUE(engine->Put("ns", s.manifest, s.spans(), Patience()).ok());
     }
     EXPECT_EQ(engine->Stats().scrub_rounds, 0);
   }
@@ -109,7 +110,7 @@ TEST(ScrubTest, DoesNotBeginAgainBeforeItsTime) {
   ScratchDirectory scratch(/*in_memory=*/true);
   auto engine = MustOpen(scratch.path(), 0);
   const Synthetic s = MakeSynthetic(1);
-  ASSERT_TRUE(engine->Put("ns", s.manifest, s.spans(), Soon()).ok());
+  ASSERT_TRUE(engine->Put("ns", s.manifest, s.spans(), Patience()).ok());
   engine.reset();
   engine = MustOpen(scratch.path(), int64_t{1} << 30, /*uring=*/true, absl::Hours(24));
   ASSERT_TRUE(Eventually([&] { return engine->Stats().scrub_rounds == 1; }));
@@ -130,7 +131,7 @@ TEST(ScrubTest, SurvivesWhatHappensMeanwhile) {
         if (random() % 3 == 0) {
           EXPECT_TRUE(engine->Remove("ns", s.manifest.identity).ok());
         } else {
-          EXPECT_TRUE(engine->Put("ns", s.manifest, s.spans(), Soon()).ok());
+          EXPECT_TRUE(engine->Put("ns", s.manifest, s.spans(), Patience()).ok());
         }
       }
     });

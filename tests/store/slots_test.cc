@@ -15,6 +15,7 @@
 #include "store/engine/engine.h"
 #include "tests/store/in_slot.h"
 #include "tests/store/push.h"
+#include "tests/support/patience.h"
 #include "tests/support/seed.h"
 
 namespace kvlink::engine {
@@ -28,7 +29,7 @@ using ::kvlink::testing::ScratchDirectory;
 using ::kvlink::testing::Synthetic;
 using ::kvlink::testing::TestSeed;
 
-absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
+using kvlink::testing::Patience;
 
 EncodingKey KeyOf(const Synthetic& s, const std::string& ns = "ns") {
   return {ns, s.manifest.identity, s.manifest.codec};
@@ -80,7 +81,7 @@ class SlotsTest : public ::testing::Test {
   }
   absl::StatusOr<Engine::PutOutcome> Put(const Synthetic& s, const std::string& ns = "ns",
                                          const std::function<absl::Status()>& admit = nullptr) {
-    return engine_->Put(ns, s.manifest, s.spans(), Soon(), PutMode::kReplaceSmallerEtag, admit);
+    return engine_->Put(ns, s.manifest, s.spans(), Patience(), PutMode::kReplaceSmallerEtag, admit);
   }
   // Digests, listings and lookups say the same, and there are as many encodings as the namespaces count.
   void Check() {

@@ -12,6 +12,7 @@
 #include "store/embedded/embedded_engine.h"
 #include "tests/store/failing_io.h"
 #include "tests/store/synthetic.h"
+#include "tests/support/patience.h"
 
 namespace kvlink::store {
 namespace {
@@ -27,7 +28,7 @@ using ::kvlink::testing::Synthetic;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
-absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
+using kvlink::testing::Patience;
 
 engine::EngineOptions Small() {
   engine::EngineOptions options;
@@ -44,7 +45,7 @@ std::unique_ptr<Store> MustOpen(const std::string& path, const engine::EngineOpt
 }
 
 absl::Status PutOne(Store* store, absl::string_view ns, const Synthetic& s) {
-  return store->Put(ns, s.manifest, s.spans(), Soon()).status();
+  return store->Put(ns, s.manifest, s.spans(), Patience()).status();
 }
 
 bool Present(Store* store, absl::string_view ns, const Synthetic& s) {
@@ -57,7 +58,7 @@ TEST(SpaceTest, EvictsWhatIsNotUsedAndKeepsWhatIs) {
   const Synthetic hot = MakeSynthetic(1), pinned = MakeSynthetic(2), leased = MakeSynthetic(3);
   for (const Synthetic* s : {&hot, &pinned, &leased}) ASSERT_TRUE(PutOne(store.get(), "ns", *s).ok());
   ASSERT_TRUE(store->Pin("ns", pinned.manifest.identity, Codec::kRawBf16).ok());
-  auto lease = store->Read("ns", leased.manifest.identity, Codec::kRawBf16, leased.manifest.etag, Soon());
+  auto lease = store->Read("ns", leased.manifest.identity, Codec::kRawBf16, leased.manifest.etag, Patience());
   ASSERT_TRUE(lease.ok());
   int present = 0;
   for (int i = 100; i < 400; ++i) {
@@ -178,7 +179,7 @@ TEST(SpaceTest, LeasesLimitTheDramTier) {
   std::vector<std::unique_ptr<Lease>> leases;
   for (int i = 0; i < 6; ++i) {
     const Synthetic s = MakeSynthetic(i);
-    auto lease = store->Read("ns", s.manifest.identity, Codec::kRawBf16, s.manifest.etag, Soon());
+    auto lease = store->Read("ns", s.manifest.identity, Codec::kRawBf16, s.manifest.etag, Patience());
     if (i < 4) {
       ASSERT_TRUE(lease.ok()) << lease.status();
       leases.push_back(*std::move(lease));
@@ -191,7 +192,7 @@ TEST(SpaceTest, LeasesLimitTheDramTier) {
   leases.pop_back();
   // The last request to the disk may hold its memory for longer than a read waits for room, on a machine that is busy.
   const auto read = [&](int number) {
-    const absl::Time limit = Soon();
+    const absl::Time limit = Patience();
     absl::Status status;
     do {
       status = ReadAndCompare(store.get(), "ns", MakeSynthetic(number));

@@ -13,6 +13,7 @@
 #include "store/engine/engine.h"
 #include "tests/store/failing_io.h"
 #include "tests/store/synthetic.h"
+#include "tests/support/patience.h"
 #include "tests/support/seed.h"
 
 namespace kvlink::engine {
@@ -32,7 +33,7 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
-absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
+using kvlink::testing::Patience;
 
 // Counts reads of segments.
 class CountingIo : public FailingIo {
@@ -90,7 +91,7 @@ class VerifyTest : public ::testing::Test {
   static EncodingKey KeyOf(const Synthetic& s) { return {"ns", s.manifest.identity, s.manifest.codec}; }
   void Store(int number, uint64_t generation = 1) {
     const Synthetic s = MakeSynthetic(number);
-    EXPECT_TRUE(engine_->Put("ns", s.manifest, s.spans(), Soon()).ok());
+    EXPECT_TRUE(engine_->Put("ns", s.manifest, s.spans(), Patience()).ok());
     EXPECT_TRUE(engine_->PutEntry("ns", absl::StrCat("document ", number), EntryOf({&s}, generation)).ok());
   }
 
@@ -133,7 +134,7 @@ TEST_F(VerifyTest, NeitherStatisticsNorAVerificationWaitForAWriter) {
   for (int i = 0; i < 10; ++i) Store(i);
   io_.HoldSyncs(true);
   std::thread writer([&] { Store(3, /*generation=*/2); });
-  EXPECT_TRUE(io_.AwaitHeldSync(Soon()));
+  EXPECT_TRUE(io_.AwaitHeldSync(Patience()));
   const auto looked = std::async(std::launch::async, [&] {
     EXPECT_EQ(engine_->Stats().documents.at("ns"), 10);
     EXPECT_TRUE(engine_->Verify({}).ok());
@@ -213,9 +214,9 @@ TEST_F(VerifyTest, PrefetchTakesNothingFromWhatIsThere) {
   // 16 KiB each, 256 in the tier.
   for (int i = 0; i < 300; ++i) Store(i);
   engine_->DropDramTier();
-  for (int i = 0; i < 256; ++i) EXPECT_EQ(engine_->Prefetch(KeyOf(MakeSynthetic(i)), Soon()), absl::OkStatus());
+  for (int i = 0; i < 256; ++i) EXPECT_EQ(engine_->Prefetch(KeyOf(MakeSynthetic(i)), Patience()), absl::OkStatus());
   const int64_t evicted = engine_->Stats().dram_evictions;
-  EXPECT_TRUE(absl::IsResourceExhausted(engine_->Prefetch(KeyOf(MakeSynthetic(299)), Soon())));
+  EXPECT_TRUE(absl::IsResourceExhausted(engine_->Prefetch(KeyOf(MakeSynthetic(299)), Patience())));
   EXPECT_EQ(engine_->Stats().dram_evictions, evicted);
 }
 

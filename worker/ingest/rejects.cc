@@ -2,6 +2,8 @@
 #include "worker/ingest/rejects.h"
 
 #include <cerrno>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -13,6 +15,10 @@ namespace kvlink::ingest {
 std::string PartialOf(const std::string& path) { return path + ".partial"; }
 
 absl::StatusOr<std::unique_ptr<RejectFile>> RejectFile::Create(const std::string& path) {
+  // Else only the end of the run would show it.
+  if (std::error_code error; std::filesystem::is_directory(path, error)) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": cannot write rejects: it is a directory; name a file"));
+  }
   std::string partial = PartialOf(path);
   std::FILE* const file = std::fopen(partial.c_str(), "we");
   if (file == nullptr) return absl::ErrnoToStatus(errno, absl::StrCat(partial, ": cannot write rejects"));

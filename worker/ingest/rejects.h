@@ -25,7 +25,7 @@ std::string PartialOf(const std::string& path);
 class RejectFile {
  public:
   // Writes `path`.partial, which replaces `path` when complete. Neither may be an input of the run.
-  // PERMISSION_DENIED, NOT_FOUND and the like naming the file.
+  // INVALID_ARGUMENT: `path` is a directory. PERMISSION_DENIED, NOT_FOUND and the like naming the file.
   static absl::StatusOr<std::unique_ptr<RejectFile>> Create(const std::string& path);
   // Leaves added lines in `path`.partial unless Finish was called.
   ~RejectFile();

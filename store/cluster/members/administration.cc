@@ -120,9 +120,9 @@ absl::StatusOr<uint64_t> Carry(Connection* connection, const NodeId& id, const D
     }
     if (!tried.ok()) {
       if (!unknown) return tried.status();
-      return absl::UnknownError(absl::StrCat(connection->ToString(),
-                                             ": it is not known whether the change was carried out, and etcd cannot ",
-                                             "be read again: ", tried.status().message()));
+      return absl::UnknownError(absl::StrCat(
+          connection->ToString(),
+          ": the change may or may not have been made, and etcd cannot be read: ", tried.status().message()));
     }
     KVLINK_RETURN_IF_ERROR(tried->refused);
     if (tried->epoch.has_value()) return *tried->epoch;
@@ -132,10 +132,10 @@ absl::StatusOr<uint64_t> Carry(Connection* connection, const NodeId& id, const D
   } while (SteadyNow() < deadline);
   if (unknown) {
     return absl::UnknownError(
-        absl::StrCat(connection->ToString(), ": it is not known whether the change was carried out; look again"));
+        absl::StrCat(connection->ToString(), ": the change may or may not have been made; check with kvlink members"));
   }
   return absl::AbortedError(
-      absl::StrCat(connection->ToString(), ": others changed the members all the time; try again"));
+      absl::StrCat(connection->ToString(), ": other changes to the members kept getting in first; try again"));
 }
 
 absl::Status NoMember(const Connection& connection, const NodeId& id) {
@@ -169,7 +169,7 @@ bool OthersActive(const Contents& contents, const NodeId& id) {
 absl::Status StillAt(const Contents& contents, uint64_t epoch) {
   if (EpochOf(contents) == epoch) return absl::OkStatus();
   return absl::FailedPreconditionError(
-      absl::StrCat("the placement has epoch ", EpochOf(contents), " by now, not ", epoch));
+      absl::StrCat("the placement is now at epoch ", EpochOf(contents), ", not ", epoch));
 }
 
 absl::StatusOr<std::array<uint8_t, 16>> RandomId() {
@@ -192,10 +192,12 @@ absl::StatusOr<ClusterSettings> CreateCluster(Connection* connection, ClusterSet
   if (!made.ok() && !absl::IsUnknown(made.status())) return made.status();
   // The id is random: if etcd holds it, this call created the cluster.
   KVLINK_ASSIGN_OR_RETURN(const auto got, client->Get(key, {}, deadline));
-  if (got.found.empty()) return made.ok() ? absl::AbortedError("the cluster came and went: try again") : made.status();
+  if (got.found.empty()) {
+    return made.ok() ? absl::AbortedError("the cluster was deleted in the meantime; try again") : made.status();
+  }
   if (got.found[0].value == value) return settings;
   const auto there = ParseCluster(settings.name, got.found[0].value);
-  return absl::AlreadyExistsError(absl::StrCat(connection->ToString(), ": there is a cluster of this name",
+  return absl::AlreadyExistsError(absl::StrCat(connection->ToString(), ": a cluster of this name already exists",
                                                there.ok() ? absl::StrCat(", ", IdHex(there->id)) : ""));
 }
 
@@ -204,11 +206,11 @@ absl::StatusOr<uint64_t> Drain(Connection* connection, const NodeId& id, absl::T
       connection, id, deadline, [&](const Contents& contents, MemberRecord* record) -> absl::StatusOr<std::string> {
         if (record->state == MemberState::kJoining) {
           return absl::FailedPreconditionError(absl::StrCat(
-              IdHex(id), " is joining and holds nothing to hand over; take it out with kvlink members remove"));
+              IdHex(id), " is joining and has nothing to hand over; remove it with kvlink members remove"));
         }
         if (!OthersActive(contents, id) && record->state == MemberState::kActive) {
-          return absl::FailedPreconditionError(
-              absl::StrCat(IdHex(id), " is the only active member: nobody could take over what it holds"));
+          return absl::FailedPreconditionError(absl::StrCat(
+              IdHex(id), " is the only active member, so none could take over its encodings; add a node first"));
         }
         record->state = MemberState::kDraining;
         return "drains";
@@ -218,7 +220,7 @@ absl::StatusOr<uint64_t> Drain(Connection* connection, const NodeId& id, absl::T
 absl::StatusOr<uint64_t> CancelDrain(Connection* connection, const NodeId& id, absl::Time deadline) {
   return Modify(connection, id, deadline, [&](const Contents&, MemberRecord* record) -> absl::StatusOr<std::string> {
     if (record->state == MemberState::kJoining) {
-      return absl::FailedPreconditionError(absl::StrCat(IdHex(id), " is joining, and does not drain"));
+      return absl::FailedPreconditionError(absl::StrCat(IdHex(id), " is joining, not draining"));
     }
     record->state = MemberState::kActive;
     return "stays";
@@ -254,15 +256,15 @@ absl::StatusOr<uint64_t> Remove(Connection* connection, const NodeId& id, bool f
         if (!change.done && !force && contents.alive().contains(id)) {
           return absl::FailedPreconditionError(
               absl::StrCat(IdHex(id), " at ", record->address,
-                           " is alive: let it hand over what it holds with kvlink drain, or remove it with --force"));
+                           " is alive: let it hand over its encodings with kvlink drain, or remove it with --force"));
         }
         // Without it no member would own anything, and draining members would have none to wait for.
         if (!change.done && !force && record->state == MemberState::kActive && contents.members().size() > 1 &&
             !OthersActive(contents, id)) {
           return absl::FailedPreconditionError(
               absl::StrCat(IdHex(id), " at ", record->address,
-                           " is the only active member, and owns what the others hand over: let one that drains stay "
-                           "with kvlink drain --cancel, or one that joins become active, or remove it with --force"));
+                           " is the only active member, to which the draining ones hand over: cancel a drain with "
+                           "kvlink drain --cancel, wait until a joining member is active, or remove it with --force"));
         }
         seen = true;
         return change;
@@ -291,12 +293,11 @@ absl::StatusOr<uint64_t> CompleteDrain(Connection* connection, const NodeId& id,
         change.what = absl::StrCat(IdHex(id), ": has drained and left");
         if (change.done) return change;
         if (record->state != MemberState::kDraining) {
-          return absl::FailedPreconditionError(absl::StrCat(IdHex(id), " does not drain"));
+          return absl::FailedPreconditionError(absl::StrCat(IdHex(id), " is not draining"));
         }
         KVLINK_RETURN_IF_ERROR(StillAt(contents, epoch));
         if (!OthersActive(contents, id)) {
-          return absl::FailedPreconditionError(
-              absl::StrCat(IdHex(id), " is the last that holds anything: no other member is active"));
+          return absl::FailedPreconditionError(absl::StrCat(IdHex(id), " cannot leave: no other member is active"));
         }
         seen = true;
         return change;
@@ -312,8 +313,8 @@ absl::Status CheckAddress(const Contents& contents, const NodeId& id, const std:
   for (const auto& [other, alive] : contents.alive()) {
     if (other == id || alive.record.address != address || !contents.members().contains(other)) continue;
     return absl::AbortedError(absl::StrCat("node ", IdHex(other), " is alive at ", address, ", so node ", IdHex(id),
-                                           " may not have this address too: give each node one "
-                                           "of its own, with --advertise where that is not the one it listens at"));
+                                           " cannot use this address too: give each node its own, "
+                                           "with --advertise if it differs from --listen"));
   }
   return absl::OkStatus();
 }
@@ -331,7 +332,7 @@ absl::Status CheckProtocol(const Contents& contents, const NodeId& id, ProtocolR
     const auto member = contents.members().find(other);
     if (other == id || member == contents.members().end()) continue;
     KVLINK_RETURN_IF_ERROR(Annotate(CommonProtocol(spoken, member->second.record.protocol).status(),
-                                    absl::StrCat("node ", IdHex(id), " may not be a member beside node ", IdHex(other),
+                                    absl::StrCat("node ", IdHex(id), " cannot be a member beside node ", IdHex(other),
                                                  " at ", alive.record.address)));
   }
   return absl::OkStatus();
@@ -357,7 +358,7 @@ absl::StatusOr<MemberRecord> SetMember(Connection* connection, const NodeId& id,
       if (adds == Adds::kNobody || (adds == Adds::kReturning && contents.Removed(id))) return NoMember(*connection, id);
       if (contents.members().size() >= kMaxMembers) {
         return absl::ResourceExhaustedError(
-            absl::StrCat(connection->ToString(), " has ", kMaxMembers, " members, and can have no more"));
+            absl::StrCat(connection->ToString(), " already has ", kMaxMembers, " members, the maximum"));
       }
       const int founders = contents.epoch().has_value() ? contents.epoch()->record.founders : 0;
       change.founds = founders < contents.settings()->record.copies;

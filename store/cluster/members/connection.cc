@@ -25,8 +25,9 @@ absl::StatusOr<std::shared_ptr<etcd::Client>> OpenClient(const ClusterAddress& a
 
 absl::StatusOr<ClusterAddress> ParseClusterAddress(absl::string_view text) {
   const auto refuse = [text](absl::string_view why) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "'", text, "': ", why, "; write HOST:PORT[,HOST:PORT...][/NAME]: members of etcd, and the cluster"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("'", text, "': ", why,
+                     "; write HOST:PORT[,HOST:PORT...][/NAME]: the members of etcd, and the name of the cluster"));
   };
   ClusterAddress address;
   const size_t slash = text.find('/');
@@ -38,7 +39,7 @@ absl::StatusOr<ClusterAddress> ParseClusterAddress(absl::string_view text) {
   for (const absl::string_view endpoint : absl::StrSplit(address.etcd.endpoints, ',')) {
     const auto parsed = transport::ParseAddress(endpoint);
     if (!parsed.ok()) return refuse(parsed.status().message());
-    if (parsed->port == 0) return refuse("port 0 is nobody's");
+    if (parsed->port == 0) return refuse("port 0 cannot be connected to");
   }
   return address;
 }

@@ -114,7 +114,7 @@ absl::Status Contents::Check() const {
   }
   if (!epoch_.has_value() && !members_.empty()) {
     return absl::InvalidArgumentError(absl::StrCat("etcd's ", kKeyPrefix, KeyOf(cluster_name_, KeyKind::kEpoch),
-                                                   " is missing, which is written with every change of the members"));
+                                                   " is missing, though every change of the members writes it"));
   }
   return absl::OkStatus();
 }
@@ -156,7 +156,8 @@ absl::StatusOr<std::shared_ptr<const View>> Contents::MakeView(const std::shared
   if (kept) {
     view->placement = before->placement;
   } else {
-    KVLINK_ASSIGN_OR_RETURN(view->placement, Placement::Compute(epoch, view->settings.copies, std::move(members)));
+    KVLINK_ASSIGN_OR_RETURN(view->placement, Placement::Compute(epoch, view->settings.copies, std::move(members),
+                                                                before == nullptr ? nullptr : &before->placement));
   }
   return view;
 }

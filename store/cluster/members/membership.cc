@@ -38,21 +38,22 @@ absl::Status NoSuchCluster(const Connection& connection, absl::Time deadline) {
       if (parts.size() == 2 && parts[1] == "cluster" && ValidateClusterName(parts[0]).ok()) names.insert(parts[0]);
     }
   }
-  std::string holds = "make one with kvlink cluster create";
+  std::string holds = "create it with kvlink cluster create";
   if (!names.empty()) {
     const bool many = names.size() > kMaxNames;
     if (many) names.erase(std::next(names.begin(), kMaxNames), names.end());
     holds = absl::StrCat("it holds ", absl::StrJoin(names, ", "), many ? " and others" : "",
-                         ": name one behind the address, as in HOST:PORT/", *names.begin());
+                         ": append one to the address, as in HOST:PORT/", *names.begin());
   }
   return absl::NotFoundError(absl::StrCat(endpoints, " holds no cluster '", connection.cluster(), "'; ", holds));
 }
 
 absl::Status OtherCluster(const Connection& connection, const std::array<uint8_t, 16>& found,
                           const std::array<uint8_t, 16>& wanted) {
-  return absl::FailedPreconditionError(absl::StrCat("etcd at ", connection.ToString(), " holds cluster ", IdHex(found),
-                                                    " now, which is not the cluster ", IdHex(wanted),
-                                                    " of before: the name was given to another one"));
+  return absl::FailedPreconditionError(absl::StrCat("etcd at ", connection.ToString(), " now holds cluster ",
+                                                    IdHex(found), " under this name, not cluster ", IdHex(wanted),
+                                                    ": it was deleted and another one created; restart this process "
+                                                    "to use the new one"));
 }
 
 }  // namespace
@@ -119,8 +120,8 @@ absl::Status Membership::ReadAnew(absl::Time deadline) {
     MutexLock lock(&contents_mutex_);
     if (std::exchange(went_back_, false) || got.revision < contents_.revision()) {
       Tell(Severity::kError, "etcd_set_back",
-           absl::StrCat("etcd is at revision ", got.revision, " and was at ", contents_.revision(),
-                        ": it was restored from before; everything was read anew"));
+           absl::StrCat("etcd is at revision ", got.revision, " but was at ", contents_.revision(),
+                        ": it was restored from an older snapshot; everything was read again"));
     }
     contents_ = std::move(contents);
   }
@@ -140,7 +141,7 @@ absl::Status Membership::Follow() {
   const absl::Time deadline = SteadyNow() + etcd.progress_interval + etcd.connect_timeout + 2 * etcd.answer_timeout;
   {
     MutexLock lock(&mutex_);
-    if (stop_) return absl::CancelledError("the membership ends");
+    if (stop_) return absl::CancelledError("the membership is closing");
     waiting_ = watch_.get();
   }
   const auto batch = watch_->Next(deadline);
@@ -204,7 +205,7 @@ void Membership::SetHealth(const absl::Status& status) {
   }
   if (before.code() == status.code()) return;
   if (status.ok()) {
-    Tell(Severity::kInfo, "cluster_view_current", "what is known of the cluster is what etcd holds again");
+    Tell(Severity::kInfo, "cluster_view_current", "the view of the cluster matches etcd again");
   } else {
     Tell(Severity::kWarning, "cluster_view_old", status.message());
   }

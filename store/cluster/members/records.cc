@@ -30,7 +30,7 @@ bool IsNameCharacter(char c) { return absl::ascii_isalnum(c) || c == '-' || c ==
 absl::Status ValidateWord(absl::string_view what, absl::string_view word, size_t max_bytes) {
   if (word.size() <= max_bytes && std::all_of(word.begin(), word.end(), IsNameCharacter)) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(what, " '", absl::CHexEscape(word.substr(0, max_bytes)),
-                                                 "': take at most ", max_bytes, " letters, digits, '-', '_' and '.'"));
+                                                 "': use at most ", max_bytes, " letters, digits, '-', '_' and '.'"));
 }
 
 bool IsText(absl::string_view text) {
@@ -51,7 +51,7 @@ class Fields {
     }
     record_ = json::parse(bytes.begin(), bytes.end(), nullptr, /*allow_exceptions=*/false);
     if (!record_.is_object()) {
-      Fail("is no JSON object");
+      Fail("is not a JSON object");
       return;
     }
     const uint64_t format = Number("format", 1, kMaxNumber);
@@ -63,7 +63,7 @@ class Fields {
 
   // Reads a part of a record.
   Fields(absl::string_view what, json object) : what_(what), record_(std::move(object)) {
-    if (!record_.is_object()) Fail("an element is no JSON object");
+    if (!record_.is_object()) Fail("an element is not a JSON object");
   }
 
   // Calls `take` with each object of an array.
@@ -72,7 +72,7 @@ class Fields {
     const json* const value = Find(name);
     if (value == nullptr) return;
     if (!value->is_array() || value->size() > max) {
-      Fail(absl::StrCat("'", name, "' is no array of at most ", max));
+      Fail(absl::StrCat("'", name, "' is not an array of at most ", max));
       return;
     }
     const std::string what = absl::StrCat("'", name, "' of the ", what_);
@@ -97,7 +97,7 @@ class Fields {
     if (value == nullptr) return "";
     if (!value->is_string() || value->get_ref<const std::string&>().size() > max_bytes ||
         !IsText(value->get_ref<const std::string&>())) {
-      Fail(absl::StrCat("'", name, "' is no text of at most ", max_bytes, " bytes without control characters"));
+      Fail(absl::StrCat("'", name, "' is not text of at most ", max_bytes, " bytes without control characters"));
       return "";
     }
     return value->get<std::string>();
@@ -123,7 +123,7 @@ class Fields {
       good = id.has_value();
       if (good) ids.push_back(*id);
     }
-    if (!good) Fail(absl::StrCat("'", name, "' is no array of at most ", max, " times 32 hexadecimal digits"));
+    if (!good) Fail(absl::StrCat("'", name, "' is not an array of at most ", max, " ids of 32 hexadecimal digits"));
     return ids;
   }
   HotName Name() {
@@ -134,7 +134,7 @@ class Fields {
     const auto identity = Identity::FromHex(hex);
     if (!identity.ok()) Fail("'identity' is not 64 hexadecimal digits");
     const auto known = ParseCodec(codec);
-    if (!known.ok()) Fail("'codec' is none that this build knows");
+    if (!known.ok()) Fail("'codec' is not known to this build");
     if (!status_.ok()) return name;
     name.identity.bytes = identity->bytes;
     name.codec = *known;
@@ -145,7 +145,7 @@ class Fields {
     for (const MemberState state : {MemberState::kJoining, MemberState::kActive, MemberState::kDraining}) {
       if (text == StateName(state)) return state;
     }
-    Fail(absl::StrCat("'", name, "' is none of joining, active and draining"));
+    Fail(absl::StrCat("'", name, "' is not joining, active or draining"));
     return MemberState::kJoining;
   }
   ProtocolRange Protocol(const char* name) {
@@ -205,7 +205,7 @@ bool MemberRecord::operator==(const MemberRecord& other) const {
 }
 
 absl::Status ValidateClusterName(absl::string_view name) {
-  if (name.empty()) return absl::InvalidArgumentError("the name of a cluster is empty");
+  if (name.empty()) return absl::InvalidArgumentError("the cluster name is empty");
   return ValidateWord("cluster", name, kMaxClusterNameBytes);
 }
 
@@ -226,13 +226,13 @@ absl::Status ValidateSettings(const ClusterSettings& settings) {
                                                    ": choose 1 to ", settings.copies));
   }
   if (settings.database.size() > kMaxDatabaseBytes || !IsText(settings.database)) {
-    return absl::InvalidArgumentError(absl::StrCat("the connection string of the database is no text of at most ",
+    return absl::InvalidArgumentError(absl::StrCat("the connection string of the database is not text of at most ",
                                                    kMaxDatabaseBytes, " bytes without control characters"));
   }
   if (HoldsPassword(settings.database)) {
     return absl::InvalidArgumentError(
-        "the connection string of the database holds a password, which whoever reads etcd would see: leave it out, and "
-        "give it to each process in the file that PGPASSFILE names");
+        "the connection string of the database contains a password, which every reader of etcd could see: remove it, "
+        "and give it to each process in the file that PGPASSFILE names");
   }
   return absl::OkStatus();
 }
@@ -332,7 +332,7 @@ absl::StatusOr<MemberRecord> ParseMember(absl::string_view bytes) {
 }
 
 absl::StatusOr<AliveRecord> ParseAlive(absl::string_view bytes) {
-  Fields fields("record of who is alive", bytes);
+  Fields fields("liveness record", bytes);
   AliveRecord record;
   record.incarnation = fields.Number("incarnation", 0, UINT64_MAX);
   record.address = fields.Address("address");
@@ -363,7 +363,7 @@ absl::StatusOr<EpochRecord> ParseEpoch(absl::string_view bytes) {
 }
 
 absl::StatusOr<HotRecord> ParseHot(absl::string_view bytes) {
-  Fields fields("record of what is hot", bytes);
+  Fields fields("record of hot encodings", bytes);
   HotRecord record;
   fields.Each("read", kMaxHotRead, [&record](Fields* one) {
     HotRead read{.name = one->Name()};

@@ -39,7 +39,7 @@ absl::StatusOr<std::unique_ptr<Registration>> Registration::Start(Membership* me
     if (SteadyNow() >= deadline) {
       const absl::Status why = membership->health().status;
       return absl::DeadlineExceededError(
-          absl::StrCat("etcd does not tell in time that the node is a member", why.ok() ? "" : ": ", why.message()));
+          absl::StrCat("etcd did not confirm in time that the node is a member", why.ok() ? "" : ": ", why.message()));
     }
     view = membership->WaitForChange(view, deadline);
   }
@@ -125,7 +125,7 @@ absl::Status Registration::Enter(Entry entry, absl::Time deadline) {
     if (occupied && SteadyNow() >= std::min(other_until, deadline)) return Occupied(other);
     if (SteadyNow() >= deadline) return entered.status();
     MutexLock lock(&mutex_);
-    if (stop_) return absl::CancelledError("the node ends");
+    if (stop_) return absl::CancelledError("the node is closing");
     wake_.WaitUntil(&mutex_, std::min(deadline, SteadyNow() + kLook));
   }
 }
@@ -153,9 +153,9 @@ absl::StatusOr<bool> Registration::TryEnter(Entry entry, AliveRecord* other, abs
   KVLINK_ASSIGN_OR_RETURN(const MemberRecord holds, set(connection, options_.node_id, options_.record, by));
   if (entry == Entry::kStart && (holds.weight != options_.record.weight || holds.zone != options_.record.zone)) {
     Tell(Severity::kInfo, "member_settings_kept",
-         absl::StrCat("this member has weight ", holds.weight, " and zone '", holds.zone, "', not ",
+         absl::StrCat("this member keeps weight ", holds.weight, " and zone '", holds.zone, "', not the ",
                       options_.record.weight, " and '", options_.record.zone,
-                      "' as it was started with now: kvlink members changes them"));
+                      "' it was started with: change them with kvlink members"));
   }
   return Take(client, got.found.empty() ? 0 : got.found[0].mod_revision, by);
 }
@@ -175,7 +175,7 @@ absl::StatusOr<bool> Registration::Take(std::shared_ptr<etcd::Client> client, in
   if (!committed.ok() || !committed->succeeded) {
     client->Revoke(lease.id, deadline).IgnoreError();
     KVLINK_RETURN_IF_ERROR(committed.status());
-    return absl::AbortedError("the member's entry in etcd was changed all the time by somebody else");
+    return absl::AbortedError("the member's entry in etcd was changed by another process; try again");
   }
   lease_.keep = nullptr;
   written_.clear();
@@ -202,10 +202,10 @@ bool Registration::Displaces(const AliveRecord& other, Entry entry) const {
 }
 
 absl::Status Registration::Occupied(const AliveRecord& other) const {
-  return absl::AlreadyExistsError(absl::StrCat(
-      "node ", IdHex(options_.node_id), " runs at ", other.address, " already, so this process, at ",
-      options_.record.address,
-      ", may not be it too: one of their directories is a copy of the other; give this one an empty directory"));
+  return absl::AlreadyExistsError(
+      absl::StrCat("node ", IdHex(options_.node_id), " already runs at ", other.address, ", so this process at ",
+                   options_.record.address,
+                   " cannot be it too: one directory is a copy of the other; give this process an empty directory"));
 }
 
 // Whether the view shows this process as alive.
@@ -242,7 +242,7 @@ void Registration::Look() {
   const absl::Status entered =
       Enter(member ? Entry::kRenew : Entry::kReturn, SteadyNow() + 2 * options_.ttl + kGrace + kCallTimeout);
   if (absl::IsAlreadyExists(entered)) return End(entered);
-  if (entered.ok() && lost) Tell(Severity::kInfo, "member_lease_renewed", "the node is known to be alive again");
+  if (entered.ok() && lost) Tell(Severity::kInfo, "member_lease_renewed", "the node holds its lease again");
 }
 
 void Registration::WriteDrafts() {

@@ -49,7 +49,7 @@ absl::StatusOr<std::optional<Binding>> ReadBinding(const std::string& directory)
   if (absl::IsUnimplemented(binding.status())) return Annotate(binding.status(), path);
   if (!binding.ok()) {
     return absl::DataLossError(absl::StrCat(path, " is damaged: ", binding.status().message(),
-                                            "; if this store is of the cluster that it joins, remove the file"));
+                                            "; if this store belongs to the cluster that it joins, remove the file"));
   }
   return std::optional<Binding>(*std::move(binding));
 }

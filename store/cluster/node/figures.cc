@@ -7,24 +7,12 @@
 
 #include "absl/algorithm/container.h"
 #include "base/clock.h"
+#include "store/node/watch/figure_rows.h"
 
 namespace kvlink::store::cluster {
 namespace {
 
-constexpr bool kGauge = false, kCount = true;
-
-template <typename Source>
-struct Row {
-  node::Statistic shown;
-  int64_t (*value)(const Source& from);
-};
-
-template <typename Source, size_t rows>
-std::vector<node::Figure> FiguresOf(const Row<Source> (&table)[rows], const Source& from) {
-  std::vector<node::Figure> figures;
-  for (const Row<Source>& row : table) figures.push_back({row.shown, row.value(from)});
-  return figures;
-}
+using node::FigureRow, node::kCount, node::kGauge;
 
 int64_t SecondsSince(absl::Time time) { return absl::ToInt64Seconds(SteadyNow() - time); }
 
@@ -52,7 +40,7 @@ struct Repairs {
 };
 
 // clang-format off
-constexpr Row<Place> kPlaceRows[] = {
+constexpr FigureRow<Place> kPlaceRows[] = {
     {{"cluster_epoch", kGauge, "cluster_epoch", "", "Epoch of the placement in use"},
      [](const Place& from) { return static_cast<int64_t>(from.view->placement.epoch()); }},
     {{"cluster_members_joining", kGauge, "cluster_members", "state=joining", "Members of the cluster, by state"},
@@ -73,12 +61,12 @@ constexpr Row<Place> kPlaceRows[] = {
      }},
 };
 
-constexpr Row<bool> kLeaseRows[] = {
+constexpr FigureRow<bool> kLeaseRows[] = {
     {{"cluster_lease_held", kGauge, "cluster_lease_held", "", "1 while etcd holds the lease that marks the node alive"},
      [](const bool& held) -> int64_t { return held ? 1 : 0; }},
 };
 
-constexpr Row<Repairs> kRepairRows[] = {
+constexpr FigureRow<Repairs> kRepairRows[] = {
     {{"cluster_slots", kGauge, "cluster_slots", "", "Slots that the node owns under the next placement"},
      [](const Repairs& from) { return from.progress.slots; }},
     {{"cluster_slots_done", kGauge, "cluster_slots_done", "", "Owned slots that hold all that their other owners hold"},
@@ -102,7 +90,7 @@ constexpr Row<Repairs> kRepairRows[] = {
      [](const Repairs& from) { return from.statistics.removed; }},
 };
 
-constexpr Row<DropStatistics> kDropRows[] = {
+constexpr FigureRow<DropStatistics> kDropRows[] = {
     {{"cluster_drops", kCount, "cluster_drops_total", "", "Drop log entries carried out"},
      [](const DropStatistics& from) { return from.drops; }},
     {{"cluster_drop_log_transaction", kGauge, "cluster_drop_log_transaction", "",
@@ -126,15 +114,17 @@ constexpr Row<DropStatistics> kDropRows[] = {
 }  // namespace
 
 std::vector<node::Figure> MembershipFigures(const Membership& membership) {
-  return FiguresOf(kPlaceRows, {membership.view(), membership.health()});
+  return node::FiguresOf(kPlaceRows, Place{membership.view(), membership.health()});
 }
 
-std::vector<node::Figure> LeaseFigures(bool held) { return FiguresOf(kLeaseRows, held); }
+std::vector<node::Figure> LeaseFigures(bool held) { return node::FiguresOf(kLeaseRows, held); }
 
 std::vector<node::Figure> RepairFigures(const Repairer& repairer) {
-  return FiguresOf(kRepairRows, {repairer.progress(), repairer.statistics()});
+  return node::FiguresOf(kRepairRows, Repairs{repairer.progress(), repairer.statistics()});
 }
 
-std::vector<node::Figure> DropFigures(const DropConsumer& drops) { return FiguresOf(kDropRows, drops.statistics()); }
+std::vector<node::Figure> DropFigures(const DropConsumer& drops) {
+  return node::FiguresOf(kDropRows, drops.statistics());
+}
 
 }  // namespace kvlink::store::cluster

@@ -35,7 +35,8 @@ absl::Status LimitFollower::CatchUp(absl::Time deadline) {
   for (;;) {
     const absl::Status read = ReadLimits(std::min(deadline, SteadyNow() + kReadTimeout));
     const bool may_pass = absl::IsUnavailable(read) || absl::IsDeadlineExceeded(read);
-    if (!may_pass || SteadyNow() + kPoll >= deadline || !Pause(kPoll)) return read;
+    const absl::Time again = SteadyNow() + kPoll;
+    if (!may_pass || again >= deadline || !stopping_.WaitUntil(again)) return read;
   }
 }
 
@@ -44,25 +45,13 @@ void LimitFollower::Start() {
 }
 
 void LimitFollower::Stop() {
-  {
-    MutexLock lock(&mutex_);
-    stop_ = true;
-    wake_.SignalAll();
-  }
+  stopping_.Begin();
   thread_.Join();
-}
-
-bool LimitFollower::Pause(absl::Duration pause) {
-  const absl::Time until = SteadyNow() + pause;
-  MutexLock lock(&mutex_);
-  while (!stop_ && wake_.WaitUntil(&mutex_, until)) {
-  }
-  return !stop_;
 }
 
 void LimitFollower::Follow() {
   bool gone = false;
-  while (Pause(kPoll)) {
+  while (stopping_.WaitUntil(SteadyNow() + kPoll)) {
     const absl::Status read = ReadLimits(SteadyNow() + kReadTimeout);
     const bool was_gone = std::exchange(gone, !read.ok());
     if (gone && !was_gone) events_(Severity::kWarning, "limits_not_followed", read.message());

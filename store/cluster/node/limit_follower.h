@@ -12,7 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
-#include "base/mutex.h"
+#include "base/stopping.h"
 #include "base/thread.h"
 #include "store/cluster/members/connection.h"
 #include "store/database/database.h"
@@ -40,15 +40,11 @@ class LimitFollower {
  private:
   absl::Status ReadLimits(absl::Time deadline);
   void Follow();
-  // False if Stop was called.
-  bool Pause(absl::Duration pause);
 
   engine::Engine* const engine_;
   database::DatabaseCatalog* const database_;
   const EventSink events_;
-  Mutex mutex_;
-  CondVar wake_;
-  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+  Stopping stopping_;
   Thread thread_;
 };
 

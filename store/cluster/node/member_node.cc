@@ -33,8 +33,8 @@ absl::StatusOr<transport::Address> AdvertisedHost(const MemberNodeOptions& optio
   if (!IsWildcard(address->host)) return address;
   return absl::InvalidArgumentError(
       absl::StrCat(named ? options.advertise : options.node.control_address,
-                   " stands for every address of this host, and tells the others of a cluster none: ",
-                   named ? "name one of them" : "name one of them with --advertise HOST:PORT"));
+                   " is a wildcard, which other members cannot connect to: ",
+                   named ? "name one address" : "name one address with --advertise HOST:PORT"));
 }
 
 // A sink that two logs can use at once.
@@ -64,10 +64,9 @@ absl::Status CheckUnbound(const std::string& directory, const ClusterSettings& s
                                             [](int64_t sum, const auto& one) { return sum + one.encodings; });
   if (encodings == 0 || settings.database.empty() || engine->dropped().log == settings.id) return absl::OkStatus();
   return absl::FailedPreconditionError(absl::StrCat(
-      "the store at ", directory, " holds ", encodings,
-      " encodings from when it stood alone, which a member of cluster '", settings.name,
-      "' would remove, since its catalog names none of them: name an empty directory; kvlink catalog carries the "
-      "documents over"));
+      "the store at ", directory, " holds ", encodings, " encodings from outside cluster '", settings.name,
+      "', whose catalog names none of them, so that it would remove them: use an empty directory, and move the "
+      "documents with kvlink catalog"));
 }
 
 bool Contains(absl::Span<const uint16_t> owners, uint16_t member) {
@@ -146,7 +145,7 @@ absl::Status MemberNode::Open(MemberNodeOptions options, absl::Time deadline) {
     Log(Severity::kWarning, "documents_not_served",
         absl::StrCat(
             "the store's own catalog has ", documents,
-            " documents from when it stood alone, which the cluster does not see: its catalog is the database"));
+            " documents from before it joined, which the cluster does not see: move them with kvlink catalog"));
   }
   const uint32_t capacity = DefaultWeight(statistics.capacity_bytes);
   if (!options.weight.has_value()) options.weight = capacity;
@@ -171,7 +170,7 @@ absl::Status MemberNode::CheckBinding(const std::string& directory) const {
   return absl::FailedPreconditionError(
       absl::StrCat("the store at ", directory, " belongs to cluster '", binding->cluster_name, "' (",
                    IdHex(binding->cluster_id), "), not to '", settings.name, "' (", IdHex(settings.id), ") of etcd at ",
-                   membership_->connection()->ToString(), ": name its own cluster, or an empty directory"));
+                   membership_->connection()->ToString(), ": name that cluster, or an empty directory"));
 }
 
 absl::Status MemberNode::StartCompanions(const MemberNodeOptions& options, absl::Time deadline) {
@@ -223,8 +222,8 @@ absl::Status MemberNode::Register(RegistrationOptions registration, absl::Time d
   Show([this] { return LeaseFigures(registration_->lease_held()); });
   const std::shared_ptr<const View> view = membership_->view();
   Log(Severity::kInfo, "member",
-      absl::StrCat("node ", IdHex(id_), " at ", address, " is a member of cluster '", view->settings.name, "' (",
-                   IdHex(view->settings.id), "), of ", view->status.size(), ", at epoch ", view->placement.epoch()));
+      absl::StrCat("node ", IdHex(id_), " at ", address, " is one of ", view->status.size(), " members of cluster '",
+                   view->settings.name, "' (", IdHex(view->settings.id), ") at epoch ", view->placement.epoch()));
   return absl::OkStatus();
 }
 
@@ -235,8 +234,10 @@ void MemberNode::CheckWeight(uint32_t capacity) {
   const std::optional<uint16_t> self = IndexOf(*view, id_);
   if (!self.has_value() || view->placement.members()[*self].weight <= capacity) return;
   Log(Severity::kWarning, "weight_above_capacity",
-      absl::StrCat("the member has weight ", view->placement.members()[*self].weight, ", and its segments may take ",
-                   capacity, " GiB: where weights are GiB, as they are by default, it gets more than it can keep"));
+      absl::StrCat(
+          "the member has weight ", view->placement.members()[*self].weight, ", but a capacity of ", capacity,
+          " GiB: if weights are in GiB, as by default, it is assigned more than it can store; lower its weight "
+          "with kvlink members weight"));
 }
 
 MemberNode::~MemberNode() { Leave(); }
@@ -345,7 +346,7 @@ absl::Status MemberNode::CompleteOwnDrain(const View& view) {
   if (!awaited.empty()) {
     if (awaited != awaited_) {
       Log(Severity::kInfo, "drain_waits",
-          absl::StrCat("for ", absl::StrJoin(awaited, ", ", [](std::string* out, const NodeId& id) {
+          absl::StrCat("waiting for ", absl::StrJoin(awaited, ", ", [](std::string* out, const NodeId& id) {
                          absl::StrAppend(out, IdHex(id));
                        })));
     }

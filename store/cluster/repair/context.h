@@ -1,6 +1,6 @@
 // The state that the parts of a repairer share.
 //
-// Thread-safety: each member as its own header says; Stopping, KeptCopies: all methods. Lifetime: the repairer's.
+// Thread-safety: each member as its own header says; KeptCopies: all methods. Lifetime: the repairer's.
 #ifndef KVLINK_STORE_CLUSTER_REPAIR_CONTEXT_H_
 #define KVLINK_STORE_CLUSTER_REPAIR_CONTEXT_H_
 
@@ -12,6 +12,7 @@
 
 #include "absl/time/time.h"
 #include "base/mutex.h"
+#include "base/stopping.h"
 #include "store/cluster/repair/drop_memory.h"
 #include "store/cluster/repair/ledger.h"
 #include "store/cluster/repair/peers.h"
@@ -21,32 +22,6 @@
 #include "store/engine/engine.h"
 
 namespace kvlink::store::cluster {
-
-// Tells the parts that the repairer is stopping.
-class Stopping {
- public:
-  void Begin() {
-    MutexLock lock(&mutex_);
-    begun_ = true;
-    wake_.SignalAll();
-  }
-  bool begun() const {
-    MutexLock lock(&mutex_);
-    return begun_;
-  }
-  // Waits until `time`. False if the repairer is stopping.
-  bool WaitUntil(absl::Time time) const {
-    MutexLock lock(&mutex_);
-    while (!begun_ && wake_.WaitUntil(&mutex_, time)) {
-    }
-    return !begun_;
-  }
-
- private:
-  mutable Mutex mutex_;
-  mutable CondVar wake_;
-  bool begun_ ABSL_GUARDED_BY(mutex_) = false;
-};
 
 // The further copies that this node keeps although it does not own their slots.
 class KeptCopies {

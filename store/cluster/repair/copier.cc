@@ -16,6 +16,8 @@ namespace {
 
 // How long a copy waits for this node to carry out the drops that its source has.
 constexpr absl::Duration kWaitForDrops = absl::Seconds(5);
+// The smallest part.
+constexpr client::EncodingPart kFirstHead = {.layers = 1, .heads = 1};
 // How soon a part is asked for again when the receive memory is full, which other copies will release, or when the peer
 // is busy.
 constexpr absl::Duration kRetryWithoutMemory = absl::Milliseconds(20);
@@ -39,16 +41,19 @@ std::function<absl::Status()> Admission(std::shared_ptr<const DropMemory> drops,
   };
 }
 
-// Parts of up to `max_bytes` in order: whole layers together, or some heads of a layer that is larger.
+// The parts in order. The first is the first head of the first layer, which is read for its manifest. The others have
+// up to `max_bytes`: whole layers together, or some heads of the first layer, or of one that is larger.
 std::vector<CopyPart> PartsOf(const Manifest& manifest, int64_t max_bytes) {
-  std::vector<CopyPart> parts;
+  std::vector<CopyPart> parts = {{kFirstHead}};
   bool open = false;  // the last one may take another layer
   for (int64_t layer = 0; layer < static_cast<int64_t>(manifest.layers.size()); ++layer) {
     const int64_t length = manifest.layers[layer].length;
-    if (length > max_bytes) {
+    const bool begun = layer == 0 && length > 0;
+    if (begun || length > max_bytes) {
       const SlabShape shape = manifest.shape(layer);
+      if (begun) parts.front().bytes = shape.head_bytes();
       const int64_t together = std::max<int64_t>(1, max_bytes / shape.head_bytes());
-      for (int64_t head = 0; head < shape.kv_heads; head += together) {
+      for (int64_t head = begun ? 1 : 0; head < shape.kv_heads; head += together) {
         const int64_t heads = std::min(together, shape.kv_heads - head);
         parts.push_back(
             {{.first_layer = layer, .layers = 1, .first_head = head, .heads = heads}, heads * shape.head_bytes()});
@@ -87,7 +92,7 @@ absl::StatusOr<engine::Engine::PutOutcome> CommitAndWait(engine::Engine* engine,
   MutexLock lock(&waiting->mutex);
   while (!waiting->outcome.has_value()) {
     if (!waiting->changed.WaitUntil(&waiting->mutex, deadline) && !waiting->outcome.has_value()) {
-      return absl::DeadlineExceededError("the disk has not taken the copy in time");
+      return absl::DeadlineExceededError("the copy was not written to disk in time");
     }
   }
   return *std::move(waiting->outcome);
@@ -164,15 +169,18 @@ absl::StatusOr<Copy::Outcome> Copier::Failed(const CopySource& source, const abs
 
 absl::StatusOr<Copy::Outcome> Copier::From(const CopySource& source, const Copy& copy) {
   KVLINK_ASSIGN_OR_RETURN(const auto peer, context_->peers.Get(source.node, source.address));
-  // Every part brings the manifest; one head of one layer is the smallest part.
+  // The first part brings the manifest, which says what the others are.
   const bool whole = copy.entry.bytes <= context_->options.part_bytes;
-  auto first =
-      Read(peer.get(), copy, whole ? CopyPart{.bytes = copy.entry.bytes} : CopyPart{{.layers = 1, .heads = 1}});
+  auto first = Read(peer.get(), copy, whole ? CopyPart{.bytes = copy.entry.bytes} : CopyPart{kFirstHead});
   if (!first.ok()) return Failed(source, first.status());
   const Manifest manifest = (*first)->manifest();
-  const std::vector<CopyPart> parts = PartsOf(manifest, context_->options.part_bytes);
-  // Release a part that was read only for the manifest, so that it holds no memory while the others are read.
-  if (!whole || parts.size() != 1) first->reset();
+  std::vector<CopyPart> parts;
+  if (whole) {
+    parts = {{{.layers = static_cast<int64_t>(manifest.layers.size())}}};
+  } else {
+    parts = PartsOf(manifest, context_->options.part_bytes);
+    (void)context_->rate.Take(parts.front().bytes, SteadyNow());  // not known before
+  }
   std::vector<int64_t> lengths;
   for (const auto& layer : manifest.layers) lengths.push_back(layer.length);
   const engine::EncodingKey key{copy.entry.ns, copy.entry.identity, copy.entry.codec};
@@ -192,14 +200,14 @@ absl::StatusOr<Copy::Outcome> Copier::From(const CopySource& source, const Copy&
 absl::StatusOr<std::unique_ptr<client::PartLease>> Copier::Read(RepairPeer* peer, const Copy& copy,
                                                                 const CopyPart& part) {
   if (!context_->stopping.WaitUntil(context_->rate.Take(part.bytes, SteadyNow()))) {
-    return absl::CancelledError("repair ends");
+    return absl::CancelledError("repair is stopping");
   }
   const absl::Time deadline = SteadyNow() + context_->options.copy_timeout;
   while (true) {
     auto lease = peer->ReadPart(copy.entry, part.what, deadline);
     const absl::Time again = SteadyNow() + kRetryWithoutMemory;
     if (!absl::IsResourceExhausted(lease.status()) || again > deadline) return lease;
-    if (!context_->stopping.WaitUntil(again)) return absl::CancelledError("repair ends");
+    if (!context_->stopping.WaitUntil(again)) return absl::CancelledError("repair is stopping");
   }
 }
 

@@ -50,7 +50,7 @@ void DropConsumer::Report(absl::string_view event, absl::string_view what) const
 absl::Status DropConsumer::Begin() {
   const DropPosition kept = engine_->dropped();
   if (kept.log != options_.log) {
-    if (!engine_->Stats().namespaces.empty()) return Empty("what it holds was not kept by this log");
+    if (!engine_->Stats().namespaces.empty()) return Empty("its encodings were not stored under this drop log");
     KVLINK_ASSIGN_OR_RETURN(const auto registered, log_->Register(options_.node, Deadline()));
     KVLINK_RETURN_IF_ERROR(engine_->Drop({}, Ours(registered)));
     memory_->Reset(Ours(registered));
@@ -143,6 +143,7 @@ absl::Status DropConsumer::Step(bool* caught_up) {
 }
 
 void DropConsumer::Looked(const absl::Status& status, bool caught_up) {
+  MutexLock lock(&mutex_);
   statistics_.look = status;
   statistics_.caught_up = status.ok() && caught_up;
   if (!status.ok()) ++statistics_.errors;
@@ -155,17 +156,17 @@ absl::Status DropConsumer::CatchUp(absl::Time deadline) {
   for (;;) {
     bool caught_up = false;
     const absl::Status status = Step(&caught_up);
-    MutexLock lock(&mutex_);
     Looked(status, caught_up);
     if (status.ok() && caught_up) return absl::OkStatus();
     if (!status.ok()) {
-      if (!MayPass(status) || stop_ || SteadyNow() + pause >= deadline) return status;
-      wake_.WaitUntil(&mutex_, SteadyNow() + pause);
+      const absl::Time again = SteadyNow() + pause;
+      if (!MayPass(status) || again >= deadline || !stopping_.WaitUntil(again)) return status;
       pause = std::min(2 * pause, kMaxPause);
     } else if (SteadyNow() >= deadline) {
-      return absl::DeadlineExceededError("the drops of the cluster were not carried out in time");
+      return absl::DeadlineExceededError("the node did not carry out the drops of the cluster in time");
+    } else if (stopping_.begun()) {
+      return absl::UnavailableError("the node is closing");
     }
-    if (stop_) return absl::UnavailableError("the node is closing");
   }
 }
 
@@ -174,11 +175,7 @@ void DropConsumer::Start() {
 }
 
 void DropConsumer::Stop() {
-  {
-    MutexLock lock(&mutex_);
-    stop_ = true;
-    wake_.SignalAll();
-  }
+  stopping_.Begin();
   thread_.Join();
 }
 
@@ -196,16 +193,12 @@ void DropConsumer::Follow() {
     if (!status.ok() && !std::exchange(gone, true)) Report("drop_log_gone", status.message());
     if (status.ok() && std::exchange(gone, false)) {
       TrimLater();
-      Report("drop_log_back", "the log of drops is read again");
+      Report("drop_log_back", "the drop log can be read again");
     }
     pause = status.ok() ? options_.poll : std::min(2 * pause, kMaxPause);
-    MutexLock lock(&mutex_);
     Looked(status, caught_up);
-    if (status.ok() && !caught_up && !stop_) continue;
-    const absl::Time until = SteadyNow() + pause;
-    while (!stop_ && wake_.WaitUntil(&mutex_, until)) {
-    }
-    if (stop_) return;
+    if (status.ok() && !caught_up && !stopping_.begun()) continue;
+    if (!stopping_.WaitUntil(SteadyNow() + pause)) return;
   }
 }
 

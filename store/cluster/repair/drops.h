@@ -29,6 +29,7 @@
 #include "absl/time/time.h"
 #include "base/clock.h"
 #include "base/mutex.h"
+#include "base/stopping.h"
 #include "base/thread.h"
 #include "store/cluster/placement.h"
 #include "store/cluster/repair/drop_memory.h"
@@ -93,7 +94,7 @@ class DropConsumer {
   // The following are called by CatchUp, then only by the thread.
   absl::Status Begin();
   absl::Status Step(bool* caught_up);
-  void Looked(const absl::Status& status, bool caught_up) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Looked(const absl::Status& status, bool caught_up);
   absl::Status CarryOut(const database::DropBatch& batch);
   // Reports the position to the database: at once if `dropped`, since WaitForConsumers may be waiting, else now and
   // then.
@@ -118,9 +119,8 @@ class DropConsumer {
   absl::Time moved_on_at_ = absl::InfinitePast(), stored_at_ = absl::InfinitePast();
   absl::Time trim_at_ = absl::InfiniteFuture();
 
+  Stopping stopping_;
   mutable Mutex mutex_;
-  CondVar wake_;
-  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   DropStatistics statistics_ ABSL_GUARDED_BY(mutex_);
   Thread thread_;
 };

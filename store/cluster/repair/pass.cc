@@ -25,6 +25,7 @@ Pass::Pass(RepairContext* context, Copier* copier, std::shared_ptr<const View> v
       copier_(copier),
       view_(std::move(view)),
       scope_(std::move(scope)),
+      memory_bytes_(context->engine->Stats().dram_bytes),
       hot_bytes_(context->engine->Stats().capacity_bytes / kHotPart) {
   for (const OwnedSlot& slot : plan.slots) {
     const bool everywhere = scope_.whole || scope_.slots.test(slot.slot);
@@ -117,7 +118,7 @@ bool Pass::CompareWith(uint16_t peer, const std::vector<Work*>& work, bool owner
     const auto theirs = (*opened)->SlotDigests(slots);
     if (!theirs.ok() || theirs->size() != slots.size()) {
       context_->peers.Failed(node, address,
-                             theirs.ok() ? absl::InternalError("it gave digests of other slots") : theirs.status());
+                             theirs.ok() ? absl::InternalError("it sent digests of other slots") : theirs.status());
       return fail(begin);
     }
     context_->peers.Worked(node);
@@ -149,7 +150,7 @@ absl::Status Pass::ListAt(uint16_t peer, const Work& work, WantedByKey* wanted) 
   const NodeId& node = view_->placement.members()[peer].node_id;
   const std::string& address = view_->status[peer].address;
   return context_->peers.ListSlot(node, address, work.slot->slot, [&](SlotListing* listing) -> absl::Status {
-    if (context_->stopping.begun()) return absl::CancelledError("repair ends");
+    if (context_->stopping.begun()) return absl::CancelledError("repair is stopping");
     KVLINK_RETURN_IF_ERROR(context_->CheckDrops(listing->dropped));
     for (SlotEntry& entry : listing->encodings) {
       engine::EncodingKey key{entry.ns, entry.identity, entry.codec};
@@ -188,6 +189,7 @@ void Pass::Choose(Work* work, WantedByKey wanted) {
 }
 
 bool Pass::HasRoomFor(const SlotEntry& entry) {
+  if (entry.bytes > memory_bytes_) return false;
   if (context_->engine->HasRoom(entry.ns, copy_bytes_ + entry.bytes)) return true;
   if (entry.heat < kHeatToEvict || hot_taken_ + entry.bytes > hot_bytes_) return false;
   hot_taken_ += entry.bytes;

@@ -59,7 +59,8 @@ class Pass {
   void List(Work* work);
   absl::Status ListAt(uint16_t peer, const Work& work, WantedByKey* wanted);
   void Choose(Work* work, WantedByKey wanted);
-  // Whether to copy the encoding: if the store has room, or the encoding is hot enough to evict others for it.
+  // Whether to copy the encoding: if it fits into the memory of this node at all, and the store has room or the
+  // encoding is hot enough to evict others for it.
   bool HasRoomFor(const SlotEntry& entry);
   void CopyAll();
   // Marks the slot as done.
@@ -69,7 +70,8 @@ class Pass {
   Copier* const copier_;
   const std::shared_ptr<const View> view_;
   const PassScope scope_;
-  const int64_t hot_bytes_;  // limit of bytes copied in this pass although they evict others
+  const int64_t memory_bytes_;  // limit of one encoding
+  const int64_t hot_bytes_;     // limit of bytes copied in this pass although they evict others
   std::vector<Work> work_;
   std::vector<Copy> copies_;
   std::vector<Work*> listed_;  // their copies are in copies_

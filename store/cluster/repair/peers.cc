@@ -59,7 +59,7 @@ absl::StatusOr<std::shared_ptr<RepairPeer>> Peers::Get(const NodeId& node, const
   {
     MutexLock lock(&mutex_);
     State& state = states_[node];
-    if (SteadyNow() < state.not_before) return absl::UnavailableError("the peer rests after an error");
+    if (SteadyNow() < state.not_before) return absl::UnavailableError("waiting to retry after an error");
     if (state.peer != nullptr && state.address == address) return state.peer;
   }
   auto opened = open_(node, address);
@@ -67,9 +67,10 @@ absl::StatusOr<std::shared_ptr<RepairPeer>> Peers::Get(const NodeId& node, const
     Failed(node, address, opened.status());
     return opened.status();
   }
+  std::shared_ptr<RepairPeer> closed = *opened;  // swapped for the previous one, which is destroyed without the lock
   MutexLock lock(&mutex_);
   State& state = states_[node];
-  state.peer = *opened;
+  state.peer.swap(closed);
   state.address = address;
   return *opened;
 }
@@ -86,7 +87,7 @@ absl::Status Peers::ListSlot(const NodeId& node, const std::string& address, int
       return listing.status();
     }
     listed += static_cast<int64_t>(listing->encodings.size());
-    if (listed > kMaxListed) return absl::UnavailableError("the peer lists more encodings than a slot has");
+    if (listed > kMaxListed) return absl::UnavailableError("the peer lists more encodings than a slot can hold");
     more = listing->more && !listing->encodings.empty();
     if (more) after = listing->encodings.back();
     KVLINK_RETURN_IF_ERROR(visit(&*listing));
@@ -103,7 +104,7 @@ void Peers::Worked(const NodeId& node) {
     if (std::exchange(state.failed, absl::StatusCode::kOk) == absl::StatusCode::kOk) return;
     address = state.address;
   }
-  if (report_) report_("repair_peer_back", absl::StrCat(address, ": it is asked again"));
+  if (report_) report_("repair_peer_back", absl::StrCat(address, ": requests succeed again"));
 }
 
 void Peers::Failed(const NodeId& node, const std::string& address, const absl::Status& why) {

@@ -51,12 +51,12 @@ Breaker::Probe Breaker::TryProbe(absl::Time now) {
   MutexLock lock(&mutex_);
   if (state_ != BreakerState::kOpen || now < rested_) return nullptr;
   Move(BreakerEvent::kProbed);
-  return Probe(this);
+  return Probe(this, GiveBack{++probes_});
 }
 
-void Breaker::Untold() {
+void Breaker::Untold(int64_t probe) {
   MutexLock lock(&mutex_);
-  Move(BreakerEvent::kUntold);
+  if (probe == probes_) Move(BreakerEvent::kUntold);
 }
 
 void Breaker::Rest(absl::Time now) { rested_ = now + client::JitteredBackoff(kFirstRest, kMaxRest, rests_++); }

@@ -42,7 +42,8 @@ BreakerState Next(BreakerState state, BreakerEvent event);
 class Breaker {
  public:
   struct GiveBack {
-    void operator()(Breaker* breaker) const { breaker->Untold(); }
+    int64_t probe = 0;
+    void operator()(Breaker* breaker) const { breaker->Untold(probe); }
   };
   // The right to send one request to a resting node and to report its outcome by Answered() or Failed(). If destroyed
   // before, another caller may get the right at once.
@@ -62,13 +63,15 @@ class Breaker {
 
  private:
   void Move(BreakerEvent event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { state_ = Next(state_, event); }
-  void Untold();
+  // Ignored unless `probe` is the latest: an earlier one was told, and a later one is in progress.
+  void Untold(int64_t probe);
   void Rest(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   mutable Mutex mutex_;
   BreakerState state_ ABSL_GUARDED_BY(mutex_) = BreakerState::kClosed;
   int failures_ ABSL_GUARDED_BY(mutex_) = 0;
-  int rests_ ABSL_GUARDED_BY(mutex_) = 0;  // in a row
+  int rests_ ABSL_GUARDED_BY(mutex_) = 0;       // in a row
+  int64_t probes_ ABSL_GUARDED_BY(mutex_) = 0;  // that were given
   absl::Time rested_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
 };
 

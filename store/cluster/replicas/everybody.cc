@@ -38,17 +38,16 @@ int64_t Failed(absl::Span<const absl::Status> statuses) {
   return absl::c_count_if(statuses, [](const absl::Status& status) { return !status.ok(); });
 }
 
-void AddTo(StoreStats* sum, const StoreStats& one) {
+using Uses = std::map<std::string, NamespaceStats>;
+
+// Adds the namespaces, of which each node may have thousands, to `uses`, and everything else to `sum`.
+void AddTo(StoreStats* sum, Uses* uses, const StoreStats& one) {
   for (const NamespaceStats& ns : one.namespaces) {
-    auto known = absl::c_find_if(sum->namespaces, [&](const NamespaceStats& other) { return other.name == ns.name; });
-    if (known == sum->namespaces.end()) {
-      sum->namespaces.push_back(ns);
-      continue;
-    }
-    known->encodings += ns.encodings;
-    known->bytes += ns.bytes;
-    known->pinned_bytes += ns.pinned_bytes;
-    known->documents += ns.documents;
+    NamespaceStats& use = uses->try_emplace(ns.name, NamespaceStats{.name = ns.name}).first->second;
+    use.encodings += ns.encodings;
+    use.bytes += ns.bytes;
+    use.pinned_bytes += ns.pinned_bytes;
+    use.documents += ns.documents;
   }
   for (int64_t StoreStats::*const value :
        {&StoreStats::segment_bytes, &StoreStats::segment_bytes_used, &StoreStats::pinned_bytes, &StoreStats::dram_bytes,
@@ -92,7 +91,7 @@ absl::Status ActAtOwners(const Nodes& nodes, const Identity& identity, bool ever
       owners.push_back(node);
       probes.push_back(std::move(probe));
     } else {
-      resting.push_back(absl::StrCat(node->address(), ": it has not answered lately"));
+      resting.push_back(absl::StrCat(node->address(), ": no recent answer"));
     }
   }
   if (owners.empty() && resting.empty()) return NoMembers(nodes);
@@ -109,7 +108,7 @@ absl::Status ActAtOwners(const Nodes& nodes, const Identity& identity, bool ever
     if (ours) return status;
   }
   const bool missed = absl::c_any_of(statuses, [](const absl::Status& status) { return absl::IsNotFound(status); });
-  if (!every && missed) return absl::NotFoundError("a miss: no owner that can be reached has the encoding");
+  if (!every && missed) return absl::NotFoundError("a miss: no reachable owner has the encoding");
   const std::string failures = Failures(owners, statuses);
   if (!failures.empty()) resting.push_back(failures);
   return absl::UnavailableError(absl::StrJoin(resting, "; "));
@@ -144,16 +143,17 @@ absl::StatusOr<StoreStats> SumOfStats(const Nodes& nodes) {
 
 StoreStats SumOf(const std::vector<NodeReport>& nodes) {
   StoreStats sum;
+  Uses uses;
   std::vector<std::string> failed, io;
   for (const NodeReport& report : nodes) {
     if (!report.stats.ok()) {
       failed.push_back(absl::StrCat(report.status.address, ": ", report.stats.status().message()));
       continue;
     }
-    AddTo(&sum, *report.stats);
+    AddTo(&sum, &uses, *report.stats);
     if (!absl::c_linear_search(io, report.stats->io)) io.push_back(report.stats->io);
   }
-  absl::c_sort(sum.namespaces, [](const NamespaceStats& a, const NamespaceStats& b) { return a.name < b.name; });
+  for (auto& [name, use] : uses) sum.namespaces.push_back(std::move(use));
   sum.io = absl::StrCat(nodes.size() - failed.size(), " of ", nodes.size(), " nodes: ", absl::StrJoin(io, ", "));
   if (!failed.empty()) absl::StrAppend(&sum.io, " (", absl::StrJoin(failed, "; "), ")");
   return sum;

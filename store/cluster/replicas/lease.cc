@@ -134,7 +134,7 @@ absl::Status ReplicatedLease::WaitLayer(int64_t layer, absl::Time deadline) {
         }
       }
       if (layers_[layer] != nullptr) return absl::OkStatus();
-      if (live_.empty()) return absl::UnavailableError("no owner of the encoding can bring the layer");
+      if (live_.empty()) return absl::UnavailableError("no owner of the encoding can deliver the layer");
       live = live_;
       others = !nobody_else_;
       if (others || live.size() > 1) until = std::min(until, live.back()->signed_at + kNoProgress);

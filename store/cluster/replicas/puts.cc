@@ -138,9 +138,9 @@ absl::StatusOr<PutResult> Puts::Call::Run() {
   nodes_ = cluster_->nodes->Now();
   const size_t owners = nodes_->view->placement.NextOwners(manifest_.identity).size();
   if (static_cast<int>(owners) < acknowledged()) {
-    return absl::UnavailableError(absl::StrCat("put: ", acknowledged(), " copies must be durable, and cluster ",
+    return absl::UnavailableError(absl::StrCat("put: ", acknowledged(), " copies must be durable, but cluster ",
                                                nodes_->view->settings.name, " has ", owners,
-                                               " members that take them; add nodes"));
+                                               " members that accept them; add nodes"));
   }
   if (static_cast<int>(owners) > acknowledged()) body_ = puts_->Copy(manifest_, slabs_);
   SendToOwners();
@@ -160,7 +160,7 @@ absl::StatusOr<PutResult> Puts::Call::Run() {
     if (goes_on) {
       rest.push_back(std::move(target));
     } else {
-      target->Over(absl::DeadlineExceededError("it was not waited for any longer"));
+      target->Over(absl::DeadlineExceededError("no acknowledgement before the put ended"));
     }
   }
   if (!rest.empty()) puts_->GoOn(body_, std::move(rest), arrivals_.get(), deadline_);
@@ -189,7 +189,7 @@ void Puts::Call::SendToOwners() {
     if (others < acknowledged()) {
       Send(target);
     } else {
-      target->end = absl::UnavailableError("puts before this one wait for it");
+      target->end = absl::UnavailableError("earlier puts are still waiting for it");
     }
   }
 }
@@ -205,7 +205,7 @@ void Puts::Call::Send(Target* target) {
   }
   target->probe = target->node->TryProbe(Work::kPut);
   if (target->probe == nullptr && target->node->Rests(Work::kPut)) {
-    return Refuse(target, absl::UnavailableError("it has not answered lately"));
+    return Refuse(target, absl::UnavailableError("no recent answer"));
   }
   const auto store = target->node->Store();
   if (!store.ok()) return Refuse(target, store.status());
@@ -238,7 +238,7 @@ void Puts::Call::Wait() {
     const auto member = absl::c_find(now->nodes, target->node);
     const bool alive =
         member != now->nodes.end() && now->view->alive(static_cast<uint16_t>(member - now->nodes.begin()));
-    if (!alive) Refuse(target.get(), absl::UnavailableError("it died, or left the cluster"));
+    if (!alive) Refuse(target.get(), absl::UnavailableError("it died or left the cluster"));
   }
 }
 
@@ -297,9 +297,8 @@ absl::Status Puts::Call::Failure() const {
   bool first = true;
   for (const auto& target : targets_) {
     if (target->end.has_value() && target->end->ok()) continue;
-    const absl::Status status = target->end.has_value()
-                                    ? target->end->status()
-                                    : absl::DeadlineExceededError("it has not acknowledged in time");
+    const absl::Status status =
+        target->end.has_value() ? target->end->status() : absl::DeadlineExceededError("no acknowledgement in time");
     const bool ours =
         absl::IsInvalidArgument(status) || absl::IsPermissionDenied(status) || absl::IsUnauthenticated(status);
     if (ours) return Annotate(status, absl::StrCat("put: the node at ", target->node->address()));

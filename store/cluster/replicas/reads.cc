@@ -141,8 +141,7 @@ Leases ReadOfOwners(const Cluster* cluster, const std::shared_ptr<DeviceBuffer>&
   Leases leases;
   std::vector<Identity> identities;
   for (const ReadRequest& request : requests) {
-    leases.emplace_back(refused.ok() ? absl::NotFoundError("a miss: no owner that can be reached has the encoding")
-                                     : refused);
+    leases.emplace_back(refused.ok() ? absl::NotFoundError("a miss: no reachable owner has the encoding") : refused);
     identities.push_back(request.identity);
   }
   if (!refused.ok() || requests.empty()) return leases;

@@ -23,9 +23,12 @@ constexpr int kMaxSends = 32;  // as many as a client grants, so that no send wa
 
 class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
  public:
-  Pull(std::shared_ptr<Call> call, std::shared_ptr<engine::EncodingLease> lease, std::vector<Piece> pieces)
+  Pull(std::shared_ptr<Call> call, engine::EncodingKey key, std::shared_ptr<engine::EncodingLease> lease,
+       std::vector<Piece> pieces)
       : context_(call->context()),
         connection_(call->connection()),
+        key_(std::move(key)),
+        serves_reader_(call->session()->grant().right != Right::kRepair),
         id_(call->id()),
         deadline_(call->deadline()),
         first_payload_(call->request().pull().first_payload()),
@@ -66,6 +69,7 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
   void Finish() {
     std::shared_ptr<Call> call;
     absl::Status why;
+    int64_t sent = 0;
     {
       MutexLock lock(&mutex_);
       if (call_ == nullptr || !open_.empty()) return;
@@ -74,7 +78,9 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
       if (!why_.has_value()) why_ = absl::OkStatus();
       call = std::move(call_);
       lease_ = nullptr;
+      sent = sent_bytes_;
     }
+    if (sent > 0 && serves_reader_) context_->core->read_rates.Add(key_, sent, SteadyNow());
     connection_->RemoveTransfer(ClientConnection::Kind::kPull, id_);
     if (!why.ok()) return call->Refuse(why);
     proto::Answer answer;
@@ -183,6 +189,7 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
     {
       MutexLock lock(&mutex_);
       open_.erase(number);
+      if (status.ok()) sent_bytes_ += pieces_[number].length;
     }
     context_->pull_credit.Return(credited_, pieces_[number].length);
     if (status.ok()) {
@@ -196,6 +203,9 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
 
   DataContext* const context_;
   const std::shared_ptr<ClientConnection> connection_;
+  const engine::EncodingKey key_;
+  // Copies that other members make are no demand, and must not make an encoding hot.
+  const bool serves_reader_;
   const uint64_t id_;
   const absl::Time deadline_;
   const uint64_t first_payload_;
@@ -207,6 +217,7 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
   std::shared_ptr<engine::EncodingLease> lease_ ABSL_GUARDED_BY(mutex_);
   size_t next_ ABSL_GUARDED_BY(mutex_) = 0;
   std::set<size_t> open_ ABSL_GUARDED_BY(mutex_);
+  int64_t sent_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // taken by the client; what it only asks for makes nothing hot
   bool waits_for_credit_ ABSL_GUARDED_BY(mutex_) = false;  // GoOn() will be called
   int64_t read_layers_ ABSL_GUARDED_BY(mutex_) = 0;        // layers [0, read_layers_) have arrived
   int64_t awaited_ ABSL_GUARDED_BY(mutex_) = -1;  // the last layer requested; Received() is called when it arrives
@@ -231,11 +242,7 @@ absl::Status Start(const std::shared_ptr<Call>& call) {
         absl::StrCat("the part has ", pieces.size(), " pieces, but the pull has ", pull.payloads(), " receives"));
   }
   const Tier tier = lease->from_dram() ? Tier::kDram : Tier::kDisk;
-  int64_t bytes = 0;
-  for (const Piece& piece : pieces) bytes += piece.length;
-  context->core->read_rates.Add(key, bytes, SteadyNow());
-
-  const auto transfer = std::make_shared<Pull>(call, lease, std::move(pieces));
+  const auto transfer = std::make_shared<Pull>(call, key, lease, std::move(pieces));
   KVLINK_RETURN_IF_ERROR(call->connection()->AddTransfer(ClientConnection::Kind::kPull, call->id(), transfer));
   const absl::Status sent =
       SendManifest(lease->manifest(), *call, [tier](absl::string_view piece, bool more, bool first) {

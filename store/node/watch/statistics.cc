@@ -3,20 +3,22 @@
 // (namespaces, transports) follow the tables.
 #include "store/node/watch/statistics.h"
 
+#include <iterator>
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "base/clock.h"
 #include "store/engine/statistics.h"
 #include "store/node/service.h"
+#include "store/node/watch/figure_rows.h"
 
 namespace kvlink::store::node {
 namespace {
 
 using Labels = std::map<std::string, std::string>;
-constexpr bool kGauge = false, kCount = true;
 
 // Sources of all statistics, collected once.
 struct Sources {
@@ -25,18 +27,13 @@ struct Sources {
   transport::TransportStats transports;  // summed
 };
 
-struct Row {
-  Statistic shown;
-  int64_t (*value)(const Sources& from);
-};
-
 #define KVLINK_ROW(name, kind, metric, labels, help) \
   {{#name, k##kind, metric, labels, help}, [](const Sources& from) -> int64_t { return from.engine.name; }},
-constexpr Row kEngineRows[] = {KVLINK_ENGINE_STATISTICS(KVLINK_ROW)};
+constexpr FigureRow<Sources> kEngineRows[] = {KVLINK_ENGINE_STATISTICS(KVLINK_ROW)};
 #undef KVLINK_ROW
 
 // clang-format off
-constexpr Row kNodeRows[] = {
+constexpr FigureRow<Sources> kNodeRows[] = {
     {{"sessions", kGauge, "sessions", "", "Open sessions"},
      [](const Sources& from) { return from.service->core.sessions.size(); }},
     {{"connections", kGauge, "connections", "", "Open data connections"},
@@ -88,12 +85,6 @@ Sources SourcesOf(Service* service, const engine::Engine::Statistics& statistics
     from.transports.quarantined_bytes += stats.quarantined_bytes;
   }
   return from;
-}
-
-template <typename Visit>
-void ForEachRow(Visit visit) {
-  for (const Row& row : kEngineRows) visit(row);
-  for (const Row& row : kNodeRows) visit(row);
 }
 
 Labels LabelsOf(absl::string_view text) {
@@ -162,7 +153,8 @@ void TransportReadings(Service* service, Page* page) {
 
 std::vector<Statistic> AllStatistics() {
   std::vector<Statistic> all;
-  ForEachRow([&](const Row& row) { all.push_back(row.shown); });
+  for (const auto& row : kEngineRows) all.push_back(row.shown);
+  for (const auto& row : kNodeRows) all.push_back(row.shown);
   return all;
 }
 
@@ -187,10 +179,9 @@ std::map<std::string, NamespaceFigures> NamespacesOf(const engine::Engine::Stati
 
 std::vector<Figure> NodeFigures::All(const engine::Engine::Statistics& statistics) const {
   const Sources from = SourcesOf(service_, statistics);
-  std::vector<Figure> all;
-  ForEachRow([&](const Row& row) { all.push_back({row.shown, row.value(from)}); });
-  if (!beside_) return all;
-  for (const Figure& figure : beside_()) all.push_back(figure);
+  std::vector<Figure> all = FiguresOf(kEngineRows, from);
+  absl::c_move(FiguresOf(kNodeRows, from), std::back_inserter(all));
+  if (beside_) absl::c_move(beside_(), std::back_inserter(all));
   return all;
 }
 

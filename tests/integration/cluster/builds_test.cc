@@ -28,7 +28,7 @@ class BuildsTest : public CliClusterTest {
   }
 };
 
-TEST_F(BuildsTest, NeighboursWorkTogetherAndOthersAreRefusedByName) {
+TEST_F(BuildsTest, AdjacentBuildsCooperateAndOthersAreRefused) {
   ASSERT_EQ(Kvlink({"cluster", "create", "--copies", "2"}).status, 0);
   NodeProcess here = NodeIn("here"), next = NextIn("next");
   ASSERT_TRUE(here.Start() && next.Start());

@@ -25,7 +25,7 @@ namespace {
 
 constexpr char kPort[] = "7400";
 constexpr char kDiskSize[] = "size=1g";
-constexpr absl::Duration kPatience = absl::Minutes(2), kLook = absl::Milliseconds(50);
+constexpr absl::Duration kStartTimeout = absl::Minutes(2), kLook = absl::Milliseconds(50);
 
 void Append(std::vector<std::string>* words, const std::vector<std::string>& more) {
   words->insert(words->end(), more.begin(), more.end());
@@ -199,7 +199,7 @@ Finished ClusterProcesses::Kvlink(std::vector<std::string> arguments) const {
 
 bool ClusterProcesses::AwaitActive(const std::vector<int>& nodes) {
   Finished members;
-  for (const absl::Time deadline = SteadyNow() + kPatience; SteadyNow() < deadline; absl::SleepFor(kLook)) {
+  for (const absl::Time deadline = SteadyNow() + kStartTimeout; SteadyNow() < deadline; absl::SleepFor(kLook)) {
     members = Kvlink({"members", "list", "--json"});
     const auto json = nlohmann::json::parse(members.output, nullptr, false);
     if (!json.is_object()) continue;
@@ -218,7 +218,7 @@ bool ClusterProcesses::AwaitActive(const std::vector<int>& nodes) {
 
 bool ClusterProcesses::AwaitRepaired() {
   Finished status;
-  for (const absl::Time deadline = SteadyNow() + kPatience; SteadyNow() < deadline; absl::SleepFor(kLook)) {
+  for (const absl::Time deadline = SteadyNow() + kStartTimeout; SteadyNow() < deadline; absl::SleepFor(kLook)) {
     status = Kvlink({"members", "list", "--json"});
     const auto json = nlohmann::json::parse(status.output, nullptr, false);
     if (!json.is_object()) continue;

@@ -71,7 +71,7 @@ class Checker {
       // A client's calls are sequential, so they are ordered by their beginnings.
       if (seen != nullptr && call->kind == CallKind::kGetDocument && call->value < seen->value &&
           call->begun >= seen->ended) {
-        Broken(4, "a client saw a document go back in generation", {seen, call});
+        Broken(4, "a client saw the generation of a document go back", {seen, call});
       }
       if (seen == nullptr || call->value > seen->value) seen = call;
     }
@@ -91,7 +91,7 @@ class Checker {
       return put->kind == CallKind::kPut && put->ending != Ending::kFailed && put->value == read.value &&
              put->begun < read.ended;
     });
-    if (!written) Broken(1, "a read gave what nobody had written", {&read});
+    if (!written) Broken(1, "a read returned bytes that were never written", {&read});
   }
 
   bool Excused(int64_t from, int64_t to) const {
@@ -109,7 +109,7 @@ class Checker {
                LatestEffect(*remove) > put->begun;
       });
       if (removed || (!OfDocument(read.kind) && Excused(put->ended, read.ended))) continue;
-      return Broken(3, "what was acknowledged was missed", {put, &read});
+      return Broken(3, "a read missed an acknowledged write", {put, &read});
     }
   }
 

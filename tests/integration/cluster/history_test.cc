@@ -32,7 +32,7 @@ Call DeleteDocument(int64_t begun, int64_t ended, uint64_t generation, Ending en
   return Of(CallKind::kDeleteDocument, begun, ended, generation, ending, 1);
 }
 
-TEST(HistoryTest, ReadsGiveWhatWasWritten) {
+TEST(HistoryTest, ReadsReturnWrittenBytes) {
   EXPECT_THAT(Check({Put(1, 2, 5), Read(3, 4, 5)}, {}), IsEmpty());
   EXPECT_THAT(Check({Put(1, 4, 5), Read(2, 3, 5)}, {}), IsEmpty()) << "while it is being written";
   EXPECT_THAT(Check({Put(1, 2, 5, Ending::kUnknown), Read(30, 31, 5)}, {}), IsEmpty());
@@ -61,7 +61,7 @@ TEST(HistoryTest, DocumentsStayDeleted) {
               IsEmpty());
 }
 
-TEST(HistoryTest, WhatWasAcknowledgedIsNotMissed) {
+TEST(HistoryTest, AcknowledgedWritesAreNotMissed) {
   EXPECT_THAT(Check({Put(1, 2, 5), Miss(3, 4)}, {}), ElementsAre(HasSubstr("rule 3")));
   EXPECT_THAT(Check({Put(1, 4, 5), Miss(3, 5)}, {}), IsEmpty()) << "not yet acknowledged";
   EXPECT_THAT(Check({Put(1, 2, 5, Ending::kUnknown), Miss(3, 4)}, {}), IsEmpty());
@@ -74,7 +74,7 @@ TEST(HistoryTest, WhatWasAcknowledgedIsNotMissed) {
   EXPECT_THAT(Check({Put(1, 2, 5), Remove(3, 4, Ending::kFailed), Miss(5, 6)}, {}), ElementsAre(HasSubstr("rule 3")));
 }
 
-TEST(HistoryTest, DocumentsThatWereAcknowledgedAreFound) {
+TEST(HistoryTest, AcknowledgedDocumentsAreFound) {
   const Call absent = Of(CallKind::kGetDocument, 5, 6, 0, Ending::kAbsent);
   EXPECT_THAT(Check({PutDocument(1, 2, 10), absent}, {}), ElementsAre(HasSubstr("rule 3")));
   EXPECT_THAT(Check({PutDocument(1, 2, 10), absent}, {{1, 9}}), ElementsAre(HasSubstr("rule 3"))) << "no excuse";
@@ -84,13 +84,13 @@ TEST(HistoryTest, DocumentsThatWereAcknowledgedAreFound) {
   EXPECT_THAT(Check({DeleteDocument(1, 2, 9), PutDocument(3, 4, 10), absent}, {}), ElementsAre(HasSubstr("rule 3")));
 }
 
-TEST(HistoryTest, ExcusesLastUntilItIsWrittenAgain) {
+TEST(HistoryTest, ExcuseLastsUntilNextWrite) {
   EXPECT_THAT(Check({Put(1, 2, 5), Miss(5, 6)}, {{3, 4}}), IsEmpty());
   EXPECT_THAT(Check({Put(1, 2, 5), Miss(5, 6)}, {{7, 9}}), ElementsAre(HasSubstr("rule 3"))) << "later";
   EXPECT_THAT(Check({Put(1, 2, 5), Put(5, 6, 5), Miss(7, 8)}, {{3, 4}}), ElementsAre(HasSubstr("rule 3")));
 }
 
-TEST(HistoryTest, NoClientSeesAGenerationGoBack) {
+TEST(HistoryTest, GenerationsNeverGoBack) {
   EXPECT_THAT(Check({PutDocument(1, 2, 10), PutDocument(3, 4, 11), GetDocument(5, 6, 11), GetDocument(7, 8, 10)}, {}),
               ElementsAre(HasSubstr("rule 4")));
   EXPECT_THAT(

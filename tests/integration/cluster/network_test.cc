@@ -21,7 +21,7 @@ bool Reaches(const Network& network, int host, const std::string& address, int p
   return Connects(network.On(host), address, port);
 }
 
-TEST(NetworkTest, HostsAreCutOffAndComeBack) {
+TEST(NetworkTest, DisconnectsAndReconnectsHosts) {
   if (const std::string why = Network::WhyNot(); !why.empty()) GTEST_SKIP() << why;
   Network network(2, 2);
   constexpr int kPort = 17771;

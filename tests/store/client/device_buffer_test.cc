@@ -11,14 +11,13 @@
 #include "tests/store/client/device_region.h"
 #include "tests/store/client/remote_place.h"
 #include "tests/store/synthetic.h"
+#include "tests/support/patience.h"
 
 namespace kvlink::testing {
 namespace {
 
 using ::testing::HasSubstr;
 using transport::Fault;
-
-absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
 
 class DeviceBufferTest : public ::testing::TestWithParam<std::string> {
  protected:
@@ -39,12 +38,12 @@ class DeviceBufferTest : public ::testing::TestWithParam<std::string> {
   }
   Synthetic Stored(int number, int64_t layers = 4, int64_t tokens = 600, Codec codec = Codec::kRawBf16) {
     Synthetic s = MakeSynthetic(number, layers, tokens, 3, 16, codec);
-    EXPECT_TRUE(place_->remote()->Put("ns", s.manifest, s.spans(), Soon()).ok());
+    EXPECT_TRUE(place_->remote()->Put("ns", s.manifest, s.spans(), Patience()).ok());
     return s;
   }
   std::unique_ptr<store::Lease> Read(store::DeviceBuffer* buffer, const Synthetic& s) {
     const Manifest& wanted = s.manifest;
-    auto lease = place_->remote()->ReadTo(buffer, "ns", wanted.identity, wanted.codec, wanted.etag, Soon());
+    auto lease = place_->remote()->ReadTo(buffer, "ns", wanted.identity, wanted.codec, wanted.etag, Patience());
     EXPECT_TRUE(lease.ok()) << lease.status();
     return lease.ok() ? *std::move(lease) : nullptr;
   }
@@ -52,7 +51,7 @@ class DeviceBufferTest : public ::testing::TestWithParam<std::string> {
   static absl::Status Compare(store::Lease& lease, const Synthetic& s) {
     for (size_t l = 0; l < s.slabs.size(); ++l) {
       const auto layer = static_cast<int64_t>(l);
-      const absl::Status status = lease.WaitLayer(layer, Soon());
+      const absl::Status status = lease.WaitLayer(layer, Patience());
       if (!status.ok()) return status;
       const auto got = lease.layer(layer);
       EXPECT_EQ(got.size(), s.slabs[l].size());
@@ -62,7 +61,7 @@ class DeviceBufferTest : public ::testing::TestWithParam<std::string> {
     return absl::OkStatus();
   }
   static void AwaitUnused(const store::DeviceBuffer& receive) {
-    const absl::Time limit = Soon();
+    const absl::Time limit = Patience();
     while (receive.used() > 0 && SteadyNow() < limit) absl::SleepFor(absl::Milliseconds(1));
     EXPECT_EQ(receive.used(), 0);
   }
@@ -99,7 +98,7 @@ TEST_P(DeviceBufferTest, LandsAndIsVerifiedThere) {
   // The memory is the caller's again when nobody can write to it any more.
   EXPECT_TRUE(region_.kept());
   receive = nullptr;
-  const absl::Time limit = Soon();
+  const absl::Time limit = Patience();
   while (region_.kept() && SteadyNow() < limit) absl::SleepFor(absl::Milliseconds(1));
   EXPECT_FALSE(region_.kept());
 }
@@ -119,8 +118,8 @@ TEST_P(DeviceBufferTest, WhatTheWireDamagedIsFoundThere) {
     place.node_faults()->Enable(true);
     auto lease = Read(receive.get(), s);
     EXPECT_TRUE(lease->on_device());
-    for (int64_t before = 0; before < layer; ++before) EXPECT_TRUE(lease->WaitLayer(before, Soon()).ok());
-    const absl::Status damaged = lease->WaitLayer(layer, Soon());
+    for (int64_t before = 0; before < layer; ++before) EXPECT_TRUE(lease->WaitLayer(before, Patience()).ok());
+    const absl::Status damaged = lease->WaitLayer(layer, Patience());
     EXPECT_EQ(damaged.code(), absl::StatusCode::kDataLoss) << damaged;
     EXPECT_THAT(damaged.message(), HasSubstr(absl::StrCat("layer ", layer)));
     place.node_faults()->Enable(false);
@@ -163,7 +162,7 @@ TEST_P(DeviceBufferTest, WhatIsLetGoGivesItsRoomBack) {
     auto lease = Read(receive.get(), s);
     ASSERT_TRUE(lease->on_device());
     EXPECT_GT(receive->used(), 0);
-    for (int64_t layer = 0; layer < waited; ++layer) EXPECT_TRUE(lease->WaitLayer(layer, Soon()).ok());
+    for (int64_t layer = 0; layer < waited; ++layer) EXPECT_TRUE(lease->WaitLayer(layer, Patience()).ok());
     lease = nullptr;
     AwaitUnused(*receive);
   }
@@ -183,7 +182,7 @@ TEST_P(DeviceBufferTest, ADeviceThatFailsIsLeftAloneForAWhile) {
     for (int i = 0; i < 3; ++i) {
       auto lease = Read(receive.get(), s);
       ASSERT_TRUE(lease->on_device());
-      EXPECT_EQ(lease->WaitLayer(0, Soon()).code(), absl::StatusCode::kUnavailable);
+      EXPECT_EQ(lease->WaitLayer(0, Patience()).code(), absl::StatusCode::kUnavailable);
     }
     EXPECT_EQ(store->Counters().corrupt_slabs, 0);
     EXPECT_EQ(store->Counters().failed_pulls, 3);

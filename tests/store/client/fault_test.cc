@@ -13,6 +13,7 @@
 #include "tests/store/client/remote_place.h"
 #include "tests/store/synthetic.h"
 #include "tests/support/address.h"
+#include "tests/support/patience.h"
 #include "tests/support/seed.h"
 #include "tests/support/subprocess.h"
 
@@ -23,8 +24,6 @@ constexpr int kDocuments = 24, kThreads = 3;
 constexpr absl::Duration kCall = absl::Seconds(2);
 // A call that lasts this much longer than its deadline hangs.
 constexpr absl::Duration kHang = absl::Seconds(20);
-
-absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
 
 Synthetic Encoding(int number) {
   // Of one layer and of many, within a unit and beyond.
@@ -59,7 +58,7 @@ class Load {
     MutexLock lock(&mutex_);
     for (const int number : acknowledged_) {
       absl::Status status;
-      const absl::Time limit = Soon();
+      const absl::Time limit = Patience();
       do {
         status = ReadAndCompare(store, "ns", encodings_[number]);
       } while (absl::IsUnavailable(status) && SteadyNow() < limit);  // it may have to connect first
@@ -151,7 +150,7 @@ class Load {
 };
 
 bool EventuallyTrue(const std::function<bool()>& condition) {
-  const absl::Time limit = Soon();
+  const absl::Time limit = Patience();
   while (!condition()) {
     if (SteadyNow() > limit) return false;
     absl::SleepFor(absl::Milliseconds(2));

@@ -12,6 +12,7 @@
 #include "gtest/gtest.h"
 #include "tests/store/client/remote_place.h"
 #include "tests/store/synthetic.h"
+#include "tests/support/patience.h"
 #include "tests/support/subprocess.h"
 
 namespace kvlink::testing {
@@ -19,10 +20,8 @@ namespace {
 
 using ::testing::HasSubstr;
 
-absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
-
 bool EventuallyTrue(const std::function<bool()>& condition) {
-  const absl::Time limit = Soon();
+  const absl::Time limit = Patience();
   while (!condition()) {
     if (SteadyNow() > limit) return false;
     absl::SleepFor(absl::Milliseconds(2));
@@ -40,12 +39,12 @@ RemotePlaceOptions Mapped() {
 }
 
 absl::StatusOr<std::unique_ptr<store::Lease>> ReadOf(store::Store* store, const Synthetic& s) {
-  return store->Read("ns", s.manifest.identity, s.manifest.codec, s.manifest.etag, Soon());
+  return store->Read("ns", s.manifest.identity, s.manifest.codec, s.manifest.etag, Patience());
 }
 
 absl::Status WaitAll(store::Lease* lease) {
   for (size_t layer = 0; layer < lease->manifest().layers.size(); ++layer) {
-    const absl::Status status = lease->WaitLayer(static_cast<int64_t>(layer), Soon());
+    const absl::Status status = lease->WaitLayer(static_cast<int64_t>(layer), Patience());
     if (!status.ok()) return status;
   }
   return absl::OkStatus();
@@ -55,7 +54,7 @@ absl::Status WaitAll(store::Lease* lease) {
 void Churn(store::Store* store, int first) {
   for (int i = 0; i < 40; ++i) {
     const Synthetic s = MakeSynthetic(first + i, 4, 600, 1, 32);
-    const absl::Status put = store->Put("ns", s.manifest, s.spans(), Soon()).status();
+    const absl::Status put = store->Put("ns", s.manifest, s.spans(), Patience()).status();
     EXPECT_TRUE(put.ok()) << put;
     const absl::Status read = ReadAndCompare(store, "ns", s);
     EXPECT_TRUE(read.ok()) << read;
@@ -66,7 +65,7 @@ TEST(MappedTest, BytesAreVerifiedOncePerResidency) {
   RemotePlace place(Mapped());
   ASSERT_EQ(place.remote()->ReadCarrier(), "mapped");
   const Synthetic s = MakeSynthetic(1, 4, 600, 2);
-  ASSERT_TRUE(place.store()->Put("ns", s.manifest, s.spans(), Soon()).ok());
+  ASSERT_TRUE(place.store()->Put("ns", s.manifest, s.spans(), Patience()).ok());
   for (int round = 0; round < 3; ++round) {
     ASSERT_TRUE(ReadAndCompare(place.store(), "ns", s).ok());
     EXPECT_EQ(place.remote()->Counters().verified_bytes, s.bytes());
@@ -88,7 +87,7 @@ TEST(MappedTest, BytesAreVerifiedOncePerResidency) {
 TEST(MappedTest, ALeaseIsKeptWhileItIsHeld) {
   RemotePlace place(Mapped());
   const Synthetic s = MakeSynthetic(1, 4, 600, 2);
-  ASSERT_TRUE(place.store()->Put("ns", s.manifest, s.spans(), Soon()).ok());
+  ASSERT_TRUE(place.store()->Put("ns", s.manifest, s.spans(), Patience()).ok());
   auto lease = ReadOf(place.store(), s);
   ASSERT_TRUE(lease.ok()) << lease.status();
   ASSERT_TRUE(WaitAll(lease->get()).ok());
@@ -106,7 +105,7 @@ TEST(MappedTest, ALeaseIsKeptWhileItIsHeld) {
 TEST(MappedTest, BytesOutliveTheNode) {
   RemotePlace place(Mapped());
   const Synthetic s = MakeSynthetic(1, 4, 600, 2);
-  ASSERT_TRUE(place.store()->Put("ns", s.manifest, s.spans(), Soon()).ok());
+  ASSERT_TRUE(place.store()->Put("ns", s.manifest, s.spans(), Patience()).ok());
   auto lease = ReadOf(place.store(), s);
   ASSERT_TRUE(lease.ok()) << lease.status();
   ASSERT_TRUE(WaitAll(lease->get()).ok());
@@ -135,7 +134,7 @@ TEST(MappedTest, WhatNothingLiesInIsNotMappedAnyMore) {
   options.node = [](store::node::NodeOptions* node) { node->engine.keep_unused_memory = absl::ZeroDuration(); };
   RemotePlace place(std::move(options));
   const Synthetic s = MakeSynthetic(1, 4, 600, 2);
-  for (const char* ns : {"a", "b", "c"}) ASSERT_TRUE(place.store()->Put(ns, s.manifest, s.spans(), Soon()).ok());
+  for (const char* ns : {"a", "b", "c"}) ASSERT_TRUE(place.store()->Put(ns, s.manifest, s.spans(), Patience()).ok());
   for (int round = 0; round < 3; ++round) {
     ASSERT_TRUE(ReadAndCompare(place.store(), "b", s).ok());
     EXPECT_EQ(ReaderMappings(), 2) << "the memory of what was read, and the table of generations";
@@ -173,7 +172,7 @@ class Reader {
 TEST(MappedTest, AFrozenReaderLosesItsLeaseAndKnows) {
   RemotePlace place(Mapped());
   const Synthetic s = MakeSynthetic(7, 4, 600, 2, 32);
-  ASSERT_TRUE(place.store()->Put("ns", s.manifest, s.spans(), Soon()).ok());
+  ASSERT_TRUE(place.store()->Put("ns", s.manifest, s.spans(), Patience()).ok());
   for (const bool frozen : {false, true}) {
     Reader reader(place, s);
     // Those of the churn go by a carrier of their own.
@@ -194,7 +193,7 @@ TEST(MappedTest, AFrozenReaderLosesItsLeaseAndKnows) {
 TEST(MappedTest, AKilledReaderLeavesNothing) {
   RemotePlace place(Mapped());
   const Synthetic s = MakeSynthetic(7, 4, 600, 2, 32);
-  ASSERT_TRUE(place.store()->Put("ns", s.manifest, s.spans(), Soon()).ok());
+  ASSERT_TRUE(place.store()->Put("ns", s.manifest, s.spans(), Patience()).ok());
   for (int round = 0; round < 3; ++round) {
     Reader reader(place, s);
     // Those of the churn go by a carrier of their own.
@@ -215,7 +214,7 @@ TEST(MappedTest, WhereNothingIsSharedAutoPulls) {
   EXPECT_NE(place.remote()->ReadCarrier(), "mapped");
   EXPECT_THAT(place.remote()->Stats()->io, HasSubstr("not mapped: the node did not share its memory"));
   const Synthetic s = MakeSynthetic(1, 4, 600, 2);
-  ASSERT_TRUE(place.store()->Put("ns", s.manifest, s.spans(), Soon()).ok());
+  ASSERT_TRUE(place.store()->Put("ns", s.manifest, s.spans(), Patience()).ok());
   EXPECT_TRUE(ReadAndCompare(place.store(), "ns", s).ok());
   EXPECT_EQ(place.remote()->Counters().pulls, 1);
 }

@@ -10,11 +10,10 @@
 #include "tests/store/client/remote_place.h"
 #include "tests/store/node/fake_ownership.h"
 #include "tests/store/synthetic.h"
+#include "tests/support/patience.h"
 
 namespace kvlink::testing {
 namespace {
-
-absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
 
 class OwnershipTest : public ::testing::TestWithParam<const char*> {
  protected:
@@ -30,12 +29,12 @@ class OwnershipTest : public ::testing::TestWithParam<const char*> {
     place_ = std::make_unique<RemotePlace>(std::move(options));
   }
   store::client::RemoteStore* remote() { return place_->remote(); }
-  absl::Status Put(const Synthetic& s) { return remote()->Put("ns", s.manifest, s.spans(), Soon()).status(); }
+  absl::Status Put(const Synthetic& s) { return remote()->Put("ns", s.manifest, s.spans(), Patience()).status(); }
   absl::Status Read(const Synthetic& s) {
-    const auto lease = remote()->Read("ns", s.manifest.identity, s.manifest.codec, s.manifest.etag, Soon());
+    const auto lease = remote()->Read("ns", s.manifest.identity, s.manifest.codec, s.manifest.etag, Patience());
     if (!lease.ok()) return lease.status();
     for (size_t layer = 0; layer < s.slabs.size(); ++layer) {
-      const absl::Status status = CompareLayer(lease->get(), s, layer, Soon());
+      const absl::Status status = CompareLayer(lease->get(), s, layer, Patience());
       if (!status.ok()) return status;
     }
     return absl::OkStatus();
@@ -89,7 +88,7 @@ TEST_P(OwnershipTest, WhatIsOwnedByEitherEpochIsServedAndTheRestHasMoved) {
   EXPECT_EQ(MovedEpoch(missed), std::nullopt);
   std::vector<store::ReadRequest> wanted;
   for (const Synthetic* s : {&theirs_, &before_, &absent_}) wanted.push_back({s->manifest.identity, s->manifest.etag});
-  const auto leases = remote()->ReadMany(nullptr, "ns", Codec::kRawBf16, wanted, Soon());
+  const auto leases = remote()->ReadMany(nullptr, "ns", Codec::kRawBf16, wanted, Patience());
   ASSERT_EQ(leases.size(), 3u);
   EXPECT_EQ(MovedEpoch(leases[0].status()), 5u);
   EXPECT_EQ(leases[1].status(), absl::OkStatus());

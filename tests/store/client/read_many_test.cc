@@ -12,14 +12,13 @@
 #include "tests/store/client/forwarding_transport.h"
 #include "tests/store/client/remote_place.h"
 #include "tests/store/synthetic.h"
+#include "tests/support/patience.h"
 
 namespace kvlink::testing {
 namespace {
 
 using store::ReadRequest;
 using store::client::RemoteOptions;
-
-absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
 
 // A network on which no message arrives until so many pulls have been asked for.
 class Gate : public ForwardingTransport {
@@ -88,7 +87,7 @@ std::vector<Synthetic> PutMany(store::Store* store, int count) {
   for (int i = 0; i < count; ++i) {
     documents.push_back(MakeSynthetic(i + 1, 2, 40 + i % 7));
     const Synthetic& one = documents.back();
-    EXPECT_TRUE(store->Put("ns", one.manifest, one.spans(), Soon()).ok());
+    EXPECT_TRUE(store->Put("ns", one.manifest, one.spans(), Patience()).ok());
   }
   return documents;
 }
@@ -105,7 +104,7 @@ void ExpectWhole(const std::vector<Synthetic>& documents,
   for (size_t i = 0; i < leases.size(); ++i) {
     ASSERT_TRUE(leases[i].ok()) << i << ": " << leases[i].status();
     for (size_t layer = 0; layer < documents[i].slabs.size(); ++layer) {
-      EXPECT_EQ(CompareLayer(leases[i]->get(), documents[i], layer, Soon()), absl::OkStatus());
+      EXPECT_EQ(CompareLayer(leases[i]->get(), documents[i], layer, Patience()), absl::OkStatus());
     }
   }
 }
@@ -120,7 +119,7 @@ TEST(ReadManyTest, AsksForAllBeforeTheFirstAnswer) {
   RemotePlace place(options);
   const std::vector<Synthetic> documents = PutMany(place.store(), 40);
   gate->CloseUntil(40);
-  ExpectWhole(documents, place.store()->ReadMany(nullptr, "ns", Codec::kRawBf16, RequestsFor(documents), Soon()));
+  ExpectWhole(documents, place.store()->ReadMany(nullptr, "ns", Codec::kRawBf16, RequestsFor(documents), Patience()));
 }
 
 TEST(ReadManyTest, KeepsToWhatTheNodeAllows) {
@@ -128,7 +127,7 @@ TEST(ReadManyTest, KeepsToWhatTheNodeAllows) {
   options.node = [](store::node::NodeOptions* node) { node->limits.pulls_per_connection = 3; };
   RemotePlace place(options);
   const std::vector<Synthetic> documents = PutMany(place.store(), 50);
-  ExpectWhole(documents, place.store()->ReadMany(nullptr, "ns", Codec::kRawBf16, RequestsFor(documents), Soon()));
+  ExpectWhole(documents, place.store()->ReadMany(nullptr, "ns", Codec::kRawBf16, RequestsFor(documents), Patience()));
 }
 
 // However many are wanted, a node that is away costs the patience of one read.
@@ -139,7 +138,8 @@ TEST(ReadManyTest, TriesAgainTogether) {
   const std::vector<Synthetic> documents = PutMany(place.store(), 40);
   place.StopNode();
   const int64_t retries = place.remote()->Counters().retries;
-  for (const auto& lease : place.store()->ReadMany(nullptr, "ns", Codec::kRawBf16, RequestsFor(documents), Soon())) {
+  for (const auto& lease :
+       place.store()->ReadMany(nullptr, "ns", Codec::kRawBf16, RequestsFor(documents), Patience())) {
     EXPECT_TRUE(absl::IsUnavailable(lease.status())) << lease.status();
   }
   EXPECT_LE(place.remote()->Counters().retries - retries, 16);

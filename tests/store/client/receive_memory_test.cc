@@ -12,13 +12,12 @@
 #include "tests/store/client/forwarding_transport.h"
 #include "tests/store/client/remote_place.h"
 #include "tests/store/synthetic.h"
+#include "tests/support/patience.h"
 
 namespace kvlink::testing {
 namespace {
 
 using store::client::RemoteOptions;
-
-absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
 
 // A network that does not let go of receives: what it keeps, it may still write to.
 class Grip : public ForwardingTransport {
@@ -80,16 +79,16 @@ TEST(ReceiveMemoryTest, IsNotUsedAgainWhileTheNetworkHoldsIt) {
       std::shared_ptr<store::DeviceBuffer> receive;
       if (on_device) receive = *store->OpenDeviceBuffer(region.Describe());
       const auto read = [&](const Synthetic& s) {
-        return store->ReadTo(receive.get(), "ns", s.manifest.identity, s.manifest.codec, s.manifest.etag, Soon());
+        return store->ReadTo(receive.get(), "ns", s.manifest.identity, s.manifest.codec, s.manifest.etag, Patience());
       };
       const auto used = [&] { return on_device ? receive->used() : store->Counters().receive_bytes_used; };
       const Synthetic a = MakeSynthetic(1, 4, 10), b = MakeSynthetic(2, 4, 10);  // 4 pages each
-      for (const Synthetic* s : {&a, &b}) ASSERT_TRUE(store->Put("ns", s->manifest, s->spans(), Soon()).ok());
+      for (const Synthetic* s : {&a, &b}) ASSERT_TRUE(store->Put("ns", s->manifest, s->spans(), Patience()).ok());
       auto lease = read(a);
       ASSERT_TRUE(lease.ok()) << lease.status();
       ASSERT_EQ((*lease)->on_device(), on_device);
       for (int64_t layer = 0; arrived && layer < 4; ++layer) {
-        ASSERT_TRUE((*lease)->WaitLayer(layer, Soon()).ok());
+        ASSERT_TRUE((*lease)->WaitLayer(layer, Patience()).ok());
       }
       *lease = nullptr;
       EXPECT_EQ(used(), 4 * 4096);
@@ -99,7 +98,7 @@ TEST(ReceiveMemoryTest, IsNotUsedAgainWhileTheNetworkHoldsIt) {
         EXPECT_FALSE(other.ok() && (*other)->on_device());
       }
       grip->LetGo();
-      const absl::Time limit = Soon();
+      const absl::Time limit = Patience();
       while (used() > 0 && SteadyNow() < limit) absl::SleepFor(absl::Milliseconds(1));
       if (on_device) {
         EXPECT_TRUE((*read(b))->on_device());
@@ -113,7 +112,7 @@ TEST(ReceiveMemoryTest, IsNotUsedAgainWhileTheNetworkHoldsIt) {
 // Waits until a counter has the value. False: not in time.
 template <typename Counter>
 bool Becomes(Counter counter, int64_t value) {
-  const absl::Time limit = Soon();
+  const absl::Time limit = Patience();
   while (counter() != value && SteadyNow() < limit) absl::SleepFor(absl::Milliseconds(1));
   return counter() == value;
 }
@@ -129,25 +128,25 @@ TEST(ReceiveMemoryTest, GrowsWithNeedAndIsGivenBackWhenIdle) {
   store::client::RemoteStore* const store = place.remote();
   EXPECT_EQ(store->Counters().receive_bytes, 0);
   const Synthetic small = MakeSynthetic(1, 4, 10), large = MakeSynthetic(2, 4, 20000);  // 16 KiB, 10 MiB
-  for (const Synthetic* s : {&small, &large}) ASSERT_TRUE(store->Put("ns", s->manifest, s->spans(), Soon()).ok());
+  for (const Synthetic* s : {&small, &large}) ASSERT_TRUE(store->Put("ns", s->manifest, s->spans(), Patience()).ok());
   EXPECT_GT(store->Counters().sending_bytes, 0);
   EXPECT_LE(store->Counters().sending_bytes, 4 * large.bytes());
   for (int round = 0; round < 2; ++round) {
-    auto one = store->Read("ns", small.manifest.identity, small.manifest.codec, small.manifest.etag, Soon());
+    auto one = store->Read("ns", small.manifest.identity, small.manifest.codec, small.manifest.etag, Patience());
     ASSERT_TRUE(one.ok()) << one.status();
     EXPECT_EQ(store->Counters().receive_bytes, int64_t{2} << 20);
     {
-      auto other = store->Read("ns", large.manifest.identity, large.manifest.codec, large.manifest.etag, Soon());
+      auto other = store->Read("ns", large.manifest.identity, large.manifest.codec, large.manifest.etag, Patience());
       ASSERT_TRUE(other.ok()) << other.status();
       EXPECT_LE(store->Counters().receive_bytes, 2 * large.bytes());
       for (size_t layer = 0; layer < 4; ++layer) {
-        EXPECT_EQ(CompareLayer(other->get(), large, layer, Soon()), absl::OkStatus());
+        EXPECT_EQ(CompareLayer(other->get(), large, layer, Patience()), absl::OkStatus());
       }
     }
     // Pieces in use stay, idle ones go.
     EXPECT_TRUE(Becomes([&] { return store->Counters().receive_bytes; }, int64_t{2} << 20));
     for (size_t layer = 0; layer < 4; ++layer) {
-      EXPECT_EQ(CompareLayer(one->get(), small, layer, Soon()), absl::OkStatus());
+      EXPECT_EQ(CompareLayer(one->get(), small, layer, Patience()), absl::OkStatus());
     }
     *one = nullptr;
     EXPECT_TRUE(Becomes([&] { return store->Counters().receive_bytes; }, 0));
@@ -167,10 +166,10 @@ TEST(ReceiveMemoryTest, IdlePiecesMakeRoomForALargeOne) {
   std::vector<Synthetic> small;
   for (int i = 0; i < 16; ++i) small.push_back(MakeSynthetic(i + 1, 4, 1000));  // 0.5 MiB
   const Synthetic large = MakeSynthetic(100, 4, 20000);
-  for (const Synthetic& s : small) ASSERT_TRUE(store->Put("ns", s.manifest, s.spans(), Soon()).ok());
-  ASSERT_TRUE(store->Put("ns", large.manifest, large.spans(), Soon()).ok());
+  for (const Synthetic& s : small) ASSERT_TRUE(store->Put("ns", s.manifest, s.spans(), Patience()).ok());
+  ASSERT_TRUE(store->Put("ns", large.manifest, large.spans(), Patience()).ok());
   const auto read = [&](const Synthetic& s) {
-    return store->Read("ns", s.manifest.identity, s.manifest.codec, s.manifest.etag, Soon());
+    return store->Read("ns", s.manifest.identity, s.manifest.codec, s.manifest.etag, Patience());
   };
   {
     std::vector<std::unique_ptr<store::Lease>> leases;

@@ -16,16 +16,15 @@
 #include "tests/store/client/freezer.h"
 #include "tests/store/node/raw_client.h"
 #include "tests/store/synthetic.h"
+#include "tests/support/patience.h"
 #include "tests/support/transport/loopback/loopback.h"
 
 namespace kvlink::testing {
 
-inline absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
-
 // Waits until a counter has this value. False: not in time.
 template <typename Counter>
 bool Becomes(Counter counter, int64_t value) {
-  const absl::Time limit = Soon();
+  const absl::Time limit = Patience();
   while (counter() != value && SteadyNow() < limit) absl::SleepFor(absl::Milliseconds(1));
   return counter() == value;
 }

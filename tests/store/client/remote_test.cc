@@ -17,6 +17,7 @@
 #include "gtest/gtest.h"
 #include "tests/store/client/remote_place.h"
 #include "tests/store/synthetic.h"
+#include "tests/support/patience.h"
 #include "tests/support/seed.h"
 
 namespace kvlink::testing {
@@ -28,15 +29,13 @@ using ::testing::HasSubstr;
 using ::testing::Not;
 using transport::Fault;
 
-absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
-
 absl::StatusOr<std::unique_ptr<store::Lease>> ReadOf(store::Store* store, const Synthetic& s,
-                                                     absl::Time deadline = Soon()) {
+                                                     absl::Time deadline = Patience()) {
   return store->Read("ns", s.manifest.identity, s.manifest.codec, s.manifest.etag, deadline);
 }
 
 // Waits for all layers.
-absl::Status WaitAll(store::Lease* lease, absl::Time deadline = Soon()) {
+absl::Status WaitAll(store::Lease* lease, absl::Time deadline = Patience()) {
   for (size_t layer = 0; layer < lease->manifest().layers.size(); ++layer) {
     const absl::Status status = lease->WaitLayer(static_cast<int64_t>(layer), deadline);
     if (!status.ok()) return status;
@@ -45,7 +44,7 @@ absl::Status WaitAll(store::Lease* lease, absl::Time deadline = Soon()) {
 }
 
 bool EventuallyTrue(const std::function<bool()>& condition) {
-  const absl::Time limit = Soon();
+  const absl::Time limit = Patience();
   while (!condition()) {
     if (SteadyNow() > limit) return false;
     absl::SleepFor(absl::Milliseconds(1));
@@ -110,7 +109,7 @@ TEST_P(RemoteTest, ReadsParts) {
   for (const Codec codec : {Codec::kRawBf16, Codec::kQ8, Codec::kQ4}) {
     const int64_t layers = 5, heads = 3, tokens = 1300;
     const Synthetic s = MakeSynthetic(3, layers, tokens, heads, 16, codec);
-    ASSERT_TRUE(store->Put("ns", s.manifest, s.spans(), Soon()).ok());
+    ASSERT_TRUE(store->Put("ns", s.manifest, s.spans(), Patience()).ok());
     const SlabShape shape = s.manifest.shape(0);
     for (int round = 0; round < 30; ++round) {
       store::client::EncodingPart part;
@@ -121,12 +120,12 @@ TEST_P(RemoteTest, ReadsParts) {
       part.tokens = std::vector<int64_t>{0, 512, 1024, tokens}[random() % 4];
       SCOPED_TRACE(
           absl::StrCat(part.first_layer, "+", part.layers, " ", part.first_head, "+", part.heads, " ", part.tokens));
-      auto lease = store->ReadPart("ns", s.manifest.identity, codec, s.manifest.etag, part, Soon());
+      auto lease = store->ReadPart("ns", s.manifest.identity, codec, s.manifest.etag, part, Patience());
       ASSERT_TRUE(lease.ok()) << lease.status();
       const int64_t last_layer = part.layers == 0 ? layers : part.first_layer + part.layers;
       const int64_t last_head = part.heads == 0 ? heads : part.first_head + part.heads;
       for (int64_t layer = part.first_layer; layer < last_layer; ++layer) {
-        ASSERT_TRUE((*lease)->WaitLayer(layer, Soon()).ok());
+        ASSERT_TRUE((*lease)->WaitLayer(layer, Patience()).ok());
         for (int64_t head = part.first_head; head < last_head; ++head) {
           const int64_t bytes =
               part.tokens == 0 || part.tokens == tokens ? shape.head_bytes() : part.tokens / 64 * shape.block_stride();
@@ -140,7 +139,7 @@ TEST_P(RemoteTest, ReadsParts) {
           store::client::EncodingPart{.tokens = 100}, store::client::EncodingPart{.tokens = 1536},
           store::client::EncodingPart{.first_head = -1}}) {
       EXPECT_TRUE(absl::IsInvalidArgument(
-          store->ReadPart("ns", s.manifest.identity, codec, s.manifest.etag, bad, Soon()).status()));
+          store->ReadPart("ns", s.manifest.identity, codec, s.manifest.etag, bad, Patience()).status()));
     }
   }
   EXPECT_TRUE(EventuallyTrue([&] { return store->Counters().receive_bytes_used == 0; }));
@@ -150,7 +149,7 @@ TEST_P(RemoteTest, ManifestsLargerThanAMessage) {
   store::client::RemoteStore* const store = Place().remote();
   const Synthetic s = MakeSynthetic(1, /*layers=*/600, /*tokens=*/1, /*kv_heads=*/64, /*head_dim=*/2);
   ASSERT_GT(SerializeManifest(s.manifest).size(), size_t{256} << 10);
-  const auto put = store->Put("ns", s.manifest, s.spans(), Soon());
+  const auto put = store->Put("ns", s.manifest, s.spans(), Patience());
   ASSERT_TRUE(put.ok()) << put.status();
   const absl::Status read = ReadAndCompare(store, "ns", s);
   EXPECT_TRUE(read.ok()) << read;
@@ -163,7 +162,7 @@ TEST_P(RemoteTest, ReceiveMemoryIsBoundedAndComesBack) {
   std::vector<Synthetic> made;
   for (int i = 0; i < 4; ++i) {
     made.push_back(MakeSynthetic(i, 4, 10));  // 4 pages each
-    ASSERT_TRUE(store->Put("ns", made[i].manifest, made[i].spans(), Soon()).ok());
+    ASSERT_TRUE(store->Put("ns", made[i].manifest, made[i].spans(), Patience()).ok());
   }
   for (int round = 0; round < 20; ++round) {
     auto a = ReadOf(store, made[0]);
@@ -189,11 +188,11 @@ TEST_P(RemoteTest, SlabsMayLieInSendingMemoryOrAnywhere) {
   store::client::RemoteStore* const store = Place(options).remote();
   // More than the ring holds, slab by slab.
   const Synthetic copied = MakeSynthetic(1, 9, 10);
-  ASSERT_TRUE(store->Put("ns", copied.manifest, copied.spans(), Soon()).ok());
+  ASSERT_TRUE(store->Put("ns", copied.manifest, copied.spans(), Patience()).ok());
   EXPECT_TRUE(ReadAndCompare(store, "ns", copied).ok());
   // Slabs that do not fit into the ring go from registered memory.
   const Synthetic large = MakeSynthetic(2, 3, 600, 2, 32);
-  EXPECT_TRUE(absl::IsInvalidArgument(store->Put("ns", large.manifest, large.spans(), Soon()).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(store->Put("ns", large.manifest, large.spans(), Patience()).status()));
   const auto memory = store->AllocateSlabs(large.bytes());
   ASSERT_TRUE(memory.ok()) << memory.status();
   std::vector<absl::Span<const std::byte>> spans;
@@ -202,7 +201,7 @@ TEST_P(RemoteTest, SlabsMayLieInSendingMemoryOrAnywhere) {
     spans.push_back({std::copy(slab.begin(), slab.end(), at) - slab.size(), slab.size()});
     at += slab.size();
   }
-  const auto put = store->Put("ns", large.manifest, spans, Soon());
+  const auto put = store->Put("ns", large.manifest, spans, Patience());
   ASSERT_TRUE(put.ok()) << put.status();
   EXPECT_TRUE(put->written());
   EXPECT_TRUE(ReadAndCompare(store, "ns", large).ok());
@@ -214,7 +213,7 @@ TEST_P(RemoteTest, ANodeThatComesBackIsFoundAgain) {
   RemotePlace& place = Place(options);
   store::client::RemoteStore* const store = place.remote();
   const Synthetic a = MakeSynthetic(1), b = MakeSynthetic(2);
-  ASSERT_TRUE(store->Put("ns", a.manifest, a.spans(), Soon()).ok());
+  ASSERT_TRUE(store->Put("ns", a.manifest, a.spans(), Patience()).ok());
   for (int round = 1; round <= 3; ++round) {
     place.StopNode();
     EXPECT_TRUE(absl::IsUnavailable(store->Lookup("ns", {a.manifest.identity}, Codec::kRawBf16).status()));
@@ -240,7 +239,7 @@ TEST_P(RemoteTest, ACallWaitsForANodeThatIsAwayForAMoment) {
     absl::SleepFor(absl::Milliseconds(300));
     place.StartNode();
   });
-  const auto put = place.remote()->Put("ns", a.manifest, a.spans(), Soon());
+  const auto put = place.remote()->Put("ns", a.manifest, a.spans(), Patience());
   later.join();
   ASSERT_TRUE(put.ok()) << put.status();
   EXPECT_TRUE(ReadAndCompare(place.store(), "ns", a).ok());
@@ -249,11 +248,11 @@ TEST_P(RemoteTest, ACallWaitsForANodeThatIsAwayForAMoment) {
 TEST_P(RemoteFaultTest, ACorruptSlabMakesTheLeaseAMissAndTheNodeLooks) {
   RemotePlace& place = PlaceWithFault();
   const Synthetic s = MakeSynthetic(1, 4, 700, 2);
-  ASSERT_TRUE(place.store()->Put("ns", s.manifest, s.spans(), Soon()).ok());
+  ASSERT_TRUE(place.store()->Put("ns", s.manifest, s.spans(), Patience()).ok());
   fault_.Arm(/*payload=*/true, 2, Fault::kCorrupt);
   auto lease = ReadOf(place.store(), s);
   ASSERT_TRUE(lease.ok()) << lease.status();
-  EXPECT_TRUE(absl::IsDataLoss((*lease)->WaitLayer(2, Soon())));
+  EXPECT_TRUE(absl::IsDataLoss((*lease)->WaitLayer(2, Patience())));
   const store::client::RemoteCounters counters = place.remote()->Counters();
   EXPECT_EQ(counters.corrupt_slabs, 1);
   EXPECT_EQ(counters.failed_pulls, 1);
@@ -265,11 +264,11 @@ TEST_P(RemoteFaultTest, ACorruptSlabMakesTheLeaseAMissAndTheNodeLooks) {
 TEST_P(RemoteFaultTest, ALostSlabIsLate) {
   RemotePlace& place = PlaceWithFault();
   const Synthetic s = MakeSynthetic(1, 4, 700, 2);
-  ASSERT_TRUE(place.store()->Put("ns", s.manifest, s.spans(), Soon()).ok());
+  ASSERT_TRUE(place.store()->Put("ns", s.manifest, s.spans(), Patience()).ok());
   fault_.Arm(/*payload=*/true, 1, Fault::kDrop);
   auto lease = ReadOf(place.store(), s);
   ASSERT_TRUE(lease.ok()) << lease.status();
-  EXPECT_TRUE((*lease)->WaitLayer(0, Soon()).ok());
+  EXPECT_TRUE((*lease)->WaitLayer(0, Patience()).ok());
   EXPECT_TRUE(absl::IsDeadlineExceeded((*lease)->WaitLayer(1, SteadyNow() + absl::Milliseconds(100))));
   EXPECT_EQ(place.remote()->Counters().late_layers, 1);
   EXPECT_EQ((*lease)->layer(0), absl::MakeConstSpan(s.slabs[0]));
@@ -283,7 +282,7 @@ TEST_P(RemoteFaultTest, ATransferThatTakesTooLongEnds) {
   options.client = [](RemoteOptions* client) { client->transfer_timeout = absl::Milliseconds(300); };
   RemotePlace& place = PlaceWithFault(options);
   const Synthetic s = MakeSynthetic(1, 4, 700, 2);
-  ASSERT_TRUE(place.store()->Put("ns", s.manifest, s.spans(), Soon()).ok());
+  ASSERT_TRUE(place.store()->Put("ns", s.manifest, s.spans(), Patience()).ok());
   fault_.Arm(/*payload=*/true, 1, Fault::kDrop);
   auto lease = ReadOf(place.store(), s);
   ASSERT_TRUE(lease.ok()) << lease.status();
@@ -294,7 +293,7 @@ TEST_P(RemoteFaultTest, ATransferThatTakesTooLongEnds) {
 TEST_P(RemoteFaultTest, ACutConnectionEndsItsLeasesAndTheNextReadHasAnother) {
   RemotePlace& place = PlaceWithFault();
   const Synthetic s = MakeSynthetic(1, 4, 700, 2);
-  ASSERT_TRUE(place.store()->Put("ns", s.manifest, s.spans(), Soon()).ok());
+  ASSERT_TRUE(place.store()->Put("ns", s.manifest, s.spans(), Patience()).ok());
   fault_.Arm(/*payload=*/true, 1, Fault::kCut);
   auto lease = ReadOf(place.store(), s);
   ASSERT_TRUE(lease.ok()) << lease.status();
@@ -307,7 +306,7 @@ TEST_P(RemoteFaultTest, ACutConnectionEndsItsLeasesAndTheNextReadHasAnother) {
 TEST_P(RemoteFaultTest, APinWhoseAnswerIsLostIsMadeOnce) {
   RemotePlace& place = PlaceWithFault();
   const Synthetic s = MakeSynthetic(1);
-  ASSERT_TRUE(place.store()->Put("ns", s.manifest, s.spans(), Soon()).ok());
+  ASSERT_TRUE(place.store()->Put("ns", s.manifest, s.spans(), Patience()).ok());
   for (const bool cut : {true, false}) {
     fault_.Arm(/*payload=*/false, 0, cut ? Fault::kCut : Fault::kCorrupt);  // the answer
     ASSERT_TRUE(place.store()->Pin("ns", s.manifest.identity, Codec::kRawBf16).ok());
@@ -325,14 +324,14 @@ TEST_P(RemoteFaultTest, APutWhoseAnswerIsLostIsMadeOnce) {
   for (int message = 0; message < 2; ++message) {  // PushReady, PushDone
     const Synthetic s = MakeSynthetic(10 + message);
     fault_.Arm(/*payload=*/false, message, Fault::kCut);
-    const auto put = place.store()->Put("ns", s.manifest, s.spans(), Soon());
+    const auto put = place.store()->Put("ns", s.manifest, s.spans(), Patience());
     ASSERT_TRUE(put.ok()) << put.status();
     EXPECT_TRUE(put->written());
     EXPECT_EQ(put->etag, s.manifest.etag);
     EXPECT_TRUE(ReadAndCompare(place.store(), "ns", s).ok());
   }
   const Synthetic again = MakeSynthetic(10);
-  EXPECT_FALSE(place.store()->Put("ns", again.manifest, again.spans(), Soon())->written());
+  EXPECT_FALSE(place.store()->Put("ns", again.manifest, again.spans(), Patience())->written());
   EXPECT_EQ(place.remote()->Counters().failed_pushes, 0);
 }
 
@@ -341,7 +340,7 @@ TEST_P(RemoteTest, ASessionIsKeptAndOpenedAgain) {
   options.node = [](store::node::NodeOptions* node) { node->limits.session_lifetime = absl::Seconds(2); };
   RemotePlace& place = Place(options);
   const Synthetic s = MakeSynthetic(1);
-  ASSERT_TRUE(place.store()->Put("ns", s.manifest, s.spans(), Soon()).ok());
+  ASSERT_TRUE(place.store()->Put("ns", s.manifest, s.spans(), Patience()).ok());
   ASSERT_TRUE(place.store()->Pin("ns", s.manifest.identity, Codec::kRawBf16).ok());
   absl::SleepFor(absl::Seconds(5));
   EXPECT_GT(place.store()->Stats()->pinned_bytes, 0) << "the session has ended, and its pins with it";
@@ -358,8 +357,8 @@ TEST_P(RemoteTest, KeysAreAskedFor) {
   options.client = [](RemoteOptions* client) { client->key = "sixteen-letters-w"; };
   RemotePlace& place = Place(options);
   const Synthetic s = MakeSynthetic(1);
-  ASSERT_TRUE(place.store()->Put("ns", s.manifest, s.spans(), Soon()).ok());
-  EXPECT_TRUE(absl::IsPermissionDenied(place.store()->Put("other", s.manifest, s.spans(), Soon()).status()));
+  ASSERT_TRUE(place.store()->Put("ns", s.manifest, s.spans(), Patience()).ok());
+  EXPECT_TRUE(absl::IsPermissionDenied(place.store()->Put("other", s.manifest, s.spans(), Patience()).status()));
   EXPECT_TRUE(
       absl::IsPermissionDenied(place.store()->Lookup("other", {s.manifest.identity}, Codec::kRawBf16).status()));
   RemoteOptions reader = place.ClientOptions();
@@ -389,7 +388,7 @@ TEST_P(RemoteTest, ManyThreadsShareLittleMemory) {
       std::mt19937_64 random(TestSeed() + t);
       for (int i = 0; i < 60; ++i) {
         const Synthetic s = MakeSynthetic(random() % 12, 4, 10);
-        const absl::Status status = random() % 3 == 0 ? store->Put("ns", s.manifest, s.spans(), Soon()).status()
+        const absl::Status status = random() % 3 == 0 ? store->Put("ns", s.manifest, s.spans(), Patience()).status()
                                                       : ReadAndCompare(store, "ns", s);
         if (status.ok()) ++read;
         if (!status.ok() && !absl::IsNotFound(status) && !absl::IsResourceExhausted(status)) {

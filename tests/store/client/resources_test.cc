@@ -14,6 +14,7 @@
 #include "absl/time/clock.h"
 #include "gtest/gtest.h"
 #include "tests/store/client/remote_nodes.h"
+#include "tests/support/patience.h"
 
 namespace kvlink::testing {
 namespace {
@@ -24,11 +25,11 @@ using store::client::RemoteStore;
 using store::client::ResourceOptions;
 
 absl::StatusOr<std::unique_ptr<Lease>> Read(RemoteStore* store, const Synthetic& one) {
-  return store->Read("ns", one.manifest.identity, one.manifest.codec, one.manifest.etag, Soon());
+  return store->Read("ns", one.manifest.identity, one.manifest.codec, one.manifest.etag, Patience());
 }
 
 absl::Status PutOn(RemoteStore* store, const Synthetic& one) {
-  return store->Put("ns", one.manifest, one.spans(), Soon()).status();
+  return store->Put("ns", one.manifest, one.spans(), Patience()).status();
 }
 
 TEST(ResourcesTest, TheReceiveMemoryIsOneForAllNodes) {
@@ -68,7 +69,7 @@ TEST(ResourcesTest, SlabsOfOneStoreServeAll) {
     at += slab.size();
   }
   for (const auto& store : stores) {
-    const auto put = store->Put("ns", one.manifest, slabs, Soon());
+    const auto put = store->Put("ns", one.manifest, slabs, Patience());
     EXPECT_TRUE(put.ok()) << put.status();
   }
 }
@@ -106,8 +107,8 @@ std::map<std::string, int> ThreadsOfClients(const RemoteNodes& nodes, int count,
     EXPECT_EQ(PutOn(stores.back().get(), one), absl::OkStatus());
     EXPECT_EQ(ReadAndCompare(stores.back().get(), "ns", one), absl::OkStatus());
     EXPECT_EQ(stores.back()->Pin("ns", one.manifest.identity, one.manifest.codec), absl::OkStatus());
-    const auto put = stores.back()->AskPut("ns", one.manifest, one.spans(), Soon());
-    EXPECT_TRUE(put.ok() && (*put)->Wait(Soon()).ok());
+    const auto put = stores.back()->AskPut("ns", one.manifest, one.spans(), Patience());
+    EXPECT_TRUE(put.ok() && (*put)->Wait(Patience()).ok());
   }
   const absl::Time limit = SteadyNow() + absl::Seconds(10);
   while (true) {
@@ -188,7 +189,7 @@ TEST_F(IdleTest, PinsHoldTheSession) {
     EXPECT_EQ(store_->Unpin("ns", one_.manifest.identity, Codec::kRawBf16), absl::OkStatus());
     EXPECT_EQ(store_->Counters().sessions, sessions);
   }
-  const absl::Time limit = Soon();
+  const absl::Time limit = Patience();
   while (store_->Counters().sessions == sessions && SteadyNow() < limit) {
     EXPECT_TRUE(Becomes([&] { return connections(); }, 0));
     absl::SleepFor(absl::Milliseconds(250));
@@ -201,22 +202,22 @@ TEST_F(IdleTest, ALeaseOutlivesTheConnectionThatItCameOver) {
   ASSERT_EQ(PutOn(store_.get(), one_), absl::OkStatus());
   auto lease = Read(store_.get(), one_);
   ASSERT_TRUE(lease.ok()) << lease.status();
-  for (size_t layer = 0; layer < 2; ++layer) ASSERT_TRUE((*lease)->WaitLayer(layer, Soon()).ok());
+  for (size_t layer = 0; layer < 2; ++layer) ASSERT_TRUE((*lease)->WaitLayer(layer, Patience()).ok());
   EXPECT_TRUE(Becomes([&] { return connections(); }, 0));
   for (size_t layer = 0; layer < 2; ++layer) {
-    EXPECT_EQ(CompareLayer(lease->get(), one_, layer, Soon()), absl::OkStatus());
+    EXPECT_EQ(CompareLayer(lease->get(), one_, layer, Patience()), absl::OkStatus());
   }
 }
 
 TEST_F(IdleTest, WhatIsUnderWayKeepsTheConnection) {
   ASSERT_EQ(PutOn(store_.get(), one_), absl::OkStatus());
   nodes_.network().Freeze(nodes_.data_address(0));
-  const auto asked = store_->AskLookup("ns", {one_.manifest.identity}, Codec::kRawBf16, Soon());
+  const auto asked = store_->AskLookup("ns", {one_.manifest.identity}, Codec::kRawBf16, Patience());
   ASSERT_TRUE(asked.ok()) << asked.status();
   absl::SleepFor(absl::Milliseconds(500));
   EXPECT_EQ(connections(), 1);
   nodes_.network().Thaw(nodes_.data_address(0));
-  EXPECT_TRUE((*asked)->Wait(Soon()).ok());
+  EXPECT_TRUE((*asked)->Wait(Patience()).ok());
   EXPECT_EQ(store_->Counters().retries, 0);
 }
 

@@ -13,6 +13,7 @@
 #include "tests/store/client/device_region.h"
 #include "tests/store/client/remote_nodes.h"
 #include "tests/store/client/silent_address.h"
+#include "tests/support/patience.h"
 
 namespace kvlink::testing {
 namespace {
@@ -35,14 +36,9 @@ std::unique_ptr<Pending> Must(absl::StatusOr<std::unique_ptr<Pending>> pending) 
   return pending.ok() ? *std::move(pending) : nullptr;
 }
 
-void PutOn(RemoteStore* store, const Synthetic& one) {
-  const auto put = store->Put("ns", one.manifest, one.spans(), Soon());
-  ASSERT_TRUE(put.ok()) << put.status();
-}
-
 std::unique_ptr<PendingLookup> Ask(RemoteStore* store, const Synthetic& one,
                                    const std::shared_ptr<Arrivals>& arrivals = nullptr, uint64_t tag = 0) {
-  return Must(store->AskLookup("ns", {one.manifest.identity}, Codec::kRawBf16, Soon(), {arrivals, tag}));
+  return Must(store->AskLookup("ns", {one.manifest.identity}, Codec::kRawBf16, Patience(), {arrivals, tag}));
 }
 
 void ExpectPresent(const absl::StatusOr<std::vector<Found>>& found, bool present) {
@@ -55,12 +51,12 @@ TEST(TwoStepTest, OthersAnswerWhileOneStandsStill) {
   RemoteNodes nodes(3);
   const auto stores = nodes.OpenAll();
   const Synthetic one = MakeSynthetic(1);
-  PutOn(stores[0].get(), one);
+  ASSERT_EQ(stores[0]->Put("ns", one.manifest, one.spans(), Patience()).status(), absl::OkStatus());
   nodes.network().Freeze(nodes.data_address(1));
   const auto arrivals = std::make_shared<Arrivals>();
   std::vector<std::unique_ptr<PendingLookup>> asked;
   for (int i = 0; i < 3; ++i) asked.push_back(Ask(stores[i].get(), one, arrivals, i));
-  EXPECT_EQ((std::set<std::optional<uint64_t>>{arrivals->Next(Soon()), arrivals->Next(Soon())}),
+  EXPECT_EQ((std::set<std::optional<uint64_t>>{arrivals->Next(Patience()), arrivals->Next(Patience())}),
             (std::set<std::optional<uint64_t>>{0, 2}));
   // What is ready takes no time.
   ExpectPresent(asked[0]->Wait(absl::InfinitePast()), true);
@@ -68,7 +64,7 @@ TEST(TwoStepTest, OthersAnswerWhileOneStandsStill) {
   EXPECT_EQ(arrivals->Next(SteadyNow() + kMoment), std::nullopt);
   EXPECT_TRUE(absl::IsDeadlineExceeded(asked[1]->Wait(SteadyNow() + kMoment).status()));
   nodes.network().Thaw(nodes.data_address(1));
-  EXPECT_EQ(arrivals->Next(Soon()), 1u);
+  EXPECT_EQ(arrivals->Next(Patience()), 1u);
   ExpectPresent(asked[1]->Wait(absl::InfinitePast()), false);
 }
 
@@ -83,7 +79,7 @@ TEST(TwoStepTest, WhoWantsSeveralIsToldOfAllAtOnce) {
     absl::SleepFor(kMoment);
     arrivals.Add(3);
   });
-  EXPECT_EQ(arrivals.Next(Soon(), 2), 2u);
+  EXPECT_EQ(arrivals.Next(Patience(), 2), 2u);
   EXPECT_EQ(arrivals.Next(absl::InfinitePast()), 3u);
 }
 
@@ -93,7 +89,7 @@ TEST(TwoStepTest, ALookupEndsAtItsDeadline) {
   nodes.network().Freeze(nodes.data_address(0));
   const Synthetic one = MakeSynthetic(1);
   const auto asked = Must(store->AskLookup("ns", {one.manifest.identity}, Codec::kRawBf16, SteadyNow() + kMoment));
-  EXPECT_TRUE(absl::IsDeadlineExceeded(asked->Wait(Soon()).status()));
+  EXPECT_TRUE(absl::IsDeadlineExceeded(asked->Wait(Patience()).status()));
   nodes.network().Thaw(nodes.data_address(0));
   ExpectPresent(store->Lookup("ns", {one.manifest.identity}, Codec::kRawBf16), false);
 }
@@ -119,11 +115,11 @@ TEST(TwoStepTest, ANodeThatIsDialledDelaysNoOther) {
   const auto arrivals = std::make_shared<Arrivals>();
   std::vector<std::unique_ptr<PendingLookup>> asked;
   for (int i = 0; i < 3; ++i) asked.push_back(Ask(stores[i].get(), one, arrivals, i));
-  EXPECT_EQ((std::set<std::optional<uint64_t>>{arrivals->Next(Soon()), arrivals->Next(Soon())}),
+  EXPECT_EQ((std::set<std::optional<uint64_t>>{arrivals->Next(Patience()), arrivals->Next(Patience())}),
             (std::set<std::optional<uint64_t>>{1, 2}));
   EXPECT_TRUE(absl::IsDeadlineExceeded(asked[0]->Wait(SteadyNow() + kMoment).status()));
   nodes.network().Open(nodes.data_address(0));
-  EXPECT_EQ(arrivals->Next(Soon()), 0u);
+  EXPECT_EQ(arrivals->Next(Patience()), 0u);
   ExpectPresent(asked[0]->Wait(absl::InfinitePast()), false);
 }
 
@@ -136,7 +132,7 @@ TEST(TwoStepTest, ALookupIsTriedAgainWhileNobodyWaits) {
   const auto arrivals = std::make_shared<Arrivals>();
   const auto asked = Ask(store.get(), one, arrivals, 7);
   nodes.network().Cut(nodes.data_address(0));
-  EXPECT_EQ(arrivals->Next(Soon()), 7u);
+  EXPECT_EQ(arrivals->Next(Patience()), 7u);
   ExpectPresent(asked->Wait(absl::InfinitePast()), true);
   // The connection may have been cut before the request was sent on it, which is no retry.
   EXPECT_GT(store->Counters().reconnects, 0);
@@ -152,7 +148,7 @@ TEST(TwoStepTest, ANodeThatIsAwayIsAMissWithinThePatience) {
   const auto store = *store::client::OpenRemote(later);
   const auto arrivals = std::make_shared<Arrivals>();
   const auto asked = Ask(store.get(), MakeSynthetic(1), arrivals, 3);
-  EXPECT_EQ(arrivals->Next(Soon()), 3u);
+  EXPECT_EQ(arrivals->Next(Patience()), 3u);
   EXPECT_TRUE(absl::IsUnavailable(asked->Wait(absl::InfinitePast()).status()));
 }
 
@@ -170,7 +166,7 @@ TEST(TwoStepTest, ANodeThatAnswersNothingEndsAsUnavailable) {
   const auto arrivals = std::make_shared<Arrivals>();
   const Synthetic one = MakeSynthetic(1);
   const auto lookup = Ask(store.get(), one, arrivals, 1);
-  EXPECT_EQ(arrivals->Next(Soon()), 1u);
+  EXPECT_EQ(arrivals->Next(Patience()), 1u);
   for (int i = 0; i < 2; ++i) {
     const absl::Status ended = lookup->Wait(absl::InfinitePast()).status();
     EXPECT_TRUE(absl::IsUnavailable(ended)) << ended;
@@ -179,8 +175,8 @@ TEST(TwoStepTest, ANodeThatAnswersNothingEndsAsUnavailable) {
     RemoteOptions other = options;
     other.silence = silence;
     const auto patient = *store::client::OpenRemote(other);
-    const auto put = Must(patient->AskPut("ns", one.manifest, one.spans(), Soon(), {arrivals, 2}));
-    EXPECT_EQ(arrivals->Next(Soon()), 2u);
+    const auto put = Must(patient->AskPut("ns", one.manifest, one.spans(), Patience(), {arrivals, 2}));
+    EXPECT_EQ(arrivals->Next(Patience()), 2u);
     const absl::Status ended = put->Wait(absl::InfinitePast()).status();
     EXPECT_TRUE(absl::IsUnavailable(ended)) << ended;
   }
@@ -201,7 +197,7 @@ TEST(TwoStepTest, NodesThatAnswerNothingDelayNoOther) {
     stores.push_back(*store::client::OpenRemote(options));
     asked.push_back(Ask(stores.back().get(), one, arrivals, i));
   }
-  EXPECT_EQ(arrivals->Next(Soon()), 8u);
+  EXPECT_EQ(arrivals->Next(Patience()), 8u);
   ExpectPresent(asked[8]->Wait(absl::InfinitePast()), false);
 }
 
@@ -218,9 +214,9 @@ TEST(TwoStepTest, WhatComesOverAnotherTransportLandsOnTheHost) {
   ASSERT_TRUE(buffer.ok()) << buffer.status();
   const std::vector<ReadRequest> requests = {{one.manifest.identity, one.manifest.etag}};
   for (RemoteStore* const store : {reaches.get(), other.get(), same.get()}) {
-    const auto leases = store->ReadMany(buffer->get(), "ns", Codec::kRawBf16, requests, Soon());
+    const auto leases = store->ReadMany(buffer->get(), "ns", Codec::kRawBf16, requests, Patience());
     ASSERT_TRUE(leases[0].ok()) << leases[0].status();
-    for (int64_t layer = 0; layer < 2; ++layer) EXPECT_TRUE((*leases[0])->WaitLayer(layer, Soon()).ok());
+    for (int64_t layer = 0; layer < 2; ++layer) EXPECT_TRUE((*leases[0])->WaitLayer(layer, Patience()).ok());
     EXPECT_EQ((*leases[0])->on_device(), store == reaches.get());
   }
 }
@@ -238,7 +234,7 @@ TEST(TwoStepTest, ReadsOfManyNodesSideBySide) {
     std::vector<ReadRequest> requests;
     for (int k = i; k < 6; k += 3) requests.push_back({documents[k].manifest.identity, documents[k].manifest.etag});
     asked.push_back(
-        Must(stores[i]->AskReads(nullptr, "ns", Codec::kRawBf16, requests, Soon(), {arrivals, uint64_t(i)})));
+        Must(stores[i]->AskReads(nullptr, "ns", Codec::kRawBf16, requests, Patience(), {arrivals, uint64_t(i)})));
   }
   bool frozen = true;
   for (int left = 3; left > 0;) {
@@ -246,7 +242,7 @@ TEST(TwoStepTest, ReadsOfManyNodesSideBySide) {
       EXPECT_TRUE(absl::IsDeadlineExceeded(asked[0]->Wait(SteadyNow() + kMoment).status()));
       nodes.network().Thaw(nodes.data_address(0));
     }
-    const auto i = arrivals->Next(Soon());
+    const auto i = arrivals->Next(Patience());
     ASSERT_TRUE(i.has_value());
     auto leases = asked[*i]->Wait(absl::InfinitePast());
     if (absl::IsDeadlineExceeded(leases.status())) continue;  // the other has not answered yet
@@ -257,7 +253,7 @@ TEST(TwoStepTest, ReadsOfManyNodesSideBySide) {
     for (int k = 0; k < 2; ++k) {
       ASSERT_TRUE((*leases)[k].ok()) << (*leases)[k].status();
       for (size_t layer = 0; layer < 2; ++layer) {
-        EXPECT_EQ(CompareLayer((*leases)[k]->get(), documents[*i + 3 * k], layer, Soon()), absl::OkStatus());
+        EXPECT_EQ(CompareLayer((*leases)[k]->get(), documents[*i + 3 * k], layer, Patience()), absl::OkStatus());
       }
     }
   }
@@ -276,8 +272,8 @@ TEST(TwoStepTest, AReadThatIsAnsweredDoesNotWaitForTheOthers) {
   }
   nodes.network().Freeze(nodes.data_address(0), /*messages=*/1);
   const auto arrivals = std::make_shared<Arrivals>();
-  const auto asked = Must(store->AskReads(nullptr, "ns", Codec::kRawBf16, requests, Soon(), {arrivals, 5}));
-  EXPECT_EQ(arrivals->Next(Soon()), 5u);
+  const auto asked = Must(store->AskReads(nullptr, "ns", Codec::kRawBf16, requests, Patience(), {arrivals, 5}));
+  EXPECT_EQ(arrivals->Next(Patience()), 5u);
   EXPECT_TRUE(absl::IsDeadlineExceeded(asked->Wait(absl::InfinitePast()).status()));
   EXPECT_EQ(store->Counters().answered_reads, 1);
   int64_t bytes = 0;
@@ -285,7 +281,7 @@ TEST(TwoStepTest, AReadThatIsAnsweredDoesNotWaitForTheOthers) {
   EXPECT_TRUE(Becomes([&] { return store->Counters().verified_bytes; }, bytes));
   nodes.network().Thaw(nodes.data_address(0));
   while (absl::IsDeadlineExceeded(asked->Wait(absl::InfinitePast()).status())) {
-    ASSERT_EQ(arrivals->Next(Soon()), 5u);
+    ASSERT_EQ(arrivals->Next(Patience()), 5u);
   }
   EXPECT_EQ(store->Counters().answered_reads, 3);
 }
@@ -301,8 +297,8 @@ TEST(TwoStepTest, ReadsThatAreGivenUpFreeTheirMemory) {
   }
   const auto used = [&] { return store->Counters().receive_bytes_used; };
   nodes.network().Freeze(nodes.data_address(0), /*messages=*/1);  // the manifest of one
-  auto asked = Must(store->AskReads(nullptr, "ns", Codec::kRawBf16, requests, Soon()));
-  const absl::Time limit = Soon();
+  auto asked = Must(store->AskReads(nullptr, "ns", Codec::kRawBf16, requests, Patience()));
+  const absl::Time limit = Patience();
   while (used() == 0 && SteadyNow() < limit) {
     EXPECT_TRUE(absl::IsDeadlineExceeded(asked->Wait(SteadyNow() + absl::Milliseconds(1)).status()));
   }
@@ -311,7 +307,7 @@ TEST(TwoStepTest, ReadsThatAreGivenUpFreeTheirMemory) {
   EXPECT_TRUE(Becomes(used, 0));
   nodes.network().Thaw(nodes.data_address(0));
   // Their places among what the node allows at a time, too.
-  for (const auto& lease : store->ReadMany(nullptr, "ns", Codec::kRawBf16, requests, Soon())) {
+  for (const auto& lease : store->ReadMany(nullptr, "ns", Codec::kRawBf16, requests, Patience())) {
     EXPECT_TRUE(lease.ok()) << lease.status();
   }
 }
@@ -323,10 +319,10 @@ TEST(TwoStepTest, PutsOnManyNodesFromOneThread) {
   const auto arrivals = std::make_shared<Arrivals>();
   std::vector<std::unique_ptr<PendingPut>> puts;
   for (int i = 0; i < 3; ++i) {
-    puts.push_back(Must(stores[i]->AskPut("ns", one.manifest, one.spans(), Soon(), {arrivals, uint64_t(i)})));
+    puts.push_back(Must(stores[i]->AskPut("ns", one.manifest, one.spans(), Patience(), {arrivals, uint64_t(i)})));
   }
   for (int i = 0; i < 3; ++i) {
-    const auto which = arrivals->Next(Soon());
+    const auto which = arrivals->Next(Patience());
     ASSERT_TRUE(which.has_value());
     const auto put = puts[*which]->Wait(absl::InfinitePast());
     ASSERT_TRUE(put.ok()) << put.status();
@@ -346,17 +342,17 @@ TEST(TwoStepTest, APutThatIsGivenUpMakesRoomForTheNext) {
   for (const int answers : {0, 1}) {
     SCOPED_TRACE(answers);
     nodes.network().Freeze(nodes.data_address(0), answers);
-    auto stuck = Must(stores[0]->AskPut("ns", one->manifest, one->spans(), Soon()));
+    auto stuck = Must(stores[0]->AskPut("ns", one->manifest, one->spans(), Patience()));
     // Until it has the thread: of puts that wait for one, those of any node may be first.
     EXPECT_TRUE(Becomes([&] { return stores[0]->Counters().pushes; }, answers + 1));
-    auto waits = Must(stores[1]->AskPut("ns", other.manifest, other.spans(), Soon()));
-    auto never = Must(stores[1]->AskPut("ns", one->manifest, one->spans(), Soon()));
+    auto waits = Must(stores[1]->AskPut("ns", other.manifest, other.spans(), Patience()));
+    auto never = Must(stores[1]->AskPut("ns", one->manifest, one->spans(), Patience()));
     const absl::Status waiting = waits->Wait(SteadyNow() + kMoment).status();
     EXPECT_TRUE(absl::IsDeadlineExceeded(waiting)) << waiting << stuck->Wait(absl::InfinitePast()).status();
     never = nullptr;
     stuck = nullptr;
     one = std::make_unique<Synthetic>(MakeSynthetic(1, 4, 2000));
-    EXPECT_TRUE(waits->Wait(Soon()).ok());
+    EXPECT_TRUE(waits->Wait(Patience()).ok());
     ExpectPresent(stores[1]->Lookup("ns", {one->manifest.identity}, Codec::kRawBf16), false);
     nodes.network().Thaw(nodes.data_address(0));
   }
@@ -370,7 +366,7 @@ TEST(TwoStepTest, APutThatIsGivenUpDoesNotWaitForAConnection) {
   });
   const Synthetic one = MakeSynthetic(1);
   nodes.network().Shut(nodes.data_address(0));
-  auto put = Must(store->AskPut("ns", one.manifest, one.spans(), Soon()));
+  auto put = Must(store->AskPut("ns", one.manifest, one.spans(), Patience()));
   EXPECT_TRUE(Becomes([&] { return store->Counters().pushes; }, 1));
   EXPECT_TRUE(absl::IsDeadlineExceeded(put->Wait(SteadyNow() + kMoment).status()));
   const absl::Time begun = SteadyNow();
@@ -383,16 +379,16 @@ TEST(TwoStepTest, RefusesWhatCannotBeAsked) {
   RemoteNodes nodes(1);
   const auto store = nodes.Open(0);
   const Synthetic one = MakeSynthetic(1);
-  EXPECT_TRUE(absl::IsInvalidArgument(store->AskLookup("", {}, Codec::kRawBf16, Soon()).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(store->AskLookup("", {}, Codec::kRawBf16, Patience()).status()));
   EXPECT_TRUE(absl::IsDeadlineExceeded(store->AskLookup("ns", {}, Codec::kRawBf16, SteadyNow()).status()));
-  EXPECT_TRUE(absl::IsInvalidArgument(store->AskReads(nullptr, "", Codec::kRawBf16, {}, Soon()).status()));
-  EXPECT_TRUE(absl::IsInvalidArgument(store->AskPut("ns", one.manifest, {}, Soon()).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(store->AskReads(nullptr, "", Codec::kRawBf16, {}, Patience()).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(store->AskPut("ns", one.manifest, {}, Patience()).status()));
   // Nothing is asked for: ready at once.
   const auto arrivals = std::make_shared<Arrivals>();
-  const auto reads = Must(store->AskReads(nullptr, "ns", Codec::kRawBf16, {}, Soon(), {arrivals, 1}));
-  const auto lookup = Must(store->AskLookup("ns", {}, Codec::kRawBf16, Soon(), {arrivals, 2}));
-  EXPECT_EQ(arrivals->Next(Soon()), 1u);
-  EXPECT_EQ(arrivals->Next(Soon()), 2u);
+  const auto reads = Must(store->AskReads(nullptr, "ns", Codec::kRawBf16, {}, Patience(), {arrivals, 1}));
+  const auto lookup = Must(store->AskLookup("ns", {}, Codec::kRawBf16, Patience(), {arrivals, 2}));
+  EXPECT_EQ(arrivals->Next(Patience()), 1u);
+  EXPECT_EQ(arrivals->Next(Patience()), 2u);
   EXPECT_TRUE(reads->Wait(absl::InfinitePast()).ok());
   EXPECT_TRUE(lookup->Wait(absl::InfinitePast()).ok());
 }

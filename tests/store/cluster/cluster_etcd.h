@@ -17,6 +17,7 @@
 #include "store/cluster/members/membership.h"
 #include "store/cluster/members/registration.h"
 #include "tests/support/etcd_cluster.h"
+#include "tests/support/node_id.h"
 #include "tests/support/patience.h"
 
 namespace kvlink::testing {
@@ -28,12 +29,6 @@ inline bool Eventually(const std::function<bool()>& holds) {
     if (holds()) return true;
   }
   return holds();
-}
-
-inline cluster::NodeId NodeOf(uint8_t number) {
-  cluster::NodeId id = {};
-  id.fill(number);
-  return id;
 }
 
 // The events given to an EventSink. Thread-safety: all methods.

@@ -8,6 +8,7 @@
 #include "store/cluster/repair/repair.h"
 #include "tests/store/cluster/engines.h"
 #include "tests/store/database/own_database.h"
+#include "tests/support/patience.h"
 
 namespace kvlink::store::cluster {
 namespace {
@@ -28,7 +29,7 @@ Synthetic Encoding(uint64_t number) {
   return made;
 }
 
-TEST(DatabaseDrops, ADeletedDocumentLeavesEveryNodeAndDoesNotComeBack) {
+TEST(DatabaseDrops, DeletedDocumentLeavesEveryNodeForGood) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;
   const auto log = database.Open();
@@ -40,7 +41,7 @@ TEST(DatabaseDrops, ADeletedDocumentLeavesEveryNodeAndDoesNotComeBack) {
     options.poll = options.move_on = options.store_position = absl::Milliseconds(20);
     options.trim = absl::Milliseconds(100);
     cluster.node(i).drops = std::make_unique<DropConsumer>(cluster.node(i).engine.get(), log.get(), options);
-    const absl::Status caught_up = cluster.node(i).drops->CatchUp(Soon());
+    const absl::Status caught_up = cluster.node(i).drops->CatchUp(Patience());
     ASSERT_TRUE(caught_up.ok()) << caught_up;
     cluster.node(i).drops->Start();
   };
@@ -74,13 +75,13 @@ TEST(DatabaseDrops, ADeletedDocumentLeavesEveryNodeAndDoesNotComeBack) {
   ASSERT_TRUE(database->DeleteNamespace("ns").ok());
   EXPECT_TRUE(Eventually([&] { return gone(one) && gone(four); }));
   const store::database::NodeId nodes[] = {cluster.node(0).id, cluster.node(1).id};
-  const auto end = database->End(Soon());
+  const auto end = database->End(Patience());
   ASSERT_TRUE(end.ok()) << end.status();
-  EXPECT_TRUE(database->WaitForConsumers(*end, nodes, Soon()).ok());
+  EXPECT_TRUE(database->WaitForConsumers(*end, nodes, Patience()).ok());
 
   // When the log starts again, so do the nodes.
   cluster.PutAt(0, one);
-  ASSERT_TRUE(database->ForgetConsumers(Soon()).ok());
+  ASSERT_TRUE(database->ForgetConsumers(Patience()).ok());
   EXPECT_TRUE(Eventually([&] {
     return cluster.node(0).drops->statistics().emptied > 0 && cluster.node(1).drops->statistics().emptied > 0;
   }));

@@ -16,6 +16,7 @@
 #include "gtest/gtest.h"
 #include "tests/store/cluster/engines.h"
 #include "tests/store/cluster/fake_drop_log.h"
+#include "tests/support/patience.h"
 #include "tests/support/seed.h"
 
 namespace kvlink::store::cluster {
@@ -32,7 +33,7 @@ using ::kvlink::testing::TestSeed;
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
-absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
+using kvlink::testing::Patience;
 
 class DropsTest : public ::testing::Test {
  protected:
@@ -49,7 +50,7 @@ class DropsTest : public ::testing::Test {
   }
   void Consume(int i) {
     cluster_.node(i).drops = std::make_unique<DropConsumer>(cluster_.node(i).engine.get(), &log_, Options(i));
-    const absl::Status caught_up = cluster_.node(i).drops->CatchUp(Soon());
+    const absl::Status caught_up = cluster_.node(i).drops->CatchUp(Patience());
     ASSERT_TRUE(caught_up.ok()) << caught_up;
   }
   void Follow(int i) {
@@ -74,7 +75,7 @@ class DropsTest : public ::testing::Test {
   EngineCluster cluster_{3, /*copies=*/3};
 };
 
-TEST_F(DropsTest, WhatIsDroppedLeavesInEveryCodecAndThePositionIsKept) {
+TEST_F(DropsTest, DropsEveryCodecAndKeepsPosition) {
   Consume(0);
   const Synthetic a = MakeInSlot(1, 1), a_q8 = MakeInSlot(1, 1, 0, Codec::kQ8), b = MakeInSlot(2, 2),
                   c = MakeInSlot(3, 3);
@@ -84,7 +85,7 @@ TEST_F(DropsTest, WhatIsDroppedLeavesInEveryCodecAndThePositionIsKept) {
   log_.Append("ns", a.manifest.identity);
   log_.Append("other", b.manifest.identity);
   log_.Append("gone", std::nullopt);
-  ASSERT_TRUE(cluster_.node(0).drops->CatchUp(Soon()).ok());
+  ASSERT_TRUE(cluster_.node(0).drops->CatchUp(Patience()).ok());
   EXPECT_FALSE(cluster_.Has(0, a) || cluster_.Has(0, a_q8) || cluster_.Has(0, c, "gone"));
   EXPECT_TRUE(cluster_.Has(0, b) && cluster_.Has(0, c));
   EXPECT_THAT(cluster_.node(0).engine->NamespaceSettingsAll(), IsEmpty());
@@ -102,7 +103,7 @@ TEST_F(DropsTest, WhatIsDroppedLeavesInEveryCodecAndThePositionIsKept) {
   EXPECT_THAT(events(), IsEmpty());
 }
 
-TEST_F(DropsTest, ItFollowsTheLogAndOutlivesTheDatabase) {
+TEST_F(DropsTest, FollowsLogAndSurvivesLossOfDatabase) {
   Follow(0);
   const Synthetic a = MakeSynthetic(1), b = MakeSynthetic(2);
   cluster_.PutAt(0, a);
@@ -119,7 +120,7 @@ TEST_F(DropsTest, ItFollowsTheLogAndOutlivesTheDatabase) {
   EXPECT_THAT(events(), ElementsAre("drop_log_gone", "drop_log_back"));
 }
 
-TEST_F(DropsTest, ANodeDoesNotServeBeforeItHasCaughtUp) {
+TEST_F(DropsTest, CatchesUpBeforeServing) {
   Consume(0);
   const Synthetic a = MakeSynthetic(1);
   cluster_.PutAt(0, a);
@@ -130,11 +131,11 @@ TEST_F(DropsTest, ANodeDoesNotServeBeforeItHasCaughtUp) {
   EXPECT_EQ(drops.CatchUp(SteadyNow() + absl::Milliseconds(20)).code(), absl::StatusCode::kUnavailable);
   EXPECT_TRUE(cluster_.Has(0, a));
   log_.SetGone(false);
-  EXPECT_TRUE(drops.CatchUp(Soon()).ok());
+  EXPECT_TRUE(drops.CatchUp(Patience()).ok());
   EXPECT_FALSE(cluster_.Has(0, a));
 }
 
-TEST_F(DropsTest, WhoCannotKnowWhatItMissedEmptiesItself) {
+TEST_F(DropsTest, EmptiesNodeThatMayHaveMissedDrops) {
   const Synthetic a = MakeSynthetic(1);
   const auto restarted = [&](const std::function<void()>& meanwhile) {
     cluster_.PutAt(0, a);
@@ -151,7 +152,7 @@ TEST_F(DropsTest, WhoCannotKnowWhatItMissedEmptiesItself) {
     log_.TrimAll();
   }));
   // The database no longer knows the node.
-  EXPECT_TRUE(restarted([&] { ASSERT_TRUE(log_.Forget(cluster_.node(0).id, Soon()).ok()); }));
+  EXPECT_TRUE(restarted([&] { ASSERT_TRUE(log_.Forget(cluster_.node(0).id, Patience()).ok()); }));
   // Its position belongs to another log.
   EXPECT_TRUE(restarted([&] { ASSERT_TRUE(cluster_.node(0).engine->Drop({}, {{1}, 5, 5}).ok()); }));
   // It holds encodings and was never a consumer.
@@ -159,7 +160,7 @@ TEST_F(DropsTest, WhoCannotKnowWhatItMissedEmptiesItself) {
   // The same while it runs.
   cluster_.PutAt(0, a);
   cluster_.node(0).drops->Start();
-  ASSERT_TRUE(log_.ForgetConsumers(Soon()).ok());
+  ASSERT_TRUE(log_.ForgetConsumers(Patience()).ok());
   log_.MoveOn();
   EXPECT_TRUE(Eventually([&] { return !cluster_.Has(0, a); }));
   cluster_.PutAt(0, a);
@@ -168,30 +169,30 @@ TEST_F(DropsTest, WhoCannotKnowWhatItMissedEmptiesItself) {
 }
 
 // Transactions never stop in the database, since reporting a position is one too.
-TEST_F(DropsTest, ALogWithoutDropsMakesNoWork) {
+TEST_F(DropsTest, LogWithoutDropsCausesNoWork) {
   DropOptions options = Options(0);
   options.move_on = options.store_position = absl::Hours(1);
   DropConsumer drops(cluster_.node(0).engine.get(), &log_, options);
-  ASSERT_TRUE(drops.CatchUp(Soon()).ok());
+  ASSERT_TRUE(drops.CatchUp(Patience()).ok());
   log_.MoveOn();
-  ASSERT_TRUE(drops.CatchUp(Soon()).ok());
+  ASSERT_TRUE(drops.CatchUp(Patience()).ok());
   const DropPosition before = cluster_.node(0).engine->dropped();
   const int64_t stores = log_.stores();
   for (int i = 0; i < 20; ++i) {
     log_.MoveOn();
-    ASSERT_TRUE(drops.CatchUp(Soon()).ok());
+    ASSERT_TRUE(drops.CatchUp(Patience()).ok());
   }
   EXPECT_EQ(log_.stores(), stores);
   EXPECT_EQ(cluster_.node(0).engine->dropped(), before);
   // A drop is reported at once.
   log_.Append("ns", MakeSynthetic(1).manifest.identity);
-  ASSERT_TRUE(drops.CatchUp(Soon()).ok());
+  ASSERT_TRUE(drops.CatchUp(Patience()).ok());
   EXPECT_EQ(log_.stores(), stores + 1);
   EXPECT_EQ(cluster_.node(0).engine->dropped().transaction, log_.last().transaction);
 }
 
 // Otherwise it would lose what it stores meanwhile, again and again.
-TEST_F(DropsTest, ANodeEmptiesItselfOnlyOnceItIsRegistered) {
+TEST_F(DropsTest, RegistersBeforeEmptyingNode) {
   int emptied = 0;
   DropOptions options = Options(0);
   options.emptied = [&emptied] { ++emptied; };
@@ -199,7 +200,7 @@ TEST_F(DropsTest, ANodeEmptiesItselfOnlyOnceItIsRegistered) {
   const Synthetic a = MakeSynthetic(1);
   cluster_.PutAt(0, a);
   cluster_.node(0).drops = nullptr;
-  ASSERT_TRUE(log_.Forget(cluster_.node(0).id, Soon()).ok());
+  ASSERT_TRUE(log_.Forget(cluster_.node(0).id, Patience()).ok());
   log_.RefuseRegistration(true);
   DropConsumer drops(cluster_.node(0).engine.get(), &log_, options);
   EXPECT_TRUE(absl::IsUnavailable(drops.CatchUp(SteadyNow() + absl::Milliseconds(20))));
@@ -207,50 +208,50 @@ TEST_F(DropsTest, ANodeEmptiesItselfOnlyOnceItIsRegistered) {
   EXPECT_EQ(emptied, 0);
   EXPECT_THAT(events(), IsEmpty());
   log_.RefuseRegistration(false);
-  EXPECT_TRUE(drops.CatchUp(Soon()).ok());
+  EXPECT_TRUE(drops.CatchUp(Patience()).ok());
   EXPECT_FALSE(cluster_.Has(0, a));
   EXPECT_EQ(emptied, 1);
   EXPECT_THAT(events(), ElementsAre("drop_log_emptied"));
 }
 
 // Transactions that were open in the restored state commit later, below the log's end at that time.
-TEST_F(DropsTest, OfADatabaseThatWentBackOpenTransactionsAreRead) {
+TEST_F(DropsTest, ReadsOpenTransactionsOfRestoredDatabase) {
   Consume(0);
   const Synthetic a = MakeSynthetic(1);
   cluster_.PutAt(0, a);
   for (int i = 0; i < 9; ++i) log_.MoveOn();
   FakeDropLog::State back = log_.Save();
   log_.Append("ns", MakeSynthetic(2).manifest.identity);
-  ASSERT_TRUE(cluster_.node(0).drops->CatchUp(Soon()).ok());
+  ASSERT_TRUE(cluster_.node(0).drops->CatchUp(Patience()).ok());
   log_.Restore(back);
   log_.Hold(3);
-  ASSERT_TRUE(cluster_.node(0).drops->CatchUp(Soon()).ok());
+  ASSERT_TRUE(cluster_.node(0).drops->CatchUp(Patience()).ok());
   EXPECT_EQ(cluster_.node(0).drops->statistics().went_back, 1);
   log_.EndHeld("ns", a.manifest.identity);
-  ASSERT_TRUE(cluster_.node(0).drops->CatchUp(Soon()).ok());
+  ASSERT_TRUE(cluster_.node(0).drops->CatchUp(Patience()).ok());
   EXPECT_FALSE(cluster_.Has(0, a));
   EXPECT_THAT(events(), ElementsAre("drop_log_went_back"));
 }
 
-TEST_F(DropsTest, ADatabaseThatWentBackIsNoticedAndGoneOnWith) {
+TEST_F(DropsTest, ContinuesWithRestoredDatabase) {
   Follow(0);
   const Synthetic a = MakeSynthetic(1), b = MakeSynthetic(2);
   cluster_.PutAt(0, a);
   cluster_.PutAt(0, b);
   WaitFor(0);
-  const FakeDropLog::State yesterday = log_.Save();
+  const FakeDropLog::State saved = log_.Save();
   log_.Append("ns", a.manifest.identity);
   EXPECT_TRUE(Eventually([&] { return !cluster_.Has(0, a); }));
-  log_.Restore(yesterday);
+  log_.Restore(saved);
   EXPECT_TRUE(Eventually([&] { return cluster_.node(0).drops->statistics().went_back == 1; }));
-  EXPECT_TRUE(cluster_.Has(0, b)) << "what it holds it keeps";
+  EXPECT_TRUE(cluster_.Has(0, b)) << "it keeps its encodings";
   log_.Append("ns", b.manifest.identity);
   EXPECT_TRUE(Eventually([&] { return !cluster_.Has(0, b); }));
   EXPECT_THAT(events(), ElementsAre("drop_log_went_back"));
 }
 
 // The dump is from before the node joined, and the node was down when it was restored.
-TEST_F(DropsTest, OfADatabaseThatWentBackANodeThatStartsKeepsWhatItHolds) {
+TEST_F(DropsTest, StartingNodeKeepsEncodingsAfterDatabaseRestore) {
   const FakeDropLog::State before_it_joined = log_.Save();
   for (int i = 0; i < 9; ++i) log_.MoveOn();
   Consume(0);
@@ -262,11 +263,11 @@ TEST_F(DropsTest, OfADatabaseThatWentBackANodeThatStartsKeepsWhatItHolds) {
   EXPECT_TRUE(cluster_.Has(0, a));
   EXPECT_THAT(events(), ElementsAre("drop_log_went_back"));
   log_.Append("ns", a.manifest.identity);
-  ASSERT_TRUE(cluster_.node(0).drops->CatchUp(Soon()).ok());
-  EXPECT_FALSE(cluster_.Has(0, a)) << "it follows the log that there is";
+  ASSERT_TRUE(cluster_.node(0).drops->CatchUp(Patience()).ok());
+  EXPECT_FALSE(cluster_.Has(0, a)) << "it follows the current log";
 }
 
-TEST(DropMemory, TellsWhatAPeerListedFromBeforeADrop) {
+TEST(DropMemory, RecognizesListingsFromBeforeDrop) {
   const auto at = [](uint64_t transaction) { return DropPosition{{7}, transaction, 0}; };
   const Identity a = MakeSynthetic(1).manifest.identity, b = MakeSynthetic(2).manifest.identity;
   using Verdict = DropMemory::Verdict;
@@ -286,10 +287,10 @@ TEST(DropMemory, TellsWhatAPeerListedFromBeforeADrop) {
   memory.Advance(at(11));
   EXPECT_TRUE(memory.WaitFor(at(11), SteadyNow()));
   EXPECT_EQ(memory.Ask("ns", a, at(10)), Verdict::kDropped);
-  EXPECT_EQ(memory.Ask("ns", a, at(11)), Verdict::kAllowed) << "the peer has it although it carried the drop out";
+  EXPECT_EQ(memory.Ask("ns", a, at(11)), Verdict::kAllowed) << "the peer still has it after the drop";
   EXPECT_TRUE(memory.DroppedSince("ns", a, at(10)) && memory.DroppedSince("ns", b, at(9)));
   EXPECT_FALSE(memory.DroppedSince("ns", a, at(11)) || memory.DroppedSince("ns", b, at(10)));
-  EXPECT_FALSE(memory.DroppedSince("ns", a, at(12))) << "it goes on as soon as the node has";
+  EXPECT_FALSE(memory.DroppedSince("ns", a, at(12))) << "the node has caught up";
   memory.Remember({{"all", std::nullopt}}, at(12));
   memory.Advance(at(12));
   EXPECT_EQ(memory.Ask("all", b, at(11)), Verdict::kDropped);
@@ -307,7 +308,7 @@ TEST(DropMemory, TellsWhatAPeerListedFromBeforeADrop) {
 // Three nodes with equal contents repair each other without a pause while documents are written and dropped, nodes stop
 // consuming, restart and lose their disks, and the log is trimmed. A dropped encoding that was not written again is on
 // no node once all have caught up, and never on a node that has carried out the drop.
-TEST_F(DropsTest, NothingThatWasDroppedComesBack) {
+TEST_F(DropsTest, DroppedEncodingsStayDropped) {
   for (int run = 0; run < FaultSeeds(); ++run) {
     const uint64_t seed = TestSeed() + static_cast<uint64_t>(run);
     SCOPED_TRACE(seed);
@@ -323,7 +324,7 @@ TEST_F(DropsTest, NothingThatWasDroppedComesBack) {
       options.trim = absl::Milliseconds(20);
       options.store_position = absl::Milliseconds(1);
       cluster.node(i).drops = std::make_unique<DropConsumer>(cluster.node(i).engine.get(), &log, options);
-      const absl::Status caught_up = cluster.node(i).drops->CatchUp(Soon());
+      const absl::Status caught_up = cluster.node(i).drops->CatchUp(Patience());
       ASSERT_TRUE(caught_up.ok()) << caught_up;
       cluster.node(i).drops->Start();
       cluster.StartRepair(i, [](RepairOptions* repair) { repair->interval = absl::Milliseconds(1); });

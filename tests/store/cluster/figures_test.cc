@@ -94,7 +94,7 @@ class FiguresTest : public ClusterTest {
   std::vector<std::unique_ptr<MemberNode>> nodes_;
 };
 
-TEST_F(FiguresTest, SayWhatAMemberDoesInTheProtocolAndToPrometheus) {
+TEST_F(FiguresTest, ReportMemberByProtocolAndPrometheus) {
   const Synthetic kept = MakeSynthetic(1), dropped = MakeSynthetic(2);
   for (const Synthetic* encoding : {&kept, &dropped}) {
     const CatalogEntry entry = EntryOf({encoding}, 0);
@@ -136,7 +136,7 @@ TEST_F(FiguresTest, SayWhatAMemberDoesInTheProtocolAndToPrometheus) {
   EXPECT_FALSE(left.contains("cluster_lease_held"));
 }
 
-TEST_F(FiguresTest, SayThatEtcdAndTheDatabaseAreGone) {
+TEST_F(FiguresTest, ReportUnreachableEtcdAndDatabase) {
   const auto is = [this](const Values& expected) {
     const Values values = ValuesOf(0);
     for (const auto& [name, value] : expected) {
@@ -152,7 +152,7 @@ TEST_F(FiguresTest, SayThatEtcdAndTheDatabaseAreGone) {
     return is({{"cluster_lease_held", 0}, {"cluster_etcd_unreachable_s", 1}, {"cluster_view_old_s", 1}});
   }));
   EXPECT_TRUE(Eventually([&] { return is({{"cluster_database_unreachable_s", 1}, {"cluster_drop_log_lag_s", 1}}); }));
-  EXPECT_EQ(ValuesOf(0)["cluster_members_active"], 2) << "as it was known last";
+  EXPECT_EQ(ValuesOf(0)["cluster_members_active"], 2) << "as last known";
   postgres_->Thaw();
   etcd_->Restart(0);
   EXPECT_TRUE(Eventually([&] {

@@ -138,7 +138,7 @@ class Reader {
   Thread thread_;
 };
 
-TEST_F(HotClusterTest, ComesToFurtherMembersIsReadThereAndGoes) {
+TEST_F(HotClusterTest, FurtherCopiesAreMadeReadAndRemoved) {
   const Synthetic deleted = MakeSynthetic(1), cooled = MakeSynthetic(2);
   Ingest("deleted", deleted);
   Ingest("cooled", cooled);

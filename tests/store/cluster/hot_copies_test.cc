@@ -62,7 +62,7 @@ class HotCopiesTest : public ::testing::Test {
   std::map<int, std::vector<HotName>> held_ ABSL_GUARDED_BY(mutex_);
 };
 
-TEST_F(HotCopiesTest, ComeWhileSomebodyWantsThemAndGoAfterwards) {
+TEST_F(HotCopiesTest, LastAsLongAsWanted) {
   EngineCluster cluster(6);
   const Synthetic hot = MakeSynthetic(1), other = MakeInSlot(2, SlotOf(hot.manifest.identity));
   cluster.Put(hot);
@@ -97,7 +97,7 @@ TEST_F(HotCopiesTest, ComeWhileSomebodyWantsThemAndGoAfterwards) {
   for (int i = 0; i < cluster.size(); ++i) EXPECT_EQ(cluster.Has(i, hot), cluster.Owns(i, hot)) << i;
 }
 
-TEST_F(HotCopiesTest, AreWhatTheOwnersHave) {
+TEST_F(HotCopiesTest, MatchOwners) {
   EngineCluster cluster(4);
   std::vector<Synthetic> variants;
   for (int v = 0; v < 2; ++v) variants.push_back(MakeInSlot(7, 1, v));
@@ -129,10 +129,10 @@ TEST_F(HotCopiesTest, AreWhatTheOwnersHave) {
   cluster.node(owners[0]).alive = true;
   remove(owners[0]);
   cluster.Publish(/*moves=*/false);
-  EXPECT_TRUE(Eventually([&] { return Held(further).empty(); })) << "no owner has it: nobody is to read it here";
+  EXPECT_TRUE(Eventually([&] { return Held(further).empty(); })) << "no owner has it, so this copy must not be read";
 }
 
-TEST_F(HotCopiesTest, OfAMemberThatBecomesAnOwnerIsNoFurtherCopy) {
+TEST_F(HotCopiesTest, BecomeOrdinaryCopiesAtNewOwner) {
   EngineCluster cluster(4);
   const Synthetic hot = MakeSynthetic(1);
   cluster.Put(hot);
@@ -149,7 +149,7 @@ TEST_F(HotCopiesTest, OfAMemberThatBecomesAnOwnerIsNoFurtherCopy) {
   EXPECT_TRUE(cluster.Has(further, hot));
 }
 
-TEST_F(HotCopiesTest, TakeAPartOfTheMemoryTierAtMost) {
+TEST_F(HotCopiesTest, StayWithinShareOfMemoryTier) {
   EngineCluster cluster(3, /*copies=*/1);
   std::vector<Synthetic> all;
   int64_t bytes = 0;
@@ -177,7 +177,7 @@ TEST_F(HotCopiesTest, TakeAPartOfTheMemoryTierAtMost) {
   }
 }
 
-TEST_F(HotCopiesTest, NothingIsEvictedForWhatIsNotHotter) {
+TEST_F(HotCopiesTest, EvictNothingHotter) {
   EngineCluster cluster(3, /*copies=*/1, /*capacity=*/8 << 20);
   const Synthetic hot = MakeSynthetic(1);
   const int owner = FirstOwner(cluster, hot), further = Further(cluster, hot, 1)[0];

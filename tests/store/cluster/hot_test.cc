@@ -15,17 +15,17 @@ namespace {
 
 using ::kvlink::testing::TestSeed;
 
-Identity IdentityOf(uint8_t number) {
+Identity IdentityWith(uint8_t number) {
   Identity identity;
   identity.bytes[0] = number;
   return identity;
 }
 
-HotName NameOf(uint8_t number) { return {"ns", IdentityOf(number), Codec::kRawBf16}; }
+HotName NameOf(uint8_t number) { return {"ns", IdentityWith(number), Codec::kRawBf16}; }
 
 constexpr double kLimit = 1000;  // bytes per second
 
-TEST(HotView, IsWhatAllNodesSayTogether) {
+TEST(HotView, CombinesReportsOfAllNodes) {
   EXPECT_EQ(HotView::Make({}), nullptr);
   const HotRecord empty;
   EXPECT_EQ(HotView::Make({{uint16_t{1}, &empty}}), nullptr);
@@ -46,8 +46,8 @@ TEST(HotView, IsWhatAllNodesSayTogether) {
   EXPECT_EQ(view->Find(NameOf(2))->holders, (std::vector<uint16_t>{2, 4}));
   EXPECT_EQ(view->Find(elsewhere)->copies, 0);
   EXPECT_EQ(view->Find(NameOf(3)), nullptr);
-  EXPECT_TRUE(view->Holders(IdentityOf(1)).empty());
-  EXPECT_EQ(view->Holders(IdentityOf(2)).size(), 2u) << "each once, whatever it holds of it";
+  EXPECT_TRUE(view->Holders(IdentityWith(1)).empty());
+  EXPECT_EQ(view->Holders(IdentityWith(2)).size(), 2u) << "each once, however much it holds";
 }
 
 class HotPolicyTest : public ::testing::Test {
@@ -66,7 +66,7 @@ class HotPolicyTest : public ::testing::Test {
     now_ += absl::Milliseconds(300);
     node::ReadRates::Snapshot rates;
     rates.bytes_per_second = bytes + others;
-    rates.encodings.push_back({{"ns", IdentityOf(1), Codec::kRawBf16}, bytes, bytes / 10});
+    rates.encodings.push_back({{"ns", IdentityWith(1), Codec::kRawBf16}, bytes, bytes / 10});
     told_ = policy_->Look(rates, view_, now_);
     if (told_.empty()) return 0;
     EXPECT_EQ(told_.size(), 1u);
@@ -95,7 +95,7 @@ class HotPolicyTest : public ::testing::Test {
   std::optional<HotPolicy> policy_;
 };
 
-TEST_F(HotPolicyTest, OnlyWhatIsAboveTheLimitAndAConsiderablePartIsHot) {
+TEST_F(HotPolicyTest, HotMeansAboveLimitAndConsiderableShare) {
   EXPECT_EQ(Copies(kLimit * 0.99), 0);
   EXPECT_EQ(Copies(kLimit * 2, kLimit * 100), 0) << "the node is busy with everything";
   EXPECT_TRUE(told_.empty());
@@ -103,7 +103,7 @@ TEST_F(HotPolicyTest, OnlyWhatIsAboveTheLimitAndAConsiderablePartIsHot) {
   EXPECT_EQ(told_[0].reads_per_second, 200u);
 }
 
-TEST_F(HotPolicyTest, AsManyCopiesAsBringEachHolderBelowTheLimit) {
+TEST_F(HotPolicyTest, AddsCopiesUntilEachHolderIsBelowLimit) {
   for (const auto& [bytes, copies] : {std::pair(1.001, 1), {1.6, 2}, {3.4, 5}, {100.0, 8}}) {
     Forget();
     EXPECT_EQ(Copies(kLimit * bytes), copies) << bytes;
@@ -113,7 +113,7 @@ TEST_F(HotPolicyTest, AsManyCopiesAsBringEachHolderBelowTheLimit) {
   EXPECT_EQ(Copies(kLimit * 100), 0) << "never";
 }
 
-TEST_F(HotPolicyTest, NobodyIsLeftWhereEveryMemberIsAnOwner) {
+TEST_F(HotPolicyTest, AddsNoCopiesIfEveryMemberIsOwner) {
   const std::vector<Member> all = view_.placement.members();
   view_.placement = *Placement::Compute(2, 3, {all.begin(), all.begin() + 3});
   view_.status.resize(3);
@@ -121,19 +121,19 @@ TEST_F(HotPolicyTest, NobodyIsLeftWhereEveryMemberIsAnOwner) {
 }
 
 // The rates still date from before the copies.
-TEST_F(HotPolicyTest, MoreCopiesComeOnlyWhenTheLastOnesShow) {
+TEST_F(HotPolicyTest, AddsCopiesOnlyAfterEarlierOnesTakeEffect) {
   EXPECT_EQ(Copies(kLimit * 2), 2);
   SetHolders(2);
   EXPECT_EQ(CopiesFor(HotOptions().settle - absl::Seconds(1), kLimit * 2), 2);
   EXPECT_EQ(CopiesFor(absl::Seconds(2), kLimit * 2), 6) << "8 limits at four holders";
 }
 
-TEST_F(HotPolicyTest, CopiesGoWhenHalfTheLimitWouldDoForAWhile) {
+TEST_F(HotPolicyTest, RemovesCopiesAfterLowDemandForAWhile) {
   EXPECT_EQ(Copies(kLimit * 2), 2);
   SetHolders(2);
   EXPECT_EQ(CopiesFor(absl::Hours(1), kLimit * 0.51), 2) << "2.04 limits: five at half of it";
   EXPECT_EQ(CopiesFor(HotOptions().cool - absl::Seconds(1), 0), 2);
-  EXPECT_EQ(Copies(kLimit), 2) << "it was hot again, and the while begins anew";
+  EXPECT_EQ(Copies(kLimit), 2) << "it was hot again, so the time starts again";
   EXPECT_EQ(CopiesFor(HotOptions().cool - absl::Seconds(1), kLimit * 0.35), 2);
   EXPECT_EQ(CopiesFor(absl::Seconds(2), kLimit * 0.35), 1) << "1.4 limits: three at half of it";
   SetHolders(1);
@@ -141,7 +141,7 @@ TEST_F(HotPolicyTest, CopiesGoWhenHalfTheLimitWouldDoForAWhile) {
   EXPECT_TRUE(told_.empty());
 }
 
-TEST_F(HotPolicyTest, WhatOthersWantIsToldWithItsRate) {
+TEST_F(HotPolicyTest, ReportsWantedEncodingsWithRates) {
   SetHolders(1, /*wanted=*/3);
   EXPECT_EQ(Copies(kLimit / 10), 0);
   ASSERT_EQ(told_.size(), 1u);
@@ -156,7 +156,7 @@ TEST_F(HotPolicyTest, WhatOthersWantIsToldWithItsRate) {
 }
 
 // For any steady demand, the number of copies becomes steady, and no holder serves more than the limit.
-TEST_F(HotPolicyTest, SteadyDemandEndsInSteadyCopies) {
+TEST_F(HotPolicyTest, SteadyDemandLeadsToSteadyCopies) {
   std::mt19937_64 random(TestSeed());
   for (int round = 0; round < 20; ++round) {
     Forget();

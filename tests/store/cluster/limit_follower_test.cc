@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "gtest/gtest.h"
 #include "tests/store/database/own_database.h"
+#include "tests/support/patience.h"
 #include "tests/support/scratch_directory.h"
 
 namespace kvlink::store::cluster {
@@ -39,13 +40,13 @@ class LimitFollowerTest : public ::testing::Test {
   }
   std::unique_ptr<LimitFollower> Follow(database::DatabaseCatalog* catalog) {
     auto follower = Make(catalog);
-    const absl::Status caught_up = follower->CatchUp(Soon());
+    const absl::Status caught_up = follower->CatchUp(Patience());
     EXPECT_TRUE(caught_up.ok()) << caught_up;
     return follower;
   }
   // A hang guard, not a limit.
   static bool Eventually(const std::function<bool()>& holds) {
-    for (const absl::Time deadline = Soon(); !holds() && SteadyNow() < deadline;)
+    for (const absl::Time deadline = Patience(); !holds() && SteadyNow() < deadline;)
       absl::SleepFor(absl::Milliseconds(10));
     return holds();
   }
@@ -58,35 +59,35 @@ class LimitFollowerTest : public ::testing::Test {
   std::atomic<int> gone_{0}, back_{0};
 };
 
-TEST_F(LimitFollowerTest, WhatTheDatabaseSaysHolds) {
+TEST_F(LimitFollowerTest, AppliesLimitsOfDatabase) {
   OwnDatabase database;
   // Limits from before the node joined.
   ASSERT_TRUE(engine_->PutNamespace("alone", {.capacity_bytes = 1 << 20}).ok());
-  ASSERT_TRUE(database->PutNamespace({"a", 2 << 20, 1 << 20, 7}, Soon()).ok());
+  ASSERT_TRUE(database->PutNamespace({"a", 2 << 20, 1 << 20, 7}, Patience()).ok());
   const auto catalog = database.Open();
   const auto follower = Follow(catalog.get());
   EXPECT_EQ(engine_->NamespaceSettingsAll(), (All{{"a", {2 << 20, 1 << 20, 7}}})) << "before anything is served";
   follower->Start();
-  ASSERT_TRUE(database->PutNamespace({"a", 3 << 20, {}, {}}, Soon()).ok());
-  ASSERT_TRUE(database->PutNamespace({"b", {}, 5, {}}, Soon()).ok());
+  ASSERT_TRUE(database->PutNamespace({"a", 3 << 20, {}, {}}, Patience()).ok());
+  ASSERT_TRUE(database->PutNamespace({"b", {}, 5, {}}, Patience()).ok());
   EXPECT_TRUE(Become({{"a", {3 << 20, 1 << 20, 8}}, {"b", {0, 5, 1}}}));
   // A deleted namespace has no limits, and starts again below the node's revision.
   ASSERT_TRUE(database->DeleteNamespace("a").ok());
   EXPECT_TRUE(Become({{"b", {0, 5, 1}}}));
-  ASSERT_TRUE(database->PutNamespace({"a", {}, {}, 9}, Soon()).ok());
+  ASSERT_TRUE(database->PutNamespace({"a", {}, {}, 9}, Patience()).ok());
   EXPECT_TRUE(Become({{"a", {0, 0, 9}}, {"b", {0, 5, 1}}}));
   ASSERT_TRUE(database->DeleteNamespace("a").ok());
-  ASSERT_TRUE(database->PutNamespace({"a", 1 << 20, {}, {}}, Soon()).ok());
+  ASSERT_TRUE(database->PutNamespace({"a", 1 << 20, {}, {}}, Patience()).ok());
   EXPECT_TRUE(Become({{"a", {1 << 20, 0, 1}}, {"b", {0, 5, 1}}}));
   // A drop that is carried out late removes limits that were set since; they come back.
   ASSERT_TRUE(engine_->DeleteNamespace("a").ok());
   EXPECT_TRUE(Become({{"a", {1 << 20, 0, 1}}, {"b", {0, 5, 1}}}));
 }
 
-TEST_F(LimitFollowerTest, WithoutTheDatabaseItHasWhatItHad) {
+TEST_F(LimitFollowerTest, KeepsLimitsWithoutDatabase) {
   PostgresServer server;
   OwnDatabase database(server);
-  ASSERT_TRUE(database->PutNamespace({"a", 2 << 20, {}, {}}, Soon()).ok());
+  ASSERT_TRUE(database->PutNamespace({"a", 2 << 20, {}, {}}, Patience()).ok());
   const auto catalog = database.Open();
   const auto follower = Follow(catalog.get());
   follower->Start();
@@ -97,7 +98,7 @@ TEST_F(LimitFollowerTest, WithoutTheDatabaseItHasWhatItHad) {
   EXPECT_TRUE(absl::IsUnavailable(late) || absl::IsDeadlineExceeded(late)) << late;
   server.Restart();
   EXPECT_TRUE(Eventually([&] { return back_ > 0; }));
-  ASSERT_TRUE(database->PutNamespace({"a", 3 << 20, {}, {}}, Soon()).ok());
+  ASSERT_TRUE(database->PutNamespace({"a", 3 << 20, {}, {}}, Patience()).ok());
   EXPECT_TRUE(Become({{"a", {3 << 20, 0, 2}}}));
 }
 

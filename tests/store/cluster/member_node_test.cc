@@ -132,7 +132,7 @@ TEST_F(MemberNodeTest, JoinsServesAndLeaves) {
   ASSERT_TRUE(Eventually([&] { return first->membership().progress().contains(second->id()); }));
   EXPECT_EQ(StateOf(*first->membership().view(), second->id()), MemberState::kJoining);
   // Limits apply to the cluster; each node enforces its share.
-  EXPECT_EQ(first->node()->engine()->share_of_limits(), 1) << "it has all until the second is filled";
+  EXPECT_EQ(first->node()->engine()->share_of_limits(), 1) << "it owns all until the second is filled";
   filler_.complete = true;
   ASSERT_TRUE(Eventually([&] { return StateOf(*first->membership().view(), second->id()) == MemberState::kActive; }));
   EXPECT_TRUE(Eventually([&] { return first->node()->engine()->share_of_limits() < 0.35; })) << "3 of 10";
@@ -163,7 +163,7 @@ TEST_F(MemberNodeTest, JoinsServesAndLeaves) {
   EXPECT_EQ(filler_.started, 2);
 }
 
-TEST_F(MemberNodeTest, TheSameNodeAfterARestart) {
+TEST_F(MemberNodeTest, RestartsAsSameNode) {
   StartEtcd(1);
   Create();
   cluster::NodeId id;
@@ -181,7 +181,7 @@ TEST_F(MemberNodeTest, TheSameNodeAfterARestart) {
   EXPECT_EQ(node->membership().view()->status.size(), 1u);
 }
 
-TEST_F(MemberNodeTest, ACopiedDirectoryIsRefused) {
+TEST_F(MemberNodeTest, RefusesCopiedDirectory) {
   StartEtcd(1);
   Create();
   { ASSERT_NE(Start(OptionsOf("node")), nullptr); }
@@ -192,11 +192,11 @@ TEST_F(MemberNodeTest, ACopiedDirectoryIsRefused) {
   const absl::Status copy = StartStatus(OptionsOf("copy"));
   EXPECT_EQ(copy.code(), absl::StatusCode::kAlreadyExists) << copy;
   EXPECT_THAT(std::string(copy.message()), HasSubstr(node->node()->addresses().control));
-  EXPECT_EQ(filler_.prepared, prepared) << "nothing was done as the node that the other one is";
+  EXPECT_EQ(filler_.prepared, prepared) << "a refused node prepares nothing";
   EXPECT_FALSE(node->ended().has_value());
 }
 
-TEST_F(MemberNodeTest, ADirectoryOfAnotherCluster) {
+TEST_F(MemberNodeTest, RefusesDirectoryOfAnotherCluster) {
   StartEtcd(1);
   const auto a = Create("a");
   const auto b = Create("b");
@@ -212,11 +212,11 @@ TEST_F(MemberNodeTest, ADirectoryOfAnotherCluster) {
   EXPECT_EQ(StartStatus(OptionsOf("node", "c")).code(), absl::StatusCode::kNotFound);
   EXPECT_FALSE(std::filesystem::exists(Directory("new")));
   EXPECT_EQ(StartStatus(OptionsOf("new", "c")).code(), absl::StatusCode::kNotFound);
-  EXPECT_FALSE(std::filesystem::exists(Directory("new"))) << "nothing is made for a cluster that is not there";
+  EXPECT_FALSE(std::filesystem::exists(Directory("new"))) << "a refused node creates no directory";
 }
 
 // A store without encodings may join; the log reports the documents in its catalog.
-TEST_F(MemberNodeTest, AStoreThatStoodAlone) {
+TEST_F(MemberNodeTest, AcceptsStoreWithoutEncodings) {
   StartEtcd(1);
   Create();
   {
@@ -232,7 +232,7 @@ TEST_F(MemberNodeTest, AStoreThatStoodAlone) {
 }
 
 // The cluster's catalog does not know the encodings of such a store, so a member would remove all of them.
-TEST_F(MemberNodeTest, AStoreThatHoldsEncodingsOfItsOwn) {
+TEST_F(MemberNodeTest, RefusesStoreWithEncodings) {
   StartEtcd(1);
   cluster::ClusterSettings settings;
   settings.database = "postgresql://db/kvlink";
@@ -256,7 +256,7 @@ TEST_F(MemberNodeTest, AStoreThatHoldsEncodingsOfItsOwn) {
   EXPECT_NE(Start(OptionsOf("lost")), nullptr);
 }
 
-TEST_F(MemberNodeTest, WhatOthersReach) {
+TEST_F(MemberNodeTest, AdvertisesReachableAddress) {
   StartEtcd(1);
   Create();
   auto options = OptionsOf("node");
@@ -329,7 +329,7 @@ TEST_F(MemberNodeTest, RepairFillsAndHandsOver) {
 
 // The drop cannot remove a push that has begun and not committed, and repair would spread it to all owners. A push that
 // begins after the drop is admitted.
-TEST_F(MemberNodeTest, APushThatADropOvertakesIsRefused) {
+TEST_F(MemberNodeTest, RefusesPushOvertakenByDrop) {
   KVLINK_NEEDS_POSTGRES();
   StartEtcd(1);
   cluster::ClusterSettings settings;
@@ -378,7 +378,7 @@ TEST_F(MemberNodeTest, APushThatADropOvertakesIsRefused) {
 }
 
 // Without its database, for example, a node must not serve.
-TEST_F(MemberNodeTest, WhatCannotBePreparedDoesNotJoin) {
+TEST_F(MemberNodeTest, JoinsOnlyIfPrepared) {
   class Refuses : public cluster::Companion {
    public:
     absl::Status Prepare(absl::Time) override { return absl::UnavailableError("no database"); }
@@ -394,7 +394,7 @@ TEST_F(MemberNodeTest, WhatCannotBePreparedDoesNotJoin) {
 }
 
 // Clients get no session before companions are prepared, so the node does not serve what was dropped while it was down.
-TEST_F(MemberNodeTest, OpensNoSessionBeforeItIsPrepared) {
+TEST_F(MemberNodeTest, OpensNoSessionBeforePrepared) {
   class Asks : public cluster::Companion {
    public:
     Asks(store::client::RemoteOptions remote, absl::Status* answer) : remote_(std::move(remote)), answer_(answer) {}
@@ -431,7 +431,7 @@ TEST_F(MemberNodeTest, OpensNoSessionBeforeItIsPrepared) {
 }
 
 // A draining member waits for members that gain its slots, dead or alive, and for living ones that share them.
-TEST(AwaitedByDrain, IsWhoGains) {
+TEST(AwaitedByDrain, WaitsForMembersThatGainSlots) {
   cluster::View view;
   std::vector<cluster::Member> members;
   for (uint8_t i = 1; i <= 4; ++i) members.push_back({NodeOf(i), "", 1, MemberState::kActive});
@@ -462,7 +462,7 @@ TEST(AwaitedByDrain, IsWhoGains) {
   members.resize(2);
   view.placement = *cluster::Placement::Compute(10, 2, members);
   view.status.resize(2);
-  EXPECT_EQ(AwaitedByDrain(view, {}, NodeOf(1)), Set{1}) << "it alone has, or has not, what the other holds";
+  EXPECT_EQ(AwaitedByDrain(view, {}, NodeOf(1)), Set{1}) << "the other owner may lack encodings";
   view.status[1].incarnation = 1;
   EXPECT_EQ(AwaitedByDrain(view, {}, NodeOf(1)), Set{1});
 }

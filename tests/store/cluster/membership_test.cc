@@ -82,7 +82,7 @@ TEST_F(MembershipTest, FollowsChanges) {
   EXPECT_EQ(*cluster::SetWeight(connection.get(), NodeOf(3), 1, Patience()), epoch);
 }
 
-TEST_F(MembershipTest, WhatMayNotBeChanged) {
+TEST_F(MembershipTest, RefusesInvalidChanges) {
   StartEtcd(1);
   Create("default", 1);
   const auto connection = Connect();
@@ -111,7 +111,7 @@ TEST_F(MembershipTest, WhatMayNotBeChanged) {
 }
 
 // Some member must take over, and hold, what a draining member hands over.
-TEST_F(MembershipTest, TheLastActiveStays) {
+TEST_F(MembershipTest, LastActiveMemberStays) {
   StartEtcd(1);
   Create();
   const auto connection = Connect();
@@ -132,11 +132,11 @@ TEST_F(MembershipTest, TheLastActiveStays) {
   EXPECT_EQ(cluster::Remove(connection.get(), NodeOf(1), false, Patience()).status().code(),
             absl::StatusCode::kFailedPrecondition);
   ASSERT_TRUE(cluster::Remove(connection.get(), NodeOf(3), false, Patience()).ok());
-  EXPECT_TRUE(cluster::Remove(connection.get(), NodeOf(1), false, Patience()).ok()) << "of one that nobody needs";
+  EXPECT_TRUE(cluster::Remove(connection.get(), NodeOf(1), false, Patience()).ok()) << "a member that none needs";
 }
 
 // Only records that readers accept are written: one that they refuse would stop all of them.
-TEST_F(MembershipTest, WhatAMemberMayBe) {
+TEST_F(MembershipTest, AcceptsOnlyReadableMembers) {
   StartEtcd(1);
   Create();
   const auto connection = Connect();
@@ -169,7 +169,7 @@ TEST_F(MembershipTest, WhatAMemberMayBe) {
 }
 
 // If only one of two concurrent drains is possible, the other one fails.
-TEST_F(MembershipTest, ChangesHappenOneAfterTheOther) {
+TEST_F(MembershipTest, SerializesChanges) {
   StartEtcd(1);
   Create("default", 8);
   const auto connection = Connect();
@@ -188,7 +188,7 @@ TEST_F(MembershipTest, ChangesHappenOneAfterTheOther) {
 }
 
 // A lease that ends and begins again changes who is alive, and neither the epoch nor the tables.
-TEST_F(MembershipTest, ABlipMovesNothing) {
+TEST_F(MembershipTest, BriefLossOfLeaseMovesNothing) {
   StartEtcd(1);
   Create();
   const auto membership = Open();
@@ -210,7 +210,7 @@ TEST_F(MembershipTest, ABlipMovesNothing) {
   }
 }
 
-TEST_F(MembershipTest, GoesOnAfterCompactionAndRestart) {
+TEST_F(MembershipTest, ContinuesAfterCompactionAndRestart) {
   StartEtcd(1);
   Create();
   const auto connection = Connect();
@@ -240,7 +240,7 @@ TEST_F(MembershipTest, GoesOnAfterCompactionAndRestart) {
   EXPECT_FALSE(events_.Told("etcd_set_back"));
 }
 
-TEST_F(MembershipTest, WithoutEtcdTheLastViewStays) {
+TEST_F(MembershipTest, KeepsLastViewWithoutEtcd) {
   StartEtcd(1);
   Create();
   Add(Connect().get(), 1);
@@ -292,7 +292,7 @@ TEST_F(MembershipTest, FailsOverWithEtcd) {
 
 // Several callers add, remove and change members while members of etcd die and freeze: all views of one epoch have the
 // same members, and in the end all views are the same.
-TEST_F(MembershipTest, AnEpochIsTheSameForEverybody) {
+TEST_F(MembershipTest, ViewsOfOneEpochAgree) {
   StartEtcd(3);
   Create("default", 3);
   Mutex mutex;
@@ -370,7 +370,7 @@ TEST_F(MembershipTest, AnEpochIsTheSameForEverybody) {
 
 // After a snapshot is restored, everything is read again, and the log reports that the epoch went back; a running node
 // whose record the snapshot lacks becomes a member again by itself.
-TEST_F(MembershipTest, RestoredFromASnapshot) {
+TEST_F(MembershipTest, RecoversFromRestoredSnapshot) {
   StartEtcd(1);
   Create();
   auto connection = Connect();
@@ -396,7 +396,7 @@ TEST_F(MembershipTest, RestoredFromASnapshot) {
   ASSERT_TRUE(Eventually([&] { return membership->view()->placement.epoch() == *changed; }));
 }
 
-TEST_F(MembershipTest, NamesAndIdentities) {
+TEST_F(MembershipTest, DistinguishesNamesAndIdentities) {
   StartEtcd(1);
   const auto none = OpenStatus(Address());
   EXPECT_EQ(none.code(), absl::StatusCode::kNotFound);
@@ -438,7 +438,7 @@ TEST_F(MembershipTest, NamesAndIdentities) {
 }
 
 // A record of a later build, or one damaged by hand, leaves the view as it is and is named.
-TEST_F(MembershipTest, RecordsThatAreNotUnderstood) {
+TEST_F(MembershipTest, KeepsViewOnUnreadableRecords) {
   StartEtcd(1);
   Create();
   const auto connection = Connect();
@@ -472,7 +472,7 @@ TEST_F(MembershipTest, RecordsThatAreNotUnderstood) {
   EXPECT_TRUE(Eventually([&] { return membership->view()->placement.members()[0].weight == 2; }));
 }
 
-TEST_F(MembershipTest, CredentialsAndWrongAddresses) {
+TEST_F(MembershipTest, ReportsCredentialsAndWrongAddresses) {
   StartEtcd(1);
   Create();
   etcd_->EnableAuthentication();

@@ -5,15 +5,12 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "tests/support/node_id.h"
 
 namespace kvlink::store::cluster {
 namespace {
 
-NodeId NodeOf(uint8_t number) {
-  NodeId id = {};
-  id.fill(number);
-  return id;
-}
+using kvlink::testing::NodeOf;
 
 Identity IdentityIn(int slot) {
   Identity identity;
@@ -41,9 +38,9 @@ int Owned(const MemberOwnership& ownership, uint64_t epoch) {
   return owned;
 }
 
-TEST(MemberOwnership, OwnsWhatEitherTableSays) {
+TEST(MemberOwnership, OwnsSlotsOfEitherTable) {
   MemberOwnership ownership;
-  EXPECT_TRUE(ownership.Owns(IdentityIn(0), 7)) << "before it is known who it is";
+  EXPECT_TRUE(ownership.Owns(IdentityIn(0), 7)) << "before its identity is known";
   const auto view = ViewOf(10, 4, MemberState::kJoining);
   ownership.Update(view);
   ownership.SetNode(NodeOf(1));
@@ -68,7 +65,7 @@ TEST(MemberOwnership, OwnsWhatEitherTableSays) {
 }
 
 // Shares are of all copies: with fewer members than copies, no member has the shares of the missing copies.
-TEST(MemberOwnership, ItsShareOfAllCopies) {
+TEST(MemberOwnership, ShareIsOfAllCopies) {
   std::vector<MemberOwnership> members(4);
   for (uint8_t i = 0; i < 4; ++i) members[i].SetNode(NodeOf(i + 1));
   const auto share = [&](int member) { return members[member].share().value_or(0); };
@@ -107,7 +104,7 @@ TEST(MemberOwnership, RemembersSixteenEpochs) {
   EXPECT_GT(Owned(ownership, 19), 0);
   EXPECT_EQ(Owned(ownership, 4), kSlots);
   EXPECT_EQ(Owned(ownership, 3), 0) << "forgotten";
-  EXPECT_EQ(Owned(ownership, 21), 0) << "not heard of";
+  EXPECT_EQ(Owned(ownership, 21), 0) << "not known";
   // etcd went back: later epochs no longer exist, and earlier ones may have differed.
   ownership.Update(ViewOf(15, 5));
   EXPECT_EQ(ownership.epoch(), 15u);

@@ -9,12 +9,14 @@
 #include <random>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/checksum.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/support/seed.h"
 
 namespace kvlink::store::cluster {
 namespace {
@@ -83,7 +85,7 @@ TEST(PlacementTest, SharesFollowWeights) {
   EXPECT_NEAR(deviation / static_cast<double>(members.size()), 1, 0.15);
 }
 
-TEST(PlacementTest, FewMembersShareWithinFivePercent) {
+TEST(PlacementTest, SharesOfFewMembersAreWithinFivePercent) {
   const std::vector<Member> members = Members(20, 4);
   const auto owned = Owned(Place(members, 1).next());
   for (const Member& member : members) {
@@ -92,7 +94,7 @@ TEST(PlacementTest, FewMembersShareWithinFivePercent) {
 }
 
 // Only what the changed member gains or loses moves, and nothing moves between others.
-TEST(PlacementTest, AChangeMovesTheMinimum) {
+TEST(PlacementTest, ChangeMovesMinimum) {
   const std::vector<Member> members = Members(200, 4);
   const Placement before = Place(members, 3);
   auto owned = Owned(before.next());
@@ -116,7 +118,7 @@ TEST(PlacementTest, AChangeMovesTheMinimum) {
   EXPECT_EQ(CountMoves(before.next(), heavier.next()), grown);
 }
 
-TEST(PlacementTest, ZonesAreApart) {
+TEST(PlacementTest, SeparatesZones) {
   const Placement three = Place(Members(30, 4, 3), 3), two = Place(Members(30, 1, 2), 5);
   for (int slot = 0; slot < kSlots; ++slot) {
     std::set<std::string> zones;
@@ -129,7 +131,7 @@ TEST(PlacementTest, ZonesAreApart) {
 }
 
 // Removing a zone moves only the copies that were in it.
-TEST(PlacementTest, AZoneVanishes) {
+TEST(PlacementTest, RemovesZone) {
   const std::vector<Member> members = Members(30, 1, 3);
   std::vector<Member> left;
   for (const Member& member : members) {
@@ -165,7 +167,7 @@ TEST(PlacementTest, MoreCopiesThanMembers) {
   EXPECT_TRUE(Place({}, 2).next().Owners(7).empty());
 }
 
-TEST(PlacementTest, MovesEndWhenToldTo) {
+TEST(PlacementTest, StopsVisitingMoves) {
   int moves = 0;
   ForEachMove(Place({}, 1).next(), Place(Members(1), 1).next(), [&](const Move& move) {
     EXPECT_EQ(move.slot, moves);
@@ -207,7 +209,7 @@ TEST(PlacementTest, SlotsComeFromTheFirstBytes) {
   EXPECT_EQ(placement.CurrentOwners(identity), placement.next().Owners(0x1234));
 }
 
-TEST(PlacementTest, TheOrderOfMembersDoesNotMatter) {
+TEST(PlacementTest, IgnoresOrderOfMembers) {
   std::vector<Member> members = Members(50, 4, 4);
   const Placement first = Place(members, 3);
   std::shuffle(members.begin(), members.end(), std::mt19937_64(1));
@@ -244,7 +246,7 @@ std::vector<uint16_t> OwnersByTheBook(const std::vector<Member>& sorted, int slo
   return owners;
 }
 
-TEST(PlacementTest, TheTableIsWhatTheFormatSays) {
+TEST(PlacementTest, TableMatchesFormat) {
   for (const int zones : {1, 2, 3, 7, 40}) {
     std::vector<Member> members = Members(40, 1000, zones);
     // One member weighs next to nothing and has a zone of its own.
@@ -257,6 +259,75 @@ TEST(PlacementTest, TheTableIsWhatTheFormatSays) {
           << "slot " << slot << ", zones " << zones;
     }
   }
+}
+
+// What follows from a former placement is what would be computed without it.
+TEST(PlacementTest, IgnoresFormerPlacement) {
+  std::mt19937_64 random(testing::TestSeed());
+  const auto any = [&random](uint64_t below) { return static_cast<int>(random() % below); };
+  for (int run = 0; run < 4; ++run) {
+    int copies = 1 + any(4);
+    const int zones = 1 + any(5);
+    int named = 0;
+    const auto fresh = [&] {
+      return Member{IdOf(run * 1000 + named++), absl::StrCat("zone-", any(zones)), 1u + any(4),
+                    static_cast<MemberState>(any(3))};
+    };
+    std::vector<Member> members;
+    Placement before = Place(members, copies);
+    for (int step = 0; step < 25; ++step) {
+      // Mostly one change at a time, as in a cluster.
+      for (int changes = 1 + any(4) / 3 * any(4); changes > 0; --changes) {
+        const int what = members.size() < 3 ? 0 : any(7);
+        Member* const one = what < 2 ? nullptr : &members[any(members.size())];
+        if (what < 2) members.insert(members.begin() + any(members.size() + 1), fresh());
+        if (what == 2) members.erase(members.begin() + any(members.size()));
+        if (what == 3) one->weight = 1u + any(4);
+        if (what == 4) one->zone = absl::StrCat("zone-", any(zones));
+        if (what >= 5) one->state = static_cast<MemberState>(any(3));
+      }
+      if (any(12) == 0) copies = 1 + any(4);
+      auto after = Placement::Compute(2 + step, copies, members, &before);
+      ASSERT_TRUE(after.ok()) << after.status();
+      const Placement anew = Place(members, copies);
+      ASSERT_EQ(after->members(), anew.members());
+      for (const auto& [made, expected] :
+           {std::pair(&after->current(), &anew.current()), std::pair(&after->next(), &anew.next())}) {
+        ASSERT_EQ(made->members(), anew.members());
+        ASSERT_EQ(made->width(), expected->width()) << "run " << run << ", step " << step;
+        for (int slot = 0; slot < kSlots; ++slot) {
+          ASSERT_TRUE(made->Owners(slot) == expected->Owners(slot))
+              << "run " << run << ", step " << step << ", slot " << slot << ", " << members.size() << " members, "
+              << zones << " zones";
+        }
+      }
+      before = *std::move(after);
+    }
+  }
+}
+
+// Nothing is computed if no member that may own slots differs: when one that joined is full, and when one has drained.
+TEST(PlacementTest, SharesUnchangedTables) {
+  std::vector<Member> members = Members(5);
+  const Placement settled = Place(members, 2);
+  const auto after = [](const Placement& before, std::vector<Member> now) {
+    return *Placement::Compute(2, 2, std::move(now), &before);
+  };
+  const auto same = [](const PlacementTable& a, const PlacementTable& b) {
+    return a.Owners(0).data() == b.Owners(0).data();
+  };
+  members[2].state = MemberState::kDraining;
+  const Placement draining = after(settled, members);
+  EXPECT_TRUE(same(draining.current(), settled.current()));
+  EXPECT_FALSE(same(draining.next(), settled.next()));
+  members[2].state = MemberState::kJoining;
+  const Placement joining = after(draining, members);
+  EXPECT_TRUE(same(joining.current(), draining.next()));
+  EXPECT_TRUE(same(joining.next(), draining.current()));
+  members[2].state = MemberState::kActive;
+  const Placement joined = after(joining, members);
+  EXPECT_TRUE(same(joined.current(), joining.next()));
+  EXPECT_TRUE(same(joined.next(), joining.next()));
 }
 
 // A build that computes another table sends encodings to nodes that other builds do not ask, so a change of these
@@ -281,7 +352,7 @@ TEST(PlacementTest, GoldenTables) {
 }
 
 // The members that would own a slot if there were more copies follow its owners.
-TEST(PlacementTest, FurtherMembersAreThoseThatComeNext) {
+TEST(PlacementTest, FurtherMembersFollowOwners) {
   const std::vector<Member> members = Members(30, 4);
   const Placement placement = Place(members, 2), more = Place(members, 6);
   std::map<uint16_t, int> first;
@@ -319,7 +390,7 @@ TEST(PlacementTest, FurtherMembersAreActiveAndOwnNothingOfTheSlot) {
   EXPECT_TRUE(FurtherMembers(Place(Members(2), 2), 7, 3).empty());
 }
 
-TEST(PlacementTest, BadInputIsNamed) {
+TEST(PlacementTest, NamesBadInput) {
   const auto error = [](std::vector<Member> members, int copies) {
     const auto placement = Placement::Compute(1, copies, std::move(members));
     EXPECT_EQ(placement.status().code(), absl::StatusCode::kInvalidArgument);

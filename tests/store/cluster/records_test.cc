@@ -118,7 +118,7 @@ void ExpectRefused(const std::string& good, const Parse& parse,
 }
 
 // Every record that is written can be read.
-TEST(ClusterRecords, WhatIsTooLongIsCut) {
+TEST(ClusterRecords, TruncatesLongText) {
   const auto epoch = ParseEpoch(SerializeEpoch({1, std::string(511, 'x') + "\xc3\xa9 and more", {}}));
   ASSERT_TRUE(epoch.ok()) << epoch.status();
   EXPECT_EQ(epoch->change, std::string(511, 'x'));
@@ -213,7 +213,7 @@ TEST(ClusterRecords, EveryFieldIsChecked) {
 }
 
 // Nested too deeply for a recursive parser.
-TEST(ClusterRecords, DepthIsNoDanger) {
+TEST(ClusterRecords, DeepNestingIsRefused) {
   const std::string deep = absl::StrCat(R"({"x":)", std::string(7000, '['), std::string(7000, ']'), "}");
   EXPECT_FALSE(ParseMember(deep).ok());
   EXPECT_FALSE(ParseMember(std::string(16000, '[')).ok());
@@ -237,7 +237,7 @@ TEST(ClusterRecords, PasswordsAreNotPublished) {
   }
 }
 
-TEST(ClusterAddress, WhatIsWritten) {
+TEST(ClusterAddress, Parses) {
   const auto plain = ParseClusterAddress("a:1");
   ASSERT_TRUE(plain.ok()) << plain.status();
   EXPECT_EQ(plain->etcd.endpoints, "a:1");

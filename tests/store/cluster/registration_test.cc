@@ -43,7 +43,7 @@ class RegistrationTest : public ClusterTest {
   }
 };
 
-TEST_F(RegistrationTest, ComesAndGoes) {
+TEST_F(RegistrationTest, RegistersAndLeaves) {
   StartEtcd(1);
   Create();
   const auto membership = Open();
@@ -64,7 +64,7 @@ TEST_F(RegistrationTest, ComesAndGoes) {
     ASSERT_TRUE(Eventually([&] { return membership->view()->hot != nullptr; }));
     EXPECT_EQ(membership->view()->FurtherHolders(Identity()), (std::vector<uint16_t>{0}));
     EXPECT_EQ(membership->view()->placement.next().Owners(0).data(), view->placement.next().Owners(0).data())
-        << "nothing is computed anew";
+        << "the tables are reused";
   }
   // The lease was revoked; it did not expire.
   ASSERT_TRUE(Eventually([&] { return !AliveIn(*membership->view(), 1); }));
@@ -74,7 +74,7 @@ TEST_F(RegistrationTest, ComesAndGoes) {
 }
 
 // A restart changes the address, but not weight and zone, which administrators may have set.
-TEST_F(RegistrationTest, WhatAStartChanges) {
+TEST_F(RegistrationTest, RestartChangesOnlyAddress) {
   StartEtcd(1);
   Create();
   const auto membership = Open();
@@ -92,7 +92,7 @@ TEST_F(RegistrationTest, WhatAStartChanges) {
 }
 
 // A killed process leaves its lease: the next process at the same address does not wait for it to end.
-TEST_F(RegistrationTest, TheNextStartTakesOver) {
+TEST_F(RegistrationTest, NextStartTakesOver) {
   StartEtcd(1);
   Create();
   const auto membership = Open();
@@ -118,7 +118,7 @@ TEST_F(RegistrationTest, TheNextStartTakesOver) {
   EXPECT_EQ(membership->view()->status[0].address, "127.0.0.1:7999");
 }
 
-TEST_F(RegistrationTest, TwoOfOneIdentity) {
+TEST_F(RegistrationTest, RefusesSecondProcessWithSameIdentity) {
   StartEtcd(1);
   Create();
   const auto membership = Open();
@@ -134,7 +134,7 @@ TEST_F(RegistrationTest, TwoOfOneIdentity) {
 }
 
 // Such a node could neither copy from the others nor be copied from, and no client could write to it.
-TEST_F(RegistrationTest, WhoSpeaksNoProtocolOfALivingMember) {
+TEST_F(RegistrationTest, RefusesNodeWithoutCommonProtocol) {
   StartEtcd(1);
   Create();
   const auto membership = Open();
@@ -158,7 +158,7 @@ TEST_F(RegistrationTest, WhoSpeaksNoProtocolOfALivingMember) {
 }
 
 // A running node restores its key after its lease has ended or the key was deleted.
-TEST_F(RegistrationTest, ALostLeaseIsGrantedAnew) {
+TEST_F(RegistrationTest, RenewsLostLease) {
   StartEtcd(1);
   Create();
   const auto membership = Open();
@@ -191,7 +191,7 @@ TEST_F(RegistrationTest, ALostLeaseIsGrantedAnew) {
   EXPECT_FALSE((*registration)->ended().has_value());
 }
 
-TEST_F(RegistrationTest, EndsWhereTheNodeIsNoMemberAnyMore) {
+TEST_F(RegistrationTest, EndsIfMemberWasRemoved) {
   StartEtcd(1);
   Create();
   const auto membership = Open();
@@ -223,7 +223,7 @@ TEST_F(RegistrationTest, EndsWhereTheNodeIsNoMemberAnyMore) {
 
 // etcd was restored without its revisions going back, and the members were not removed. The first to return writes an
 // epoch without the other, which learns of all this later.
-TEST_F(RegistrationTest, ComesBackWhereNobodyRemovedIt) {
+TEST_F(RegistrationTest, ReturnsUnlessRemoved) {
   StartEtcd(1);
   Create();
   Gate gate;
@@ -251,7 +251,7 @@ TEST_F(RegistrationTest, ComesBackWhereNobodyRemovedIt) {
 }
 
 // A removed node returns only by a restart, as long as its removal is remembered.
-TEST_F(RegistrationTest, WhoMayReturn) {
+TEST_F(RegistrationTest, RemovedNodeReturnsOnlyByRestart) {
   StartEtcd(1);
   Create();
   const auto membership = Open();
@@ -266,7 +266,7 @@ TEST_F(RegistrationTest, WhoMayReturn) {
   const auto remove = [&](uint8_t node) {
     return cluster::Remove(connection, NodeOf(node), true, Patience()).status();
   };
-  EXPECT_TRUE(returns(1).ok()) << "etcd knows nothing of it";
+  EXPECT_TRUE(returns(1).ok()) << "etcd does not have it";
   ASSERT_TRUE(remove(1).ok());
   EXPECT_EQ(returns(1).code(), absl::StatusCode::kNotFound);
   EXPECT_TRUE(Eventually([&] { return membership->Removed(NodeOf(1)); }));
@@ -282,7 +282,7 @@ TEST_F(RegistrationTest, WhoMayReturn) {
 }
 
 // The node is removed while disconnected; renewing its lease does not make it a member again.
-TEST_F(RegistrationTest, OneThatWasRemovedWhileCutOffEnds) {
+TEST_F(RegistrationTest, EndsIfRemovedWhileDisconnected) {
   StartEtcd(1);
   Create();
   Gate gate;
@@ -306,7 +306,7 @@ TEST_F(RegistrationTest, OneThatWasRemovedWhileCutOffEnds) {
 }
 
 // A member whose drain was not completed, and that is removed later, has not drained.
-TEST_F(RegistrationTest, WhatCouldNotLeaveHasNotDrained) {
+TEST_F(RegistrationTest, UnfinishedDrainIsNotReportedAsDrained) {
   StartEtcd(1);
   Create();
   const auto membership = Open();

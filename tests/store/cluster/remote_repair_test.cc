@@ -107,7 +107,7 @@ class RemoteRepairTest : public ::testing::Test {
   std::unique_ptr<Repairer> repairer_;
 };
 
-TEST_F(RemoteRepairTest, WhatThePeerHasComesHere) {
+TEST_F(RemoteRepairTest, CopiesFromPeer) {
   std::vector<Synthetic> all;
   for (uint64_t i = 0; i < 30; ++i) all.push_back(i % 3 == 0 ? MakeInSlot(i, 5) : MakeSynthetic(i, 3, 600));
   PutAtPeer(all);
@@ -122,7 +122,7 @@ TEST_F(RemoteRepairTest, WhatThePeerHasComesHere) {
 }
 
 // Otherwise a joining node would never be complete, and a lost copy never restored.
-TEST_F(RemoteRepairTest, AnEncodingMayBeLargerThanTheMemoryForReceiving) {
+TEST_F(RemoteRepairTest, CopiesEncodingLargerThanReceiveMemory) {
   const std::vector<Synthetic> all = {MakeSynthetic(1, /*layers=*/3, /*tokens=*/1000, /*kv_heads=*/2, /*head_dim=*/64),
                                       MakeSynthetic(2, /*layers=*/40, /*tokens=*/700, /*kv_heads=*/1, /*head_dim=*/32)};
   PutAtPeer(all);
@@ -135,7 +135,20 @@ TEST_F(RemoteRepairTest, AnEncodingMayBeLargerThanTheMemoryForReceiving) {
   for (const Synthetic& s : all) ExpectSame(s);
 }
 
-TEST_F(RemoteRepairTest, APeerThatComesBackIsAskedAgain) {
+// The part that brings the manifest is not read again.
+TEST_F(RemoteRepairTest, ReadsEachPartOfLargeEncodingOnce) {
+  constexpr int64_t kLayers = 3, kHeads = 2;
+  const Synthetic s = MakeSynthetic(1, kLayers, /*tokens=*/1000, kHeads, /*head_dim=*/64);
+  PutAtPeer({s});
+  Publish(control_);
+  StartRepair("peer-key-12345678", int64_t{64} << 20, /*part_bytes=*/300 << 10);  // one head
+  EXPECT_TRUE(Eventually([&] { return repairer_->progress().complete() && repairer_->statistics().passes > 0; }));
+  ExpectSame(s);
+  const engine::Engine::Statistics at_peer = (*peer_)->engine()->Stats();
+  EXPECT_EQ(at_peer.hits_dram + at_peer.hits_segments, kLayers * kHeads);
+}
+
+TEST_F(RemoteRepairTest, AsksReturningPeerAgain) {
   std::vector<Synthetic> all;
   for (uint64_t i = 0; i < 10; ++i) all.push_back(MakeSynthetic(i));
   PutAtPeer(all);

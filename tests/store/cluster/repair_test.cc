@@ -3,6 +3,8 @@
 #include "store/cluster/repair/repair.h"
 
 #include <algorithm>
+#include <atomic>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -13,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/clock.h"
+#include "base/thread.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "store/cluster/repair/rate_limit.h"
@@ -46,7 +49,7 @@ int64_t BytesOwned(const EngineCluster& cluster, int node, const std::vector<Syn
   return bytes;
 }
 
-TEST(Repair, AnEmptiedNodeIsFilledExactly) {
+TEST(Repair, FillsEmptyNodeExactly) {
   EngineCluster cluster(3);
   for (const Synthetic& s : Many(120)) cluster.Put(s, s.manifest.identity.bytes[5] % 2 == 0 ? "ns" : "other");
   std::vector<SlotDigest> before = AllDigests(cluster.node(1).engine.get());
@@ -66,7 +69,7 @@ TEST(Repair, AnEmptiedNodeIsFilledExactly) {
   EXPECT_EQ(cluster.node(1).repairer->statistics().slots_listed, statistics.slots_listed);
 }
 
-TEST(Repair, DifferentBitsBecomeTheGreaterEtagEverywhere) {
+TEST(Repair, GreaterEtagWinsOnAllOwners) {
   EngineCluster cluster(3, /*copies=*/3);
   std::mt19937_64 random(TestSeed());
   std::vector<std::vector<Synthetic>> variants;
@@ -97,7 +100,7 @@ TEST(Repair, DifferentBitsBecomeTheGreaterEtagEverywhere) {
   }
 }
 
-TEST(Repair, AJoinMovesWhatTheNewMemberOwnsAndNothingElse) {
+TEST(Repair, JoinMovesOnlyEncodingsOfTheNewMember) {
   Mutex mutex;
   std::vector<RepairProgress> told;
   EngineCluster cluster(3);
@@ -122,7 +125,7 @@ TEST(Repair, AJoinMovesWhatTheNewMemberOwnsAndNothingElse) {
   EXPECT_EQ(cluster.node(joining).repairer->statistics().copied_bytes, least);
   for (int node = 0; node < 3; ++node) {
     EXPECT_EQ(cluster.node(node).repairer->statistics().copied, 0);
-    EXPECT_EQ(cluster.node(node).repairer->statistics().removed, 0) << "current owners hold what they own until then";
+    EXPECT_EQ(cluster.node(node).repairer->statistics().removed, 0) << "current owners keep their encodings until then";
   }
   {
     MutexLock lock(&mutex);
@@ -151,7 +154,7 @@ TEST(Repair, AJoinMovesWhatTheNewMemberOwnsAndNothingElse) {
   EXPECT_EQ(removed, least);
 }
 
-TEST(Repair, ADrainMovesWhatTheMemberHeldAndNothingElse) {
+TEST(Repair, DrainMovesOnlyEncodingsOfTheMember) {
   EngineCluster cluster(4);
   const std::vector<Synthetic> all = Many(150);
   for (const Synthetic& s : all) cluster.Put(s);
@@ -173,7 +176,7 @@ TEST(Repair, ADrainMovesWhatTheMemberHeldAndNothingElse) {
   }
 }
 
-TEST(Repair, NothingIsRemovedThatAnOwnerLacksAndOwnersFetchIt) {
+TEST(Repair, KeepsUnownedEncodingUntilOwnersHaveIt) {
   EngineCluster cluster(3);
   std::vector<Synthetic> strays;
   for (uint64_t i = 1; strays.size() < 20; ++i) {
@@ -195,7 +198,7 @@ TEST(Repair, NothingIsRemovedThatAnOwnerLacksAndOwnersFetchIt) {
 }
 
 // The interval is an hour, and the view does not change.
-TEST(Repair, ANodeThatEmptiedItselfIsFilledAtOnceAndNotCompleteUntilThen) {
+TEST(Repair, RefillsEmptiedNodeAtOnce) {
   EngineCluster cluster(2);
   const std::vector<Synthetic> all = Many(40);
   for (const Synthetic& s : all) cluster.Put(s);
@@ -213,7 +216,7 @@ TEST(Repair, ANodeThatEmptiedItselfIsFilledAtOnceAndNotCompleteUntilThen) {
   for (const Synthetic& s : all) EXPECT_TRUE(cluster.Has(0, s));
 }
 
-TEST(Repair, AnEpochThatComesAgainWithOtherMembersIsAnother) {
+TEST(Repair, DistinguishesRepeatedEpochByMembers) {
   EngineCluster cluster(3);
   for (const Synthetic& s : Many(40)) cluster.Put(s);
   cluster.StartRepair(0, [](RepairOptions* options) { options->interval = absl::Hours(1); });
@@ -257,7 +260,7 @@ class EndlessPeer : public RepairPeer {
   uint32_t number_ = 0;
 };
 
-TEST(Repair, APeerThatListsWithoutAnEndIsLeft) {
+TEST(Repair, AbandonsEndlessListing) {
   EngineCluster cluster(2);
   cluster.StartRepair(0, [](RepairOptions* options) {
     options->open_peer = [](const NodeId&, const std::string&) { return std::make_shared<EndlessPeer>(); };
@@ -266,8 +269,35 @@ TEST(Repair, APeerThatListsWithoutAnEndIsLeft) {
   EXPECT_TRUE(Eventually([&] { return cluster.node(0).repairer->statistics().peer_errors > 0; }));
 }
 
+// Closing a peer takes as long as the network does.
+TEST(Repair, APeerWithAnotherAddressIsClosedWithoutHoldingUpTheOthers) {
+  class ClosingPeer : public EndlessPeer {
+   public:
+    explicit ClosingPeer(std::function<void()> closes) : closes_(std::move(closes)) {}
+    ~ClosingPeer() override { closes_(); }
+
+   private:
+    const std::function<void()> closes_;
+  };
+  Thread other;
+  std::atomic<bool> went_on{false}, waited{false};
+  Peers* all = nullptr;
+  const auto closes = [&] {
+    if (waited.exchange(true)) return;
+    other = Thread("other", [&] { went_on = all->failing() == 0; });
+    EXPECT_TRUE(Eventually([&] { return went_on.load(); }));
+  };
+  Peers peers([&](const NodeId&, const std::string&) { return std::make_shared<ClosingPeer>(closes); },
+              absl::Seconds(1), nullptr);
+  all = &peers;
+  ASSERT_TRUE(peers.Get({}, "10.0.0.1:7400").ok());
+  ASSERT_TRUE(peers.Get({}, "10.0.0.2:7400").ok());
+  EXPECT_TRUE(waited);
+  other.Join();
+}
+
 // One report for each kind of error, and one for its end.
-TEST(Repair, OperatorsHearOfAPeerThatFails) {
+TEST(Repair, ReportsFailingPeer) {
   Mutex mutex;
   std::vector<std::string> events;
   EngineCluster cluster(2);
@@ -286,7 +316,7 @@ TEST(Repair, OperatorsHearOfAPeerThatFails) {
   EXPECT_THAT(events, ::testing::ElementsAre("repair_peer_failed", "repair_peer_back"));
 }
 
-TEST(Repair, APeerThatDiesInTheMiddleOnlyDelays) {
+TEST(Repair, DyingPeerOnlyDelays) {
   EngineCluster cluster(3, /*copies=*/3);
   for (const Synthetic& s : Many(60)) cluster.Put(s);
   const auto before = AllDigests(cluster.node(0).engine.get());
@@ -306,7 +336,7 @@ TEST(Repair, APeerThatDiesInTheMiddleOnlyDelays) {
   EXPECT_EQ(AllDigests(cluster.node(0).engine.get()), before);
 }
 
-TEST(Repair, ADeadOwnerIsNotWaitedForUnlessNobodyElseHasTheSlot) {
+TEST(Repair, WaitsForDeadOwnerOnlyIfNoOtherHasSlot) {
   EngineCluster cluster(3);
   for (const Synthetic& s : Many(60)) cluster.Put(s);
   cluster.node(1).alive = false;
@@ -334,7 +364,7 @@ TEST(Repair, ADeadOwnerIsNotWaitedForUnlessNobodyElseHasTheSlot) {
   single.WaitComplete(third);
 }
 
-TEST(Repair, AFrozenAndADamagedPeerAreGoneAround) {
+TEST(Repair, CopiesDespiteFrozenAndDamagedPeers) {
   for (const bool frozen : {true, false}) {
     EngineCluster cluster(3, /*copies=*/3);
     for (const Synthetic& s : Many(30)) cluster.Put(s);
@@ -348,7 +378,30 @@ TEST(Repair, AFrozenAndADamagedPeerAreGoneAround) {
   }
 }
 
-TEST(Repair, NothingIsEvictedForWhatIsNotHotter) {
+// Members may have different amounts of memory, and one must not wait for ever for what it cannot take.
+TEST(Repair, AnEncodingBeyondTheMemoryOfANodeHoldsNothingUp) {
+  EngineCluster cluster(2);
+  EngineCluster::Node& large = cluster.node(1);
+  large.engine = nullptr;
+  engine::EngineOptions options;
+  options.dram_bytes = 64 << 20;
+  options.capacity_bytes = 256 << 20;
+  options.segment_bytes = 1 << 20;
+  auto opened = engine::Engine::Open(large.directory->path() + "/store", options);
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  large.engine = *std::move(opened);
+  const Synthetic beyond = MakeSynthetic(1, /*layers=*/2, /*tokens=*/40960), other = MakeSynthetic(2);
+  ASSERT_GT(beyond.bytes(), cluster.node(0).engine->Stats().dram_bytes);
+  cluster.PutAt(1, beyond);
+  cluster.PutAt(1, other);
+  cluster.StartRepair(0);
+  cluster.WaitComplete(0);
+  EXPECT_TRUE(cluster.Has(0, other));
+  EXPECT_FALSE(cluster.Has(0, beyond));
+  EXPECT_GT(cluster.node(0).repairer->statistics().left_for_room, 0);
+}
+
+TEST(Repair, EvictsNothingForColderEncodings) {
   EngineCluster cluster(2, /*copies=*/2, /*capacity=*/8 << 20);
   const std::vector<Synthetic> here = Many(110), there = Many(100, 1000);
   for (const Synthetic& s : here) cluster.PutAt(0, s);
@@ -373,7 +426,7 @@ TEST(Repair, NothingIsEvictedForWhatIsNotHotter) {
 }
 
 // Even if the slots were done before.
-TEST(Repair, WhatAPassLeftIsTriedAgainSoon) {
+TEST(Repair, RetriesUnfinishedWorkSoon) {
   EngineCluster cluster(2);
   cluster.StartRepair(0, [](RepairOptions* options) { options->interval = absl::Hours(1); });
   cluster.WaitComplete(0, 0);
@@ -389,7 +442,7 @@ TEST(Repair, WhatAPassLeftIsTriedAgainSoon) {
 }
 
 // When a lease ends and begins again, only the node itself compares with all others, since clients did not write to it.
-TEST(Repair, WhoComesBackIsComparedAlone) {
+TEST(Repair, ReturningNodeComparesAlone) {
   EngineCluster cluster(3, /*copies=*/3);
   cluster.StartRepair(0, [](RepairOptions* options) { options->interval = absl::Hours(1); });
   cluster.WaitComplete(0, 0);
@@ -418,7 +471,7 @@ TEST(Repair, WhoComesBackIsComparedAlone) {
   EXPECT_EQ(statistics().slots_compared, 6 * kSlots);
 }
 
-TEST(RateLimit, NoMoreThanTheRateABurstAndTheLastGo) {
+TEST(RateLimit, LimitsBytesToRateBurstAndOneRequest) {
   std::mt19937_64 random(TestSeed());
   constexpr int64_t kRate = 1000;
   const absl::Duration burst = absl::Seconds(2);
@@ -444,7 +497,7 @@ TEST(RateLimit, NoMoreThanTheRateABurstAndTheLastGo) {
 }
 
 // Copies pass the rate limit, so their bytes take a minimum time on any machine.
-TEST(Repair, CopiesTakeTokens) {
+TEST(Repair, CopiesPassRateLimit) {
   EngineCluster cluster(2);
   const std::vector<Synthetic> all = Many(40);
   int64_t bytes = 0;

@@ -23,14 +23,12 @@ namespace {
 
 using ::kvlink::testing::EntryWith;
 using ::kvlink::testing::OwnDatabase;
+using ::kvlink::testing::Patience;
 using ::kvlink::testing::PostgresServer;
 using ::kvlink::testing::SharedServer;
-using ::kvlink::testing::Soon;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
-
-std::string Message(const absl::Status& status) { return std::string(status.message()); }
 
 absl::Status GetFrom(const std::string& connection, DatabaseOptions options = {}) {
   options.connection = connection;
@@ -40,16 +38,23 @@ absl::Status GetFrom(const std::string& connection, DatabaseOptions options = {}
   return (*catalog)->GetDocument("ns", "a").status();
 }
 
-TEST(ConnectionTest, NamesEveryHostThatIsNotThere) {
+TEST(ConnectionTest, NamesEveryUnreachableHost) {
   const std::string one = testing::UnusedAddress(), two = testing::UnusedAddress();
   DatabaseOptions options;
   options.patience = absl::Milliseconds(100);
   const absl::Status status = GetFrom(absl::StrCat("postgresql://u@", one, ",", two, "/x"), options);
   EXPECT_TRUE(absl::IsUnavailable(status)) << status;
-  EXPECT_THAT(Message(status), AllOf(HasSubstr(one), HasSubstr(two), HasSubstr("refused"), Not(HasSubstr("\n"))));
+  EXPECT_THAT(status.message(), AllOf(HasSubstr(one), HasSubstr(two), HasSubstr("refused"), Not(HasSubstr("\n"))));
 }
 
-TEST(ConnectionTest, SaysWhatTheServerWants) {
+// libpq would take an empty string for the database of the environment.
+TEST(ConnectionTest, NoDatabase) {
+  const absl::Status status = GetFrom("");
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_THAT(status.message(), AllOf(HasSubstr("without a database"), HasSubstr("--database")));
+}
+
+TEST(ConnectionTest, ExplainsRefusedConnections) {
   KVLINK_NEEDS_POSTGRES();
   PostgresServer server({.settings = {"max_connections=5", "superuser_reserved_connections=1"},
                          .access = "local all all trust\n"
@@ -62,7 +67,7 @@ TEST(ConnectionTest, SaysWhatTheServerWants) {
 
   absl::Status status = GetFrom(server.connection("locked"));
   EXPECT_TRUE(absl::IsUnauthenticated(status)) << status;
-  EXPECT_THAT(Message(status), HasSubstr("PGPASSFILE"));
+  EXPECT_THAT(status.message(), HasSubstr("PGPASSFILE"));
   testing::ScratchDirectory scratch;
   const std::string file = scratch.path() + "/passwords";
   const auto with_password = [&](const std::string& password) {
@@ -75,21 +80,21 @@ TEST(ConnectionTest, SaysWhatTheServerWants) {
   };
   status = with_password("wrong");
   EXPECT_TRUE(absl::IsUnauthenticated(status)) << status;
-  EXPECT_THAT(Message(status), AllOf(HasSubstr("PGPASSFILE"), Not(HasSubstr("wrong\n")), Not(HasSubstr("LOCATION"))));
-  EXPECT_THAT(Message(with_password("right")), HasSubstr("no tables of KVLink"));
+  EXPECT_THAT(status.message(), AllOf(HasSubstr("PGPASSFILE"), Not(HasSubstr("wrong\n")), Not(HasSubstr("LOCATION"))));
+  EXPECT_THAT(with_password("right").message(), HasSubstr("no KVLink tables"));
 
   status = GetFrom(server.connection("tls"));
   EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
-  EXPECT_THAT(Message(status), HasSubstr("without TLS"));
+  EXPECT_THAT(status.message(), HasSubstr("without TLS"));
   status = GetFrom(server.connection("open") + "?sslmode=require");
   EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
-  EXPECT_THAT(Message(status), HasSubstr("TLS"));
+  EXPECT_THAT(status.message(), HasSubstr("TLS"));
   status = GetFrom(server.connection("nowhere"));
-  EXPECT_THAT(Message(status), HasSubstr("a line to pg_hba.conf"));
+  EXPECT_THAT(status.message(), HasSubstr("a line to pg_hba.conf"));
   status =
       GetFrom(absl::StrCat("host=", server.socket_directory(), " port=", server.port(), " user=kvlink dbname=nowhere"));
   EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
-  EXPECT_THAT(Message(status), AllOf(HasSubstr("nowhere"), HasSubstr("createdb")));
+  EXPECT_THAT(status.message(), AllOf(HasSubstr("nowhere"), HasSubstr("createdb")));
 
   std::vector<std::unique_ptr<testing::Subprocess>> others;
   for (int i = 0; i < 4; ++i) {
@@ -100,7 +105,7 @@ TEST(ConnectionTest, SaysWhatTheServerWants) {
   }
   status = GetFrom(absl::StrReplaceAll(server.connection("open"), {{"kvlink@", "plain@"}}));
   EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
-  EXPECT_THAT(Message(status), HasSubstr("max_connections"));
+  EXPECT_THAT(status.message(), HasSubstr("max_connections"));
   // As after a failover, when all clients return together: a connection becomes free.
   DatabaseOptions patient;
   patient.patience = absl::Seconds(60);
@@ -114,7 +119,7 @@ TEST(ConnectionTest, SaysWhatTheServerWants) {
   leaves.Join();
 }
 
-TEST(ConnectionTest, APasswordOfTheEnvironmentIsUsed) {
+TEST(ConnectionTest, UsesPasswordFromEnvironment) {
   KVLINK_NEEDS_POSTGRES();
   PostgresServer server({.access = "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n"});
   server.Sql("ALTER ROLE kvlink PASSWORD 'in the environment'");
@@ -124,7 +129,7 @@ TEST(ConnectionTest, APasswordOfTheEnvironmentIsUsed) {
   unsetenv("PGPASSWORD");
 }
 
-TEST(ConnectionTest, AFrozenServerHoldsNobodyUp) {
+TEST(ConnectionTest, FrozenServerDelaysNoCaller) {
   KVLINK_NEEDS_POSTGRES();
   PostgresServer server;
   const OwnDatabase database(server);
@@ -147,7 +152,7 @@ TEST(ConnectionTest, AFrozenServerHoldsNobodyUp) {
   EXPECT_EQ(catalog->PutDocument("ns", "b", EntryWith({2}, 1)), absl::OkStatus());
 }
 
-TEST(ConnectionTest, AServerThatComesBackIsFound) {
+TEST(ConnectionTest, ReconnectsToReturningServer) {
   KVLINK_NEEDS_POSTGRES();
   PostgresServer server;
   const OwnDatabase database(server);
@@ -176,7 +181,7 @@ TEST(ConnectionTest, AServerThatComesBackIsFound) {
   EXPECT_EQ(database->PutDocument("ns", "d", EntryWith({4}, 1)), absl::OkStatus());
 }
 
-TEST(ConnectionTest, AnEntryIsReadFromTheCacheWhereTheDatabaseIsGone) {
+TEST(ConnectionTest, ReadsCachedEntryWithoutDatabase) {
   KVLINK_NEEDS_POSTGRES();
   PostgresServer server;
   const OwnDatabase database(server);
@@ -210,7 +215,7 @@ TEST(ConnectionTest, FailsOverToTheStandby) {
   alone.connection = standby->connection(database.name());
   const absl::Status status = database.Open(alone)->GetDocument("ns", "a").status();
   EXPECT_TRUE(absl::IsUnavailable(status)) << status;
-  EXPECT_THAT(Message(status), HasSubstr("takes no writes"));
+  EXPECT_THAT(status.message(), HasSubstr("takes no writes"));
   Thread writes("writes", [&] {
     for (int i = 0; i < 100; ++i) {
       EXPECT_EQ(catalog->PutDocument("ns", absl::StrCat("document-", i), EntryWith({2}, 1)), absl::OkStatus());

@@ -8,6 +8,7 @@
 #include "base/status.h"
 #include "store/embedded/embedded.h"
 #include "tests/store/database/own_database.h"
+#include "tests/support/patience.h"
 
 namespace kvlink::testing {
 namespace {
@@ -24,8 +25,8 @@ class ClusterOfOne : public Store {
  public:
   ClusterOfOne(std::unique_ptr<Store> node, std::unique_ptr<DatabaseCatalog> catalog)
       : node_(std::move(node)), catalog_(std::move(catalog)) {
-    const auto known = catalog_->PositionOf(NodeOf(1), Soon());
-    const auto position = known.ok() ? known : catalog_->Register(NodeOf(1), Soon());
+    const auto known = catalog_->PositionOf(NodeOf(1), Patience());
+    const auto position = known.ok() ? known : catalog_->Register(NodeOf(1), Patience());
     EXPECT_TRUE(position.ok()) << position.status();
     if (position.ok()) position_ = *position;
   }
@@ -84,7 +85,7 @@ class ClusterOfOne : public Store {
   absl::StatusOr<uint64_t> Clock() override { return catalog_->Clock(); }
   absl::StatusOr<store::StoreStats> Stats() override {
     KVLINK_ASSIGN_OR_RETURN(store::StoreStats stats, node_->Stats());
-    KVLINK_ASSIGN_OR_RETURN(const store::database::CatalogStats catalog, catalog_->Stats(Soon()));
+    KVLINK_ASSIGN_OR_RETURN(const store::database::CatalogStats catalog, catalog_->Stats(Patience()));
     for (const auto& ns : catalog.namespaces) {
       const auto it = std::find_if(stats.namespaces.begin(), stats.namespaces.end(),
                                    [&](const store::NamespaceStats& one) { return one.name == ns.name; });
@@ -150,5 +151,5 @@ std::vector<StoreMaker> StoresUnderTest() {
 namespace kvlink::store {
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(StoreContractTest);
 
-TEST(DatabaseContractTest, IsTestedWherePostgresIs) { KVLINK_NEEDS_POSTGRES(); }
+TEST(DatabaseContractTest, RunsWithPostgres) { KVLINK_NEEDS_POSTGRES(); }
 }  // namespace kvlink::store

@@ -12,6 +12,7 @@
 #include "gtest/gtest.h"
 #include "store/database/entries_cache.h"
 #include "tests/store/database/own_database.h"
+#include "tests/support/patience.h"
 
 namespace kvlink::store::database {
 namespace {
@@ -19,15 +20,13 @@ namespace {
 using ::kvlink::testing::EntryWith;
 using ::kvlink::testing::kClusterId;
 using ::kvlink::testing::OwnDatabase;
+using ::kvlink::testing::Patience;
 using ::kvlink::testing::SharedServer;
-using ::kvlink::testing::Soon;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-std::string Message(const absl::Status& status) { return std::string(status.message()); }
-
-TEST(DatabaseTest, OfEqualGenerationsTheGreaterEntryStays) {
+TEST(DatabaseTest, GreaterEntryWinsAtEqualGenerations) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;
   CatalogEntry less = EntryWith({1}, 7), greater = EntryWith({2}, 7);
@@ -42,14 +41,14 @@ TEST(DatabaseTest, OfEqualGenerationsTheGreaterEntryStays) {
   EXPECT_TRUE(absl::IsNotFound(database->GetDocument("ns", "a").status()));
 }
 
-TEST(DatabaseTest, OfTwoWithOneIdTheSecondMeetsTheFirst) {
+TEST(DatabaseTest, SecondPutOfOneIdSeesTheFirst) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;
   const auto put = database->PutDocuments(
       "ns", {{"a", EntryWith({1}, 5)}, {"b", EntryWith({2}, 1)}, {"a", EntryWith({3}, 4)}, {"a", EntryWith({4}, 0)}});
   ASSERT_TRUE(put.ok()) << put.status();
   EXPECT_EQ(*(*put)[0], 5u);
-  EXPECT_THAT(Message((*put)[2].status()),
+  EXPECT_THAT((*put)[2].status().message(),
               HasSubstr("document a: generation 4 does not replace the stored generation 5"));
   EXPECT_GT(*(*put)[3], 5u);
   EXPECT_EQ(database->GetDocument("ns", "a")->parts[0].identity, testing::IdentityOf(4));
@@ -58,7 +57,7 @@ TEST(DatabaseTest, OfTwoWithOneIdTheSecondMeetsTheFirst) {
   EXPECT_EQ(database.Sql("SELECT count(*) FROM kvlink.drop_log"), "0");
 }
 
-TEST(EntriesCacheTest, ASlowReadDoesNotTakeThePlaceOfALaterOne) {
+TEST(EntriesCacheTest, SlowReadDoesNotReplaceLaterOne) {
   EntriesCache cache(absl::Hours(1));
   const absl::Time now = SteadyNow();
   cache.Keep("ns", "a", EntryWith({2}, 2), now, cache.epoch());
@@ -70,7 +69,7 @@ TEST(EntriesCacheTest, ASlowReadDoesNotTakeThePlaceOfALaterOne) {
 }
 
 // More entries than one answer of the server holds.
-TEST(DatabaseTest, ManyLargeEntriesAreRead) {
+TEST(DatabaseTest, ReadsManyLargeEntries) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;
   std::vector<std::string> ids;
@@ -107,7 +106,7 @@ TEST(DatabaseTest, KeepsEveryGenerationAndTitle) {
   EXPECT_EQ((*listed)[0].tokens, 3);
 }
 
-TEST(DatabaseTest, ListsInTheOrderOfBytes) {
+TEST(DatabaseTest, ListsInByteOrder) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;
   std::vector<DocumentPut> puts;
@@ -127,7 +126,7 @@ TEST(DatabaseTest, ListsInTheOrderOfBytes) {
   EXPECT_THAT(listed, ::testing::ElementsAre("B", "a", "a/1", "b", "z", "\xc3\xa4"));
 }
 
-TEST(DatabaseTest, MoreThanAGroupInOneCall) {
+TEST(DatabaseTest, SplitsLargeCalls) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;
   std::vector<DocumentPut> puts;
@@ -145,7 +144,7 @@ TEST(DatabaseTest, MoreThanAGroupInOneCall) {
     ASSERT_TRUE((*got)[i].ok()) << (*got)[i].status();
     EXPECT_EQ((*got)[i]->parts[0].identity, testing::IdentityOf(i));
   }
-  const auto stats = database->Stats(Soon());
+  const auto stats = database->Stats(Patience());
   ASSERT_TRUE(stats.ok()) << stats.status();
   ASSERT_EQ(stats->namespaces.size(), 1u);
   EXPECT_EQ(stats->namespaces[0].documents, 2500);
@@ -169,7 +168,7 @@ TEST(DatabaseTest, ReplacesADamagedEntryAndReportsItUntilThen) {
   EXPECT_TRUE(database->GetDocument("ns", "a").ok());
 }
 
-TEST(DatabaseTest, RefusesWhatNoStoreKeeps) {
+TEST(DatabaseTest, RefusesInvalidArguments) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;
   EXPECT_TRUE(absl::IsInvalidArgument(database->PutDocuments("", {{"a", EntryWith({1}, 1)}}).status()));
@@ -186,30 +185,30 @@ TEST(DatabaseTest, RefusesWhatNoStoreKeeps) {
 TEST(DatabaseTest, LimitsOfNamespacesHaveRevisions) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;
-  EXPECT_EQ(database->PutNamespace({"b", 100, 10, {}}, Soon())->revision, 1u);
-  const auto changed = database->PutNamespace({"b", 200, {}, {}}, Soon());
+  EXPECT_EQ(database->PutNamespace({"b", 100, 10, {}}, Patience())->revision, 1u);
+  const auto changed = database->PutNamespace({"b", 200, {}, {}}, Patience());
   ASSERT_TRUE(changed.ok()) << changed.status();
   EXPECT_EQ(changed->revision, 2u);
   EXPECT_EQ(changed->capacity_bytes, 200);
-  EXPECT_EQ(changed->pinned_bytes, 10) << "what is not given stays";
-  EXPECT_EQ(database->PutNamespace({"b", 300, 10, 9}, Soon())->revision, 9u);
-  EXPECT_EQ(database->PutNamespace({"b", 300, 10, 9}, Soon())->revision, 9u);  // as after a lost answer
-  const absl::Status stale = database->PutNamespace({"b", 400, 10, 9}, Soon()).status();
+  EXPECT_EQ(changed->pinned_bytes, 10) << "limits not given stay";
+  EXPECT_EQ(database->PutNamespace({"b", 300, 10, 9}, Patience())->revision, 9u);
+  EXPECT_EQ(database->PutNamespace({"b", 300, 10, 9}, Patience())->revision, 9u);  // as after a lost answer
+  const absl::Status stale = database->PutNamespace({"b", 400, 10, 9}, Patience()).status();
   EXPECT_TRUE(absl::IsFailedPrecondition(stale));
-  EXPECT_THAT(Message(stale), HasSubstr("revision 9 does not replace the current revision 9"));
-  EXPECT_TRUE(absl::IsInvalidArgument(database->PutNamespace({"b", -1, {}, {}}, Soon()).status()));
-  EXPECT_TRUE(absl::IsInvalidArgument(database->PutNamespace({"b", 1, {}, 0}, Soon()).status()));
-  ASSERT_TRUE(database->PutNamespace({"last", {}, {}, INT64_MAX}, Soon()).ok());
-  EXPECT_TRUE(absl::IsFailedPrecondition(database->PutNamespace({"last", 1, {}, {}}, Soon()).status()));
+  EXPECT_THAT(stale.message(), HasSubstr("revision 9 does not replace the current revision 9"));
+  EXPECT_TRUE(absl::IsInvalidArgument(database->PutNamespace({"b", -1, {}, {}}, Patience()).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(database->PutNamespace({"b", 1, {}, 0}, Patience()).status()));
+  ASSERT_TRUE(database->PutNamespace({"last", {}, {}, INT64_MAX}, Patience()).ok());
+  EXPECT_TRUE(absl::IsFailedPrecondition(database->PutNamespace({"last", 1, {}, {}}, Patience()).status()));
   ASSERT_TRUE(database->DeleteNamespace("last").ok());
-  ASSERT_TRUE(database->PutNamespace({"a", 1, 0, 5}, Soon()).ok());
-  const auto all = database->ListNamespaces(Soon());
+  ASSERT_TRUE(database->PutNamespace({"a", 1, 0, 5}, Patience()).ok());
+  const auto all = database->ListNamespaces(Patience());
   ASSERT_TRUE(all.ok() && all->size() == 2) << all.status();
   EXPECT_EQ((*all)[0].name, "a");
   EXPECT_EQ((*all)[0].revision, 5u);
   EXPECT_EQ((*all)[1].capacity_bytes, 300);
   ASSERT_TRUE(database->DeleteNamespace("b").ok());
-  EXPECT_EQ(database->ListNamespaces(Soon())->size(), 1u);
+  EXPECT_EQ(database->ListNamespaces(Patience())->size(), 1u);
 }
 
 TEST(DatabaseTest, TheCacheAnswersWithinItsStaleness) {
@@ -230,30 +229,30 @@ TEST(DatabaseTest, TheCacheAnswersWithinItsStaleness) {
   EXPECT_TRUE(absl::IsNotFound(cached->GetDocument("ns", "a").status()));
 }
 
-TEST(DatabaseTest, SaysWhatIsWrongWithTheTables) {
+TEST(DatabaseTest, ReportsWrongTables) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;
   DatabaseOptions other = database.options();
   other.cluster_id = {0xbb};
   for (const absl::Status& status :
-       {database.Open(other)->GetDocument("ns", "a").status(), database.Open(other)->Prepare(Soon())}) {
+       {database.Open(other)->GetDocument("ns", "a").status(), database.Open(other)->Prepare(Patience())}) {
     EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
-    EXPECT_THAT(Message(status), AllOf(HasSubstr("cluster c1050000"), HasSubstr("not of bb000000")));
+    EXPECT_THAT(status.message(), AllOf(HasSubstr("cluster c1050000"), HasSubstr("not to bb000000")));
   }
   database.Sql("UPDATE kvlink.kvlink_schema SET version = 99");
   for (const absl::Status& status :
-       {database.Open()->GetDocument("ns", "a").status(), database.Open()->Prepare(Soon())}) {
+       {database.Open()->GetDocument("ns", "a").status(), database.Open()->Prepare(Patience())}) {
     EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
-    EXPECT_THAT(Message(status), AllOf(HasSubstr("version 99"), HasSubstr("version 1"), HasSubstr("newer build")));
+    EXPECT_THAT(status.message(), AllOf(HasSubstr("version 99"), HasSubstr("version 1"), HasSubstr("newer build")));
   }
   DatabaseOptions empty = database.options();
   empty.connection = SharedServer().connection(SharedServer().NewDatabase());
   const absl::Status status = database.Open(empty)->PutDocument("ns", "a", EntryWith({1}, 1));
   EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
-  EXPECT_THAT(Message(status), HasSubstr("no tables of KVLink"));
+  EXPECT_THAT(status.message(), HasSubstr("no KVLink tables"));
 }
 
-TEST(DatabaseTest, ManyPrepareAtOnce) {
+TEST(DatabaseTest, PreparesConcurrently) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;
   DatabaseOptions empty = database.options();
@@ -263,7 +262,7 @@ TEST(DatabaseTest, ManyPrepareAtOnce) {
     std::vector<Thread> threads;
     for (int i = 0; i < 6; ++i) {
       threads.emplace_back("prepare", [&] {
-        const absl::Status status = database.Open(empty)->Prepare(Soon());
+        const absl::Status status = database.Open(empty)->Prepare(Patience());
         EXPECT_EQ(status, absl::OkStatus());
         prepared += status.ok() ? 1 : 0;
       });
@@ -273,7 +272,7 @@ TEST(DatabaseTest, ManyPrepareAtOnce) {
   EXPECT_EQ(database.Open(empty)->PutDocument("ns", "a", EntryWith({1}, 1)), absl::OkStatus());
 }
 
-TEST(DatabaseTest, AUserWithoutRightsIsTold) {
+TEST(DatabaseTest, NamesMissingPrivileges) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;
   database.Sql("DROP ROLE IF EXISTS poor");
@@ -282,21 +281,21 @@ TEST(DatabaseTest, AUserWithoutRightsIsTold) {
   poor.connection = absl::StrCat(poor.connection, "?user=poor");
   const absl::Status status = database.Open(poor)->GetDocument("ns", "a").status();
   EXPECT_TRUE(absl::IsPermissionDenied(status)) << status;
-  EXPECT_THAT(Message(status), HasSubstr("grant the user"));
+  EXPECT_THAT(status.message(), HasSubstr("grant the user"));
   database.Sql(
       "GRANT USAGE ON SCHEMA kvlink TO poor; GRANT USAGE ON ALL SEQUENCES IN SCHEMA kvlink TO poor; "
       "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA kvlink TO poor");
   const auto with_rights = database.Open(poor);
-  EXPECT_EQ(with_rights->Prepare(Soon()), absl::OkStatus());
+  EXPECT_EQ(with_rights->Prepare(Patience()), absl::OkStatus());
   EXPECT_EQ(with_rights->PutDocument("ns", "a", EntryWith({1}, 1)), absl::OkStatus());
   EXPECT_EQ(with_rights->DeleteDocument("ns", "a", 0), absl::OkStatus());
   database.Sql("DROP OWNED BY poor");
   poor.connection = absl::StrCat(SharedServer().connection(SharedServer().NewDatabase()), "?user=poor");
-  EXPECT_TRUE(absl::IsPermissionDenied(database.Open(poor)->Prepare(Soon())));
+  EXPECT_TRUE(absl::IsPermissionDenied(database.Open(poor)->Prepare(Patience())));
 }
 
 // Errors of servers that are full, have conflicts or stop. A trigger raises them in the test.
-TEST(DatabaseTest, WhatTheServerSaysBecomesACode) {
+TEST(DatabaseTest, MapsServerErrorsToCodes) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;
   database.Sql(
@@ -316,7 +315,7 @@ TEST(DatabaseTest, WhatTheServerSaysBecomesACode) {
   };
   const auto full = put_with("53100", 1);
   EXPECT_TRUE(absl::IsResourceExhausted(full)) << full;
-  EXPECT_THAT(Message(full), HasSubstr("no disk space"));
+  EXPECT_THAT(full.message(), HasSubstr("no disk space"));
   for (const char* in_the_way : {"40001", "40P01", "23505"}) {
     EXPECT_EQ(put_with(in_the_way, 3), absl::OkStatus()) << in_the_way;
   }
@@ -327,16 +326,16 @@ TEST(DatabaseTest, WhatTheServerSaysBecomesACode) {
   EXPECT_TRUE(absl::IsDeadlineExceeded(put_with("57014", 1)));
   const auto other = put_with("22000", 1);
   EXPECT_EQ(other.code(), absl::StatusCode::kInternal);
-  EXPECT_THAT(Message(other), AllOf(HasSubstr("as asked"), HasSubstr("22000")));
+  EXPECT_THAT(other.message(), AllOf(HasSubstr("as asked"), HasSubstr("22000")));
   EXPECT_EQ(put_with("00000", 0), absl::OkStatus());
 }
 
-TEST(DatabaseTest, TakesNoPasswordInTheConnectionString) {
+TEST(DatabaseTest, RefusesPasswordInConnectionString) {
   for (const char* text : {"postgresql://kvlink:secret@127.0.0.1/x", "host=127.0.0.1 password=secret",
                            "postgresql://127.0.0.1/x?password=secret", "nonsense secret"}) {
     const absl::Status status = DatabaseCatalog::Open({.connection = text, .cluster_id = kClusterId}).status();
     EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
-    EXPECT_THAT(Message(status), Not(HasSubstr("secret")));
+    EXPECT_THAT(status.message(), Not(HasSubstr("secret")));
   }
   EXPECT_TRUE(absl::IsInvalidArgument(
       DatabaseCatalog::Open({.connection = "host=a,b,c port=1,2", .cluster_id = kClusterId}).status()));

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/clock.h"
+#include "tests/support/patience.h"
 
 namespace kvlink::testing {
 namespace {
@@ -32,7 +33,7 @@ PostgresServer& SharedServer() {
 }
 
 OwnDatabase::OwnDatabase(PostgresServer& server) : server_(server), name_(server.NewDatabase()), catalog_(Open()) {
-  EXPECT_EQ(catalog_->Prepare(Soon()), absl::OkStatus());
+  EXPECT_EQ(catalog_->Prepare(Patience()), absl::OkStatus());
 }
 
 DatabaseOptions OwnDatabase::options() const {
@@ -48,8 +49,6 @@ std::unique_ptr<DatabaseCatalog> OwnDatabase::Open(const DatabaseOptions& option
   EXPECT_TRUE(opened.ok()) << opened.status();
   return opened.ok() ? *std::move(opened) : nullptr;
 }
-
-absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
 
 Identity IdentityOf(uint64_t number) {
   Identity identity;
@@ -68,17 +67,11 @@ CatalogEntry EntryWith(const std::vector<uint64_t>& identities, uint64_t generat
   return entry;
 }
 
-store::database::NodeId NodeOf(uint8_t number) {
-  store::database::NodeId node = {};
-  node[0] = number;
-  return node;
-}
-
 std::vector<store::database::Drop> Consume(store::database::DropLog& log, const store::database::NodeId& node,
                                            store::database::DropPosition* position, int64_t limit) {
   std::vector<store::database::Drop> drops;
   for (bool more = true; more;) {
-    const auto batch = log.ReadDrops(*position, limit, Soon());
+    const auto batch = log.ReadDrops(*position, limit, Patience());
     EXPECT_TRUE(batch.ok()) << batch.status();
     if (!batch.ok()) return drops;
     EXPECT_GE(batch->end, *position);
@@ -86,7 +79,7 @@ std::vector<store::database::Drop> Consume(store::database::DropLog& log, const 
     *position = batch->end;
     more = !batch->caught_up;
   }
-  EXPECT_EQ(log.StorePosition(node, *position, Soon()), absl::OkStatus());
+  EXPECT_EQ(log.StorePosition(node, *position, Patience()), absl::OkStatus());
   return drops;
 }
 

@@ -12,6 +12,7 @@
 #include "gtest/gtest.h"
 #include "proto/catalog.h"
 #include "store/database/database.h"
+#include "tests/support/node_id.h"
 #include "tests/support/postgres.h"
 
 namespace kvlink::testing {
@@ -45,11 +46,9 @@ class OwnDatabase {
   std::unique_ptr<store::database::DatabaseCatalog> catalog_;
 };
 
-absl::Time Soon();
 Identity IdentityOf(uint64_t number);
 // An entry whose parts have these identities and a few tokens each.
 CatalogEntry EntryWith(const std::vector<uint64_t>& identities, uint64_t generation);
-store::database::NodeId NodeOf(uint8_t number);
 
 // Returns what `node` would remove: reads all drops up to the end of the log, then stores its position.
 std::vector<store::database::Drop> Consume(store::database::DropLog& log, const store::database::NodeId& node,

@@ -86,7 +86,7 @@ void CheckPlans(const OwnDatabase& database, const std::string& settings) {
   }
 }
 
-TEST(PlanTest, EveryStatementFindsItsRowsByAnIndex) {
+TEST(PlanTest, EveryStatementUsesAnIndex) {
   KVLINK_NEEDS_POSTGRES();
   const OwnDatabase database;
   Fill(database, testing::Soak() ? 1000000 : 50000);
@@ -96,7 +96,7 @@ TEST(PlanTest, EveryStatementFindsItsRowsByAnIndex) {
 }
 
 // A plan made when the tables were new stays in use until the server analyzes them; they may be large by then.
-TEST(PlanTest, AlsoWhereTheServerBelievesThatTablesAreEmpty) {
+TEST(PlanTest, UsesIndexesWithStatisticsOfEmptyTables) {
   KVLINK_NEEDS_POSTGRES();
   const OwnDatabase database;
   CheckPlans(database, kOurSettings);

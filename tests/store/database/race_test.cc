@@ -17,6 +17,7 @@
 #include "gtest/gtest.h"
 #include "store/database/database.h"
 #include "tests/store/database/own_database.h"
+#include "tests/support/patience.h"
 #include "tests/support/seed.h"
 
 namespace kvlink::store::database {
@@ -28,8 +29,8 @@ using ::kvlink::testing::FaultSeeds;
 using ::kvlink::testing::IdentityOf;
 using ::kvlink::testing::NodeOf;
 using ::kvlink::testing::OwnDatabase;
+using ::kvlink::testing::Patience;
 using ::kvlink::testing::PostgresServer;
-using ::kvlink::testing::Soon;
 
 constexpr int kClients = 6, kDocuments = 8, kIdentities = 8;
 
@@ -154,7 +155,7 @@ void Race(const OwnDatabase& database, uint64_t seed, bool faults, int changes,
   DatabaseOptions options = database.options();
   options.patience = absl::Seconds(30);
   options.max_connections = 2;
-  auto position = *database->Register(NodeOf(1), Soon());
+  auto position = *database->Register(NodeOf(1), Patience());
   std::atomic<uint64_t> generations{10};
   std::atomic<bool> done{false};
   Acknowledged acknowledged;
@@ -162,7 +163,7 @@ void Race(const OwnDatabase& database, uint64_t seed, bool faults, int changes,
   Thread consumer("consumer", [&] {
     const auto log = database.Open(options);
     while (!done) {
-      const auto batch = log->ReadDrops(position, 3, Soon());
+      const auto batch = log->ReadDrops(position, 3, Patience());
       if (!batch.ok()) {
         EXPECT_TRUE(faults) << batch.status();
         continue;
@@ -200,7 +201,7 @@ TEST(RaceTest, ManyClientsChangeTheSameDocuments) {
 }
 
 // Documents that share their parts are deleted concurrently: the last deletion must write the drops.
-TEST(RaceTest, TheLastOfManyThatLeaveTogetherWritesTheDrop) {
+TEST(RaceTest, LastOfConcurrentDeletionsWritesDrop) {
   KVLINK_NEEDS_POSTGRES();
   const OwnDatabase database;
   database.Sql(kWitness);
@@ -226,7 +227,7 @@ TEST(RaceTest, TheLastOfManyThatLeaveTogetherWritesTheDrop) {
   }
 }
 
-TEST(RaceTest, TheServerIsKilledInTheMiddleOfCommits) {
+TEST(RaceTest, ServerIsKilledDuringCommits) {
   KVLINK_NEEDS_POSTGRES();
   for (int i = 0; i < (FaultSeeds() + 2) / 3; ++i) {
     const uint64_t seed = testing::TestSeed() + i;

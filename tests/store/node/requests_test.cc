@@ -2,6 +2,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <cmath>
 #include <fstream>
 #include <functional>
 #include <string>
@@ -268,6 +269,34 @@ TEST_F(RequestsTest, AReceiveThatIsTooShortEndsThePull) {
   data->connection()->PostReceive(first, {*transport_->Allocate(4096), 0, 1000}, Patience(), arrived.ForReceive());
   EXPECT_EQ(StatusOf(*data->Next(id)).code(), absl::StatusCode::kInvalidArgument);
   Await("pulls", 0);
+}
+
+// Else a client could make any encoding hot without reading it, and a member by copying it.
+TEST_F(RequestsTest, WhatAClientTookIsRatedAndWhatItAskedForIsNot) {
+  ScratchDirectory access(/*in_memory=*/true);
+  WriteAccessFile(access.path() + "/access", "user user-key-12345678 write *\npeer peer-key-12345678 repair *\n");
+  StartNode([&](store::node::NodeOptions* options) {
+    options->access_file = access.path() + "/access";
+    options->limits.read_rates_half_life = absl::Hours(1);
+  });
+  const auto data = Connect("user-key-12345678"), peer = Connect("peer-key-12345678");
+  const Synthetic asked = MakeSynthetic(1), taken = MakeSynthetic(2);
+  ASSERT_TRUE(data->Push("a", asked).ok() && data->Push("a", taken).ok());
+  for (int i = 0; i < 10; ++i) {
+    const uint64_t id = data->Send(RawData::PullOf("a", asked.manifest, data->TakePayloadIds(2), 2));
+    ASSERT_TRUE(data->Next(id)->has_pull_started());
+    proto::Request cancel;
+    cancel.mutable_cancel()->set_request(id);
+    data->Send(cancel);
+    EXPECT_EQ(StatusOf(*data->Next(id)).code(), absl::StatusCode::kCancelled);
+    ASSERT_TRUE(peer->Pull("a", asked.manifest).ok());
+  }
+  ASSERT_TRUE(data->Pull("a", taken.manifest).ok());
+  const auto rated = (*node_)->read_rates().Now(SteadyNow());
+  ASSERT_EQ(rated.encodings.size(), 1u);
+  EXPECT_EQ(rated.encodings[0].key.identity, taken.manifest.identity);
+  const double second = std::log(2.0) / absl::ToDoubleSeconds(absl::Hours(1));  // what one read counts for
+  EXPECT_NEAR(rated.encodings[0].bytes_per_second / (second * taken.bytes()), 1, 0.1);
 }
 
 TEST_F(RequestsTest, ConnectionsAreBounded) {

@@ -240,12 +240,7 @@ TEST_P(DeviceTest, ADeviceWithoutMemoryFailsTheRequestThatNeedsSome) {
   EXPECT_LE(LargestDifference(LogitsOf(*Start(*generator, Ask({3}))), Expected(Ask({3}))), tolerance());
 }
 
-std::vector<testing::BackendFactory> Devices() {
-  std::vector<testing::BackendFactory> backends = GeneratorBackends();
-  std::erase_if(backends, [](const auto& backend) { return !backend.on_device; });
-  return backends;
-}
-INSTANTIATE_TEST_SUITE_P(Backends, DeviceTest, ::testing::ValuesIn(Devices()),
+INSTANTIATE_TEST_SUITE_P(Backends, DeviceTest, ::testing::ValuesIn(GeneratorDevices()),
                          [](const auto& info) { return info.param.name; });
 
 }  // namespace

@@ -134,6 +134,12 @@ inline std::vector<testing::BackendFactory> GeneratorBackends() {
   return backends;
 }
 
+inline std::vector<testing::BackendFactory> GeneratorDevices() {
+  std::vector<testing::BackendFactory> backends = GeneratorBackends();
+  std::erase_if(backends, [](const auto& backend) { return !backend.on_device; });
+  return backends;
+}
+
 // A generator's surroundings: a backend, four documents, a prompt.
 class GeneratorTest : public ::testing::TestWithParam<testing::BackendFactory> {
  protected:

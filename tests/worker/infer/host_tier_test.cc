@@ -162,12 +162,7 @@ TEST_P(HostTierTest, KeepsNothingThatDidNotLandToItsEnd) {
   }
 }
 
-std::vector<testing::BackendFactory> Devices() {
-  std::vector<testing::BackendFactory> backends = GeneratorBackends();
-  std::erase_if(backends, [](const auto& backend) { return !backend.on_device; });
-  return backends;
-}
-INSTANTIATE_TEST_SUITE_P(Backends, HostTierTest, ::testing::ValuesIn(Devices()),
+INSTANTIATE_TEST_SUITE_P(Backends, HostTierTest, ::testing::ValuesIn(GeneratorDevices()),
                          [](const auto& info) { return info.param.name; });
 
 class HostTierOfHostTest : public GeneratorTest {};

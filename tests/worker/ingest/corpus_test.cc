@@ -341,6 +341,7 @@ TEST_F(CorpusTest, RejectsAreFedAgainOnceMended) {
 
 TEST_F(CorpusTest, RejectsThatCannotBeWrittenEndTheRun) {
   EXPECT_FALSE(RejectFile::Create((root_ / "no/such/folder").string()).ok());
+  EXPECT_TRUE(absl::IsInvalidArgument(RejectFile::Create(root_.string()).status()));
   std::filesystem::create_symlink("/dev/full", root_ / "full.partial");
   rejects_ = *RejectFile::Create((root_ / "full").string());
   const absl::Status status = Run("broken\n" + Lines(0, 5));

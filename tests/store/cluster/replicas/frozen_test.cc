@@ -15,6 +15,7 @@
 #include "store/cluster/replicas/replicated.h"
 #include "tests/store/cluster/replicas/cluster_place.h"
 #include "tests/store/synthetic.h"
+#include "tests/support/patience.h"
 #include "tests/support/seed.h"
 #include "tests/support/subprocess.h"
 
@@ -22,8 +23,6 @@ namespace kvlink::testing {
 namespace {
 
 constexpr int kNodes = 3;
-
-absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
 
 // Three nodes in separate processes; none is a member of a cluster, so they serve everything they hold.
 class FrozenTest : public ::testing::Test {
@@ -35,7 +34,7 @@ class FrozenTest : public ::testing::Test {
       auto node = std::make_unique<Subprocess>(
           std::vector<std::string>{NODE_PROCESS, absl::StrCat(directory_.path(), "/", i), address},
           SubprocessOptions{.keep_input_open = true});
-      const absl::Time limit = Soon();
+      const absl::Time limit = Patience();
       while (node->output().empty() && node->running() && SteadyNow() < limit) absl::SleepFor(absl::Milliseconds(5));
       EXPECT_FALSE(node->output().empty()) << node->errors();
       const auto session = RawControl(address).Open();
@@ -65,11 +64,11 @@ class FrozenTest : public ::testing::Test {
   std::unique_ptr<store::cluster::ReplicatedStore> store_;
 };
 
-TEST_F(FrozenTest, ReadsGoOnAtTheOtherOwner) {
+TEST_F(FrozenTest, ReadsContinueAtOtherOwner) {
   std::vector<Synthetic> documents;
   for (int i = 0; i < 12; ++i) {
     documents.push_back(MakeSynthetic(i, 24, 600, 2, 64));  // some MiB each, so that a freeze hits transfers
-    ASSERT_TRUE(store_->Put("ns", documents[i].manifest, documents[i].spans(), Soon()).ok());
+    ASSERT_TRUE(store_->Put("ns", documents[i].manifest, documents[i].spans(), Patience()).ok());
   }
   for (int round = 0; round < FaultSeeds(); ++round) {
     std::mt19937_64 random(TestSeed() + round);
@@ -90,14 +89,14 @@ TEST_F(FrozenTest, ReadsGoOnAtTheOtherOwner) {
     absl::SleepFor(absl::Microseconds(random() % 20000));
     Freeze(node);
     const int enough = reads + 30;
-    const absl::Time limit = Soon();
+    const absl::Time limit = Patience();
     while (reads < enough && SteadyNow() < limit) absl::SleepFor(absl::Milliseconds(1));
     EXPECT_GE(reads, enough);
     Thaw(node);
     stop = true;
     for (std::thread& reader : readers) reader.join();
     // A node that answers again is asked again.
-    const absl::Time again = Soon();
+    const absl::Time again = Patience();
     while (store_->Nodes()[node].resting && SteadyNow() < again) {
       EXPECT_TRUE(ReadAndCompare(store_.get(), "ns", documents[random() % documents.size()]).ok());
     }
@@ -106,22 +105,22 @@ TEST_F(FrozenTest, ReadsGoOnAtTheOtherOwner) {
 }
 
 // The node that serves a lease stops, and another delivers the remaining layers.
-TEST_F(FrozenTest, ALeaseGoesOnInTheMiddle) {
+TEST_F(FrozenTest, LeaseContinuesAtOtherOwner) {
   const Synthetic one = MakeSynthetic(1, 30, 600, 4, 64);
-  ASSERT_TRUE(store_->Put("ns", one.manifest, one.spans(), Soon()).ok());
+  ASSERT_TRUE(store_->Put("ns", one.manifest, one.spans(), Patience()).ok());
   const auto& members = views_->view()->placement;
   const auto owners = members.NextOwners(one.manifest.identity);
   for (int attempt = 0; attempt < 50 && store_->Counters().changed_owner == 0; ++attempt) {
-    const auto lease = store_->Read("ns", one.manifest.identity, one.manifest.codec, one.manifest.etag, Soon());
+    const auto lease = store_->Read("ns", one.manifest.identity, one.manifest.codec, one.manifest.etag, Patience());
     ASSERT_TRUE(lease.ok()) << lease.status();
     // One of the two serves the lease; the other takes over.
     Freeze(owners[attempt % 2]);
     for (size_t layer = 0; layer < one.slabs.size(); ++layer) {
-      EXPECT_EQ(CompareLayer(lease->get(), one, layer, Soon()), absl::OkStatus()) << layer;
+      EXPECT_EQ(CompareLayer(lease->get(), one, layer, Patience()), absl::OkStatus()) << layer;
     }
     // Layers that arrived earlier stay where they are.
     for (size_t layer = 0; layer < one.slabs.size(); ++layer) {
-      EXPECT_EQ(CompareLayer(lease->get(), one, layer, Soon()), absl::OkStatus()) << layer;
+      EXPECT_EQ(CompareLayer(lease->get(), one, layer, Patience()), absl::OkStatus()) << layer;
     }
     EXPECT_TRUE((*lease)->intact());
     Thaw(owners[attempt % 2]);
@@ -130,9 +129,9 @@ TEST_F(FrozenTest, ALeaseGoesOnInTheMiddle) {
 }
 
 // A frozen owner cannot acknowledge; the put's error names it.
-TEST_F(FrozenTest, APutIsNotAcknowledgedByOneThatIsFrozen) {
+TEST_F(FrozenTest, FrozenOwnerDoesNotAcknowledgePut) {
   const Synthetic one = MakeSynthetic(1);
-  ASSERT_TRUE(store_->Put("ns", one.manifest, one.spans(), Soon()).ok());
+  ASSERT_TRUE(store_->Put("ns", one.manifest, one.spans(), Patience()).ok());
   const Synthetic next = MakeSynthetic(2);
   const auto owners = views_->view()->placement.NextOwners(next.manifest.identity);
   Freeze(owners[0]);
@@ -140,9 +139,9 @@ TEST_F(FrozenTest, APutIsNotAcknowledgedByOneThatIsFrozen) {
   EXPECT_FALSE(put.ok());
   EXPECT_NE(std::string(put.status().message()).find(views_->view()->status[owners[0]].address), std::string::npos)
       << put.status();
-  EXPECT_EQ(ReadAndCompare(store_.get(), "ns", next), absl::OkStatus()) << "the other copy is there";
+  EXPECT_EQ(ReadAndCompare(store_.get(), "ns", next), absl::OkStatus()) << "the other copy exists";
   Thaw(owners[0]);
-  EXPECT_TRUE(store_->Put("ns", next.manifest, next.spans(), Soon()).ok());
+  EXPECT_TRUE(store_->Put("ns", next.manifest, next.spans(), Patience()).ok());
 }
 
 }  // namespace

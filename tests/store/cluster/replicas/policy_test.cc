@@ -26,7 +26,7 @@ Identity IdentityOf(uint64_t number) {
   return identity;
 }
 
-TEST(Breaker, HasOneTransitionForEachStateAndEvent) {
+TEST(Breaker, EachStateAndEventHasOneTransition) {
   using S = BreakerState;
   using E = BreakerEvent;
   const std::map<std::pair<S, E>, S> expected = {
@@ -42,7 +42,7 @@ TEST(Breaker, HasOneTransitionForEachStateAndEvent) {
   for (const auto& [from, to] : expected) EXPECT_EQ(Next(from.first, from.second), to);
 }
 
-TEST(Breaker, OpensAfterFailuresInARowOnly) {
+TEST(Breaker, OpensOnlyAfterConsecutiveFailures) {
   Breaker breaker;
   const absl::Time now = SteadyNow();
   for (int round = 0; round < 5; ++round) {
@@ -54,7 +54,7 @@ TEST(Breaker, OpensAfterFailuresInARowOnly) {
   }
 }
 
-TEST(Breaker, GivesOneProbeForEachRestAndRestsLonger) {
+TEST(Breaker, AllowsOneProbePerRestAndRestsLonger) {
   Breaker breaker;
   absl::Time now = SteadyNow();
   for (int i = 0; i < Breaker::kFailuresInARow; ++i) breaker.Failed(now);
@@ -68,28 +68,43 @@ TEST(Breaker, GivesOneProbeForEachRestAndRestsLonger) {
     EXPECT_EQ(breaker.state(), BreakerState::kHalfOpen);
     EXPECT_EQ(breaker.TryProbe(now), nullptr) << "one at a time";
     const absl::Duration rested = now - began;
-    EXPECT_GE(rested, before / 2) << "a half of it may be left to chance";
+    EXPECT_GE(rested, before / 2) << "rests vary by at most half";
     EXPECT_LE(rested, Breaker::kMaxRest + absl::Milliseconds(10));
     before = rested;
     breaker.Failed(now);
     EXPECT_EQ(breaker.state(), BreakerState::kOpen);
     probe = nullptr;
-    EXPECT_EQ(breaker.TryProbe(now), nullptr) << "it was told, and rests again";
+    EXPECT_EQ(breaker.TryProbe(now), nullptr) << "the probe failed, so it rests again";
   }
   EXPECT_GE(before, Breaker::kMaxRest / 2);
   while (breaker.TryProbe(now) == nullptr) now += absl::Milliseconds(10);
-  EXPECT_EQ(breaker.state(), BreakerState::kOpen) << "nothing was learnt";
+  EXPECT_EQ(breaker.state(), BreakerState::kOpen) << "the probe reported nothing";
   {
     const Breaker::Probe next = breaker.TryProbe(now);
-    EXPECT_NE(next, nullptr) << "by whoever is next";
+    EXPECT_NE(next, nullptr) << "the next caller may probe";
     breaker.Answered();
   }
   EXPECT_TRUE(breaker.closed());
   for (int i = 0; i < Breaker::kFailuresInARow; ++i) breaker.Failed(now);
-  EXPECT_NE(breaker.TryProbe(now + Breaker::kFirstRest), nullptr) << "rests begin anew";
+  EXPECT_NE(breaker.TryProbe(now + Breaker::kFirstRest), nullptr) << "rests start again";
 }
 
-TEST(Hedge, TheBudgetIsAShareOfWhatIsAsked) {
+// A call keeps the right until it returns, which may be after the next probe was sent.
+TEST(Breaker, AProbeThatHasEndedLeavesTheNextAlone) {
+  Breaker breaker;
+  absl::Time now = SteadyNow();
+  for (int i = 0; i < Breaker::kFailuresInARow; ++i) breaker.Failed(now);
+  Breaker::Probe first = breaker.TryProbe(now += Breaker::kMaxRest);
+  ASSERT_NE(first, nullptr);
+  breaker.Failed(now);
+  const Breaker::Probe second = breaker.TryProbe(now += Breaker::kMaxRest);
+  ASSERT_NE(second, nullptr);
+  first = nullptr;
+  EXPECT_EQ(breaker.state(), BreakerState::kHalfOpen);
+  EXPECT_EQ(breaker.TryProbe(now + Breaker::kMaxRest), nullptr) << "one at a time";
+}
+
+TEST(Hedge, BudgetIsShareOfRequests) {
   HedgeBudget budget;
   EXPECT_FALSE(budget.TryTake());
   constexpr int kRequests = 10000;
@@ -107,7 +122,7 @@ TEST(Hedge, TheBudgetIsAShareOfWhatIsAsked) {
   EXPECT_EQ(taken, static_cast<int>(HedgeBudget::kMaxTokens));
 }
 
-TEST(Hedge, ComesAfterNearlyAllAnswers) {
+TEST(Hedge, DelayExceedsNearlyAllAnswers) {
   Latency latency;
   EXPECT_EQ(latency.HedgeAfter(), kNoProgress);
   std::mt19937_64 random(TestSeed());
@@ -133,7 +148,7 @@ class OrderTest : public ::testing::Test {
   std::minstd_rand random_{static_cast<uint32_t>(TestSeed())};
 };
 
-TEST_F(OrderTest, WhoHoldsAFurtherCopyIsAskedAsAnOwner) {
+TEST_F(OrderTest, HoldersOfFurtherCopiesRankAsOwners) {
   auto view = std::make_shared<View>(*MakeView(1, 2, 2, std::vector<TestMember>(5)));
   const Identity hot = IdentityOf(1), other = IdentityOf(2);
   HotRecord record;
@@ -175,7 +190,7 @@ TEST_F(OrderTest, OwnersOfBothPlacementsComeFirst) {
       const bool now = absl::c_linear_search(current, member), then = absl::c_linear_search(next, member);
       ASSERT_TRUE(now || then);
       const int place = now && then ? 0 : now ? 1 : 2;
-      EXPECT_GE(place, before) << "those that are not filled yet come last";
+      EXPECT_GE(place, before) << "owners not filled yet come last";
       before = place;
       moved += place > 0;
     }
@@ -183,7 +198,7 @@ TEST_F(OrderTest, OwnersOfBothPlacementsComeFirst) {
   EXPECT_GT(moved, 0);
 }
 
-TEST_F(OrderTest, TheDeadTheFarAndTheRestingComeLater) {
+TEST_F(OrderTest, DeadDistantAndRestingNodesComeLater) {
   std::vector<TestMember> members(3);
   members[0].zone = "a";
   members[1].zone = "b";
@@ -197,13 +212,13 @@ TEST_F(OrderTest, TheDeadTheFarAndTheRestingComeLater) {
     view = MakeView(2, 3, 2, members);
     EXPECT_EQ(Order(*view, identity, "a")[2], 0);
     conditions_[1].resting = true;
-    EXPECT_EQ(Order(*view, identity, "a")[2], 1) << "whoever does not answer, even if it is alive";
+    EXPECT_EQ(Order(*view, identity, "a")[2], 1) << "a node that does not answer, even if alive";
     conditions_.clear();
     members[0].alive = true;
   }
 }
 
-TEST_F(OrderTest, EqualOwnersShareTheReadsOfOneEncoding) {
+TEST_F(OrderTest, EqualOwnersShareReadsOfOneEncoding) {
   const auto view = MakeView(1, 2, 2, std::vector<TestMember>(2));
   const Identity hot = IdentityOf(1);
   constexpr int kReads = 10000;
@@ -225,7 +240,7 @@ TEST_F(OrderTest, EqualOwnersShareTheReadsOfOneEncoding) {
   EXPECT_NEAR(count[0], kReads / 11, kReads / 20);
 }
 
-TEST_F(OrderTest, FewNodesAreAskedWhereARequestIsWhatCosts) {
+TEST_F(OrderTest, AsksFewNodesIfRequestsDominateCost) {
   const auto view = MakeView(1, 2, 2, std::vector<TestMember>(4));
   const auto condition = [this](uint16_t member) { return conditions_[member]; };
   const auto asked = [&] {

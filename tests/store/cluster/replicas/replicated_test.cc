@@ -18,6 +18,7 @@
 #include "tests/store/client/device_region.h"
 #include "tests/store/cluster/replicas/cluster_place.h"
 #include "tests/store/synthetic.h"
+#include "tests/support/patience.h"
 #include "tests/support/seed.h"
 
 namespace kvlink::testing {
@@ -26,8 +27,6 @@ namespace {
 using store::cluster::MemberState;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
-
-absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
 
 std::vector<Synthetic> Documents(int count, int first = 0) {
   std::vector<Synthetic> documents;
@@ -40,7 +39,7 @@ std::vector<Identity> IdentitiesOf(const std::vector<Synthetic>& documents) {
   return identities;
 }
 absl::Status Put(store::Store* store, const Synthetic& s) {
-  return store->Put("ns", s.manifest, s.spans(), Soon()).status();
+  return store->Put("ns", s.manifest, s.spans(), Patience()).status();
 }
 // An encoding with another etag and the same identity.
 Synthetic Variant(const Synthetic& of, int number) {
@@ -55,7 +54,7 @@ int64_t Present(const std::vector<store::Found>& found) {
 
 // Waits until the condition holds. False if it does not in time.
 bool Eventually(const std::function<bool()>& holds) {
-  for (const absl::Time limit = Soon(); SteadyNow() < limit; absl::SleepFor(absl::Milliseconds(5))) {
+  for (const absl::Time limit = Patience(); SteadyNow() < limit; absl::SleepFor(absl::Milliseconds(5))) {
     if (holds()) return true;
   }
   return false;
@@ -82,7 +81,7 @@ class ReplicatedTest : public ::testing::Test {
   std::unique_ptr<ClusterPlace> place_;
 };
 
-TEST_F(ReplicatedTest, EveryOwnerHasWhatWasPutAndAnyServesIt) {
+TEST_F(ReplicatedTest, EveryOwnerStoresAndServesPuts) {
   Open({});
   for (const Synthetic& one : Documents(6)) {
     ASSERT_EQ(Put(store(), one), absl::OkStatus());
@@ -90,7 +89,7 @@ TEST_F(ReplicatedTest, EveryOwnerHasWhatWasPutAndAnyServesIt) {
     absl::c_sort(owners);
     EXPECT_EQ(Holders(one), owners);
     EXPECT_EQ(ReadAndCompare(store(), "ns", one), absl::OkStatus());
-    const auto again = store()->Put("ns", one.manifest, one.spans(), Soon());
+    const auto again = store()->Put("ns", one.manifest, one.spans(), Patience());
     ASSERT_TRUE(again.ok());
     EXPECT_EQ(again->outcome, store::PutOutcome::kThere);
   }
@@ -99,7 +98,7 @@ TEST_F(ReplicatedTest, EveryOwnerHasWhatWasPutAndAnyServesIt) {
 }
 
 // At its first read from a node, a client usually has no connection to it yet.
-TEST_F(ReplicatedTest, TheFirstReadOfANodeGoesToTheDevice) {
+TEST_F(ReplicatedTest, FirstReadOfNodeReachesDevice) {
   Open({.client = [](store::cluster::ReplicatedOptions* client) { ReachDevices(&client->node); }});
   const auto documents = Documents(12);
   PutAll(documents);
@@ -109,17 +108,17 @@ TEST_F(ReplicatedTest, TheFirstReadOfANodeGoesToTheDevice) {
   ASSERT_TRUE(buffer.ok()) << buffer.status();
   std::vector<store::ReadRequest> requests;
   for (const Synthetic& one : documents) requests.push_back({one.manifest.identity, one.manifest.etag});
-  const auto leases = store()->ReadMany(buffer->get(), "ns", Codec::kRawBf16, requests, Soon());
+  const auto leases = store()->ReadMany(buffer->get(), "ns", Codec::kRawBf16, requests, Patience());
   for (size_t i = 0; i < documents.size(); ++i) {
     ASSERT_TRUE(leases[i].ok()) << leases[i].status();
-    ASSERT_TRUE((*leases[i])->WaitLayer(0, Soon()).ok());
+    ASSERT_TRUE((*leases[i])->WaitLayer(0, Patience()).ok());
     EXPECT_TRUE((*leases[i])->on_device()) << i;
     EXPECT_TRUE(region_->Holds((*leases[i])->layer(0))) << i;
   }
   for (const auto& node : store()->NodeCounters()) EXPECT_EQ(node.sessions, 1) << "it was opened by this";
 }
 
-TEST_F(ReplicatedTest, ALookupOfManyIsOneRequestANode) {
+TEST_F(ReplicatedTest, LookupOfManySendsOneRequestPerNode) {
   Open({});
   const auto documents = Documents(40), absent = Documents(40, 100);
   PutAll(documents);
@@ -138,11 +137,11 @@ TEST_F(ReplicatedTest, ALookupOfManyIsOneRequestANode) {
   // Reads behave likewise.
   std::vector<store::ReadRequest> wanted;
   for (const Synthetic& one : documents) wanted.push_back({one.manifest.identity, one.manifest.etag});
-  const auto leases = store()->ReadMany(nullptr, "ns", Codec::kRawBf16, wanted, Soon());
+  const auto leases = store()->ReadMany(nullptr, "ns", Codec::kRawBf16, wanted, Patience());
   for (size_t i = 0; i < leases.size(); ++i) {
     ASSERT_TRUE(leases[i].ok()) << leases[i].status();
     for (size_t layer = 0; layer < documents[i].slabs.size(); ++layer) {
-      EXPECT_EQ(CompareLayer(leases[i]->get(), documents[i], layer, Soon()), absl::OkStatus());
+      EXPECT_EQ(CompareLayer(leases[i]->get(), documents[i], layer, Patience()), absl::OkStatus());
     }
     EXPECT_TRUE((*leases[i])->intact());
     EXPECT_FALSE((*leases[i])->on_device());
@@ -150,7 +149,7 @@ TEST_F(ReplicatedTest, ALookupOfManyIsOneRequestANode) {
   EXPECT_LE(store()->Counters().read_requests, 3);
 }
 
-TEST_F(ReplicatedTest, WhatOneOwnerLacksTheOtherHas) {
+TEST_F(ReplicatedTest, FindsAndReadsEncodingsOfEitherOwner) {
   Open({});
   const auto documents = Documents(20);
   for (const Synthetic& one : documents) {
@@ -164,7 +163,7 @@ TEST_F(ReplicatedTest, WhatOneOwnerLacksTheOtherHas) {
   EXPECT_GT(store()->Counters().next_owners, 0);
 }
 
-TEST_F(ReplicatedTest, ANodeThatStopsInTheMiddleFailsNoRead) {
+TEST_F(ReplicatedTest, StoppingNodeFailsNoRead) {
   Open({});
   const auto documents = Documents(24);
   PutAll(documents);
@@ -211,7 +210,7 @@ TEST_F(ReplicatedTest, ANodeThatStopsInTheMiddleFailsNoRead) {
   EXPECT_EQ(failed, 0);
 }
 
-TEST_F(ReplicatedTest, AMemberThatNeverAnswersSlowsNobodyForLong) {
+TEST_F(ReplicatedTest, SilentMemberDelaysOnlyBriefly) {
   Open({.nodes = 3});
   // Accepts connections and never answers.
   const int silent = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -232,14 +231,14 @@ TEST_F(ReplicatedTest, AMemberThatNeverAnswersSlowsNobodyForLong) {
     ASSERT_TRUE(found.ok()) << found.status();
     EXPECT_EQ(Present(*found), 30);
   }
-  EXPECT_LE(store()->Counters().stuck, 3) << "others are asked, which are faster";
-  EXPECT_TRUE(Eventually([&] { return place_->Report(2).resting; })) << "whoever has to ask it lets it rest";
+  EXPECT_LE(store()->Counters().stuck, 3) << "faster owners are asked";
+  EXPECT_TRUE(Eventually([&] { return place_->Report(2).resting; })) << "its failures let it rest";
   close(silent);
 }
 
 // Two nodes were restarted at each other's address, which the client does not know. They have no placement, so each
 // takes whatever it is given.
-TEST_F(ReplicatedTest, NobodyIsTakenForTheNodeThatWasThere) {
+TEST_F(ReplicatedTest, DetectsNodesAtSwappedAddresses) {
   const auto alone = [](int, store::node::NodeOptions* node) { node->ownership = nullptr; };
   Open({.nodes = 2, .copies = 1, .acknowledged = 1, .node = alone});
   const auto documents = Documents(12);
@@ -269,16 +268,17 @@ TEST_F(ReplicatedTest, NobodyIsTakenForTheNodeThatWasThere) {
   for (int node = 0; node < 2; ++node) {
     EXPECT_EQ(encodings(node), before[node]);
     const auto now = place_->node(node)->engine()->Stats();
-    EXPECT_EQ(now.hits_dram + now.hits_segments + now.misses, 0) << "nothing was asked of it";
+    EXPECT_EQ(now.hits_dram + now.hits_segments + now.misses, 0) << "it received no request";
     RawControl control(place_->members()[node].address);
     ASSERT_TRUE(control.Open().ok());
-    EXPECT_TRUE(Eventually([&] { return control.Stats()->values().at("sessions") == 1; })) << "others are given back";
+    EXPECT_TRUE(Eventually([&] { return control.Stats()->values().at("sessions") == 1; }))
+        << "the client keeps one session";
   }
   place_->Publish();
   for (const Synthetic& one : documents) EXPECT_EQ(ReadAndCompare(store(), "ns", one), absl::OkStatus());
 }
 
-TEST_F(ReplicatedTest, APutNamesTheOwnersThatItLacks) {
+TEST_F(ReplicatedTest, PutNamesMissingOwners) {
   Open({});
   PutAll(Documents(3));
   place_->Stop(1);
@@ -307,7 +307,7 @@ TEST_F(ReplicatedTest, APutNamesTheOwnersThatItLacks) {
   PutAll(documents);
 }
 
-TEST_F(ReplicatedTest, ANodeThatDiesDuringPutsLosesNothingAcknowledged) {
+TEST_F(ReplicatedTest, AcknowledgedPutsSurviveDyingNode) {
   Open({});
   const auto documents = Documents(40);
   std::set<size_t> acknowledged;
@@ -337,7 +337,7 @@ TEST_F(ReplicatedTest, ANodeThatDiesDuringPutsLosesNothingAcknowledged) {
   for (const size_t i : acknowledged) EXPECT_EQ(ReadAndCompare(store(), "ns", documents[i]), absl::OkStatus());
 }
 
-TEST_F(ReplicatedTest, WhatIsNotWaitedForGoesOn) {
+TEST_F(ReplicatedTest, UnawaitedPutsContinue) {
   Open({.nodes = 2, .copies = 2, .acknowledged = 1});
   const auto documents = Documents(10);
   PutAll(documents);
@@ -355,7 +355,7 @@ TEST_F(ReplicatedTest, WhatIsNotWaitedForGoesOn) {
   EXPECT_EQ(ReadAndCompare(store(), "ns", alone), absl::OkStatus());
 }
 
-TEST_F(ReplicatedTest, OfDifferentEtagsTheGreaterIsSaidAndBothAreRead) {
+TEST_F(ReplicatedTest, ReportsGreaterEtagAndReadsBoth) {
   Open({.nodes = 2});
   const Synthetic a = MakeSynthetic(2, 3), b = Variant(a, 4);
   ASSERT_NE(a.manifest.etag, b.manifest.etag);
@@ -363,15 +363,16 @@ TEST_F(ReplicatedTest, OfDifferentEtagsTheGreaterIsSaidAndBothAreRead) {
   ASSERT_EQ(Put(place_->OpenNode(1).get(), b), absl::OkStatus());
   const Etag greater = std::max(a.manifest.etag, b.manifest.etag);
   for (const Synthetic* one : {&a, &b}) {
-    const auto put = store()->Put("ns", one->manifest, one->spans(), Soon());
+    const auto put = store()->Put("ns", one->manifest, one->spans(), Patience());
     ASSERT_TRUE(put.ok()) << put.status();
     EXPECT_EQ(put->etag, greater);
     EXPECT_EQ(put->outcome, one->manifest.etag == greater ? store::PutOutcome::kThere : store::PutOutcome::kOtherThere);
     for (int i = 0; i < 8; ++i) {
-      const auto lease = store()->Read("ns", one->manifest.identity, one->manifest.codec, one->manifest.etag, Soon());
+      const auto lease =
+          store()->Read("ns", one->manifest.identity, one->manifest.codec, one->manifest.etag, Patience());
       ASSERT_TRUE(lease.ok()) << lease.status();
       for (size_t layer = 0; layer < 3; ++layer) {
-        EXPECT_EQ(CompareLayer(lease->get(), *one, layer, Soon()), absl::OkStatus());
+        EXPECT_EQ(CompareLayer(lease->get(), *one, layer, Patience()), absl::OkStatus());
       }
     }
   }
@@ -381,7 +382,7 @@ TEST_F(ReplicatedTest, OfDifferentEtagsTheGreaterIsSaidAndBothAreRead) {
   EXPECT_EQ((*listed)[0].manifest.etag, greater);
 }
 
-TEST_F(ReplicatedTest, WhoeverAsksByAnOldPlacementLooksAgain) {
+TEST_F(ReplicatedTest, RetriesWithNewPlacement) {
   Open({.nodes = 4});
   const auto documents = Documents(30);
   PutAll(documents);
@@ -410,7 +411,7 @@ TEST_F(ReplicatedTest, WhoeverAsksByAnOldPlacementLooksAgain) {
     place_->client_views().Set(now);
   });
   // A lookup may ask few nodes, and node 0 not among them.
-  const absl::Time limit = Soon();
+  const absl::Time limit = Patience();
   int present = 0;
   do {
     const auto found = store()->Lookup("ns", IdentitiesOf(fresh), Codec::kRawBf16);
@@ -444,7 +445,7 @@ TEST_F(ReplicatedTest, PutsFollowThePlacement) {
   }
 }
 
-TEST_F(ReplicatedTest, ANodeThatJoinsTakesWritesAndIsAskedLast) {
+TEST_F(ReplicatedTest, JoiningNodeTakesWritesAndIsAskedLast) {
   Open({.nodes = 3});
   const auto documents = Documents(30);
   PutAll(documents);
@@ -465,7 +466,7 @@ TEST_F(ReplicatedTest, ANodeThatJoinsTakesWritesAndIsAskedLast) {
   for (const Synthetic& one : more) EXPECT_EQ(ReadAndCompare(store(), "ns", one), absl::OkStatus());
 }
 
-TEST_F(ReplicatedTest, PinsHoldEveryCopyAndRemovalTakesEveryCopy) {
+TEST_F(ReplicatedTest, PinsAndRemovesEveryCopy) {
   Open({});
   const Synthetic one = MakeSynthetic(1);
   EXPECT_TRUE(absl::IsNotFound(store()->Pin("ns", one.manifest.identity, one.manifest.codec)));
@@ -490,7 +491,7 @@ TEST_F(ReplicatedTest, PinsHoldEveryCopyAndRemovalTakesEveryCopy) {
   EXPECT_EQ(store()->Pin("ns", one.manifest.identity, one.manifest.codec).code(), absl::StatusCode::kNotFound);
 }
 
-TEST_F(ReplicatedTest, AListingNamesEachEncodingOnceInOrder) {
+TEST_F(ReplicatedTest, ListsEachEncodingOnceInOrder) {
   Open({});
   const auto documents = Documents(30);
   PutAll(documents);
@@ -506,12 +507,12 @@ TEST_F(ReplicatedTest, AListingNamesEachEncodingOnceInOrder) {
   }
   EXPECT_EQ(listed, identities);
   place_->Stop(2);
-  EXPECT_TRUE(store()->ListEncodings("ns", {}, 100).ok()) << "one node less than acknowledged copies";
+  EXPECT_TRUE(store()->ListEncodings("ns", {}, 100).ok()) << "one node fewer than acknowledged copies";
   place_->Stop(1);
   EXPECT_TRUE(absl::IsUnavailable(store()->ListEncodings("ns", {}, 100).status()));
 }
 
-TEST_F(ReplicatedTest, VerificationReadsEveryCopyAndNamesTheNodes) {
+TEST_F(ReplicatedTest, VerifiesEveryCopyAndNamesNodes) {
   Open({});
   const auto documents = Documents(10);
   PutAll(documents);
@@ -537,7 +538,7 @@ TEST_F(ReplicatedTest, VerificationReadsEveryCopyAndNamesTheNodes) {
   EXPECT_THAT(report->index_problems[0], HasSubstr(place_->members()[2].address));
 }
 
-TEST_F(ReplicatedTest, ADamagedCopyIsReadFromTheOtherOwner) {
+TEST_F(ReplicatedTest, ReadsDamagedCopyFromOtherOwner) {
   Open({.nodes = 2});
   const Synthetic one = MakeSynthetic(2, 6);
   ASSERT_EQ(Put(store(), one), absl::OkStatus());
@@ -546,7 +547,7 @@ TEST_F(ReplicatedTest, ADamagedCopyIsReadFromTheOtherOwner) {
   for (int i = 0; i < 12; ++i) EXPECT_EQ(ReadAndCompare(store(), "ns", one), absl::OkStatus());
 }
 
-TEST_F(ReplicatedTest, NobodyReachableIsUnavailableAndOneIsEnoughForAMiss) {
+TEST_F(ReplicatedTest, MissNeedsOneReachableOwner) {
   Open({.nodes = 2,
         .client = [](store::cluster::ReplicatedOptions* options) { options->patience = absl::Milliseconds(600); }});
   const auto documents = Documents(4);
@@ -565,7 +566,7 @@ TEST_F(ReplicatedTest, NobodyReachableIsUnavailableAndOneIsEnoughForAMiss) {
   EXPECT_TRUE(Eventually([&] { return ReadAndCompare(store(), "ns", documents[0]).ok(); }));
 }
 
-TEST_F(ReplicatedTest, OfAnEmptyClusterEverythingIsUnavailable) {
+TEST_F(ReplicatedTest, EmptyClusterIsUnavailable) {
   Open({.nodes = 1, .copies = 1, .acknowledged = 1});
   place_->members()[0].member = false;
   place_->Publish();

@@ -16,6 +16,7 @@
 #include "tests/store/client/forwarding_transport.h"
 #include "tests/store/cluster/replicas/cluster_place.h"
 #include "tests/store/synthetic.h"
+#include "tests/support/patience.h"
 #include "tests/support/seed.h"
 #include "tests/support/stuck_io.h"
 #include "transport/ucx/ucx.h"
@@ -23,15 +24,13 @@
 namespace kvlink::testing {
 namespace {
 
-absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
-
-absl::Status Put(store::Store* store, const Synthetic& s, absl::Time deadline = Soon()) {
+absl::Status Put(store::Store* store, const Synthetic& s, absl::Time deadline = Patience()) {
   return store->Put("ns", s.manifest, s.spans(), deadline).status();
 }
 
 // Waits until the condition holds. False if it does not in time.
 bool Eventually(const std::function<bool()>& holds) {
-  for (const absl::Time limit = Soon(); SteadyNow() < limit; absl::SleepFor(absl::Milliseconds(5))) {
+  for (const absl::Time limit = Patience(); SteadyNow() < limit; absl::SleepFor(absl::Milliseconds(5))) {
     if (holds()) return true;
   }
   return false;
@@ -109,7 +108,7 @@ class StuckTest : public ::testing::Test {
   std::unique_ptr<ClusterPlace> place_;
 };
 
-TEST_F(StuckTest, APutOfWhichThereIsNoCopyDoesNotWaitForADiskThatHangs) {
+TEST_F(StuckTest, PutWithoutCopyDoesNotWaitForHangingDisk) {
   Open({.copies = 3, .acknowledged = 2, .client = [](store::cluster::ReplicatedOptions* options) {
           options->max_rest_bytes = 0;
         }});
@@ -117,7 +116,7 @@ TEST_F(StuckTest, APutOfWhichThereIsNoCopyDoesNotWaitForADiskThatHangs) {
   ASSERT_EQ(Put(store(), one), absl::OkStatus());
   const int64_t before = store()->Counters().lacking;
   HangOwner(next);
-  const absl::Time deadline = Soon();
+  const absl::Time deadline = Patience();
   EXPECT_EQ(Put(store(), next, deadline), absl::OkStatus());
   EXPECT_LT(SteadyNow(), deadline) << "it waited for all owners";
   EXPECT_EQ(store()->Counters().copied_bytes, 0);
@@ -125,7 +124,7 @@ TEST_F(StuckTest, APutOfWhichThereIsNoCopyDoesNotWaitForADiskThatHangs) {
   EXPECT_EQ(ReadAndCompare(store(), "ns", next), absl::OkStatus());
 }
 
-TEST_F(StuckTest, ANodeThatTakesBytesSlowlyIsLeftOutOfNoPut) {
+TEST_F(StuckTest, SlowNodeTakesPartInEveryPut) {
   auto ucx = transport::NewUcxTransport({});
   ASSERT_TRUE(ucx.ok()) << ucx.status();
   const auto network = std::make_shared<SlowNetwork>(*std::move(ucx));
@@ -142,7 +141,7 @@ TEST_F(StuckTest, ANodeThatTakesBytesSlowlyIsLeftOutOfNoPut) {
   EXPECT_EQ(store()->Counters().lacking, 0);
 }
 
-TEST_F(StuckTest, ANodeWhoseDiskHangsRestsWithReadsThoughItAnswersLookups) {
+TEST_F(StuckTest, NodeWithHangingDiskRestsDespiteLookups) {
   Open({.nodes = 2});
   std::vector<Synthetic> documents;
   for (int i = 0; i < 8; ++i) {
@@ -175,7 +174,7 @@ TEST_F(StuckTest, ANodeWhoseDiskHangsRestsWithReadsThoughItAnswersLookups) {
   })) << "it serves reads again";
 }
 
-TEST_F(StuckTest, ARefusalIsAnAnswerOfANodeThatRested) {
+TEST_F(StuckTest, RefusalEndsRest) {
   constexpr int64_t kCapacity = 8 << 20;
   Open({.nodes = 2,
         .copies = 2,
@@ -197,7 +196,7 @@ TEST_F(StuckTest, ARefusalIsAnAnswerOfANodeThatRested) {
   ASSERT_TRUE(Eventually([&] {
     const auto found = store()->Lookup("ns", {there.manifest.identity}, there.manifest.codec);
     return found.ok() && (*found)[0].present;
-  })) << "it is connected to";
+  })) << "it is connected";
   absl::SleepFor(store::cluster::Breaker::kFirstRest);
   const Synthetic large = MakeSynthetic(10, 6, 4096, 2, 64);
   ASSERT_GT(large.manifest.bytes(), kCapacity);
@@ -209,7 +208,7 @@ TEST_F(StuckTest, ARefusalIsAnAnswerOfANodeThatRested) {
   EXPECT_TRUE(Holds(1, next));
 }
 
-TEST_F(StuckTest, ANodeThatRestsIsAskedWhereTheOthersFail) {
+TEST_F(StuckTest, AsksRestingNodeIfOthersFail) {
   Open({.nodes = 2});
   const Synthetic one = MakeSynthetic(1);
   ASSERT_EQ(Put(store(), one), absl::OkStatus());
@@ -218,21 +217,21 @@ TEST_F(StuckTest, ANodeThatRestsIsAskedWhereTheOthersFail) {
   place_->Start(0);
   place_->Stop(1);
   const int64_t before = store()->Counters().read_requests;
-  store()->Read("ns", one.manifest.identity, one.manifest.codec, one.manifest.etag, Soon()).status().IgnoreError();
+  store()->Read("ns", one.manifest.identity, one.manifest.codec, one.manifest.etag, Patience()).status().IgnoreError();
   EXPECT_EQ(store()->Counters().read_requests, before + 2);
   EXPECT_TRUE(Eventually([&] { return ReadAndCompare(store(), "ns", one).ok(); }));
 }
 
-TEST_F(StuckTest, WhatGoesOnEndsWithItsDeadline) {
+TEST_F(StuckTest, UnawaitedPutEndsAtDeadline) {
   Open({.nodes = 2, .copies = 2, .acknowledged = 1});
   disks_[1].Hang();
   const absl::Time begun = SteadyNow();
   ASSERT_EQ(Put(store(), MakeSynthetic(1), begun + absl::Seconds(1)), absl::OkStatus());
   EXPECT_TRUE(Eventually([&] { return store()->Counters().lacking == 1; }));
-  EXPECT_LT(SteadyNow(), begun + absl::Seconds(20)) << "what goes on for longer is held for 30 s";
+  EXPECT_LT(SteadyNow(), begun + absl::Seconds(20)) << "it continued after its deadline";
 }
 
-TEST_F(StuckTest, ANodeThatIsTakenForDeadIsNoFailureOfItsPuts) {
+TEST_F(StuckTest, DeathOfNodeDoesNotCountAsPutFailure) {
   Open({.nodes = 2});
   disks_[1].Hang();
   std::vector<std::thread> puts;
@@ -253,7 +252,7 @@ TEST_F(StuckTest, ANodeThatIsTakenForDeadIsNoFailureOfItsPuts) {
   EXPECT_EQ(Put(store(), MakeSynthetic(10)), absl::OkStatus());
 }
 
-TEST_F(StuckTest, ReadsThatTakeLongAreNoMissesWhileTheyMakeProgress) {
+TEST_F(StuckTest, SlowReadsWithProgressAreNotMisses) {
   constexpr int kDocuments = 60;
   static constexpr absl::Duration kPatience = absl::Seconds(1);
   Open({.nodes = 1,
@@ -270,14 +269,14 @@ TEST_F(StuckTest, ReadsThatTakeLongAreNoMissesWhileTheyMakeProgress) {
   }
   ASSERT_TRUE(EmptyDramTier(store()));
   disks_[0].Slow(2 * kPatience / kDocuments);
-  const auto leases = store()->ReadMany(nullptr, "ns", Codec::kRawBf16, wanted, Soon());
+  const auto leases = store()->ReadMany(nullptr, "ns", Codec::kRawBf16, wanted, Patience());
   for (int i = 0; i < kDocuments; ++i) {
     ASSERT_TRUE(leases[i].ok()) << i << ": " << leases[i].status();
-    EXPECT_EQ(CompareLayer(leases[i]->get(), documents[i], 0, Soon()), absl::OkStatus());
+    EXPECT_EQ(CompareLayer(leases[i]->get(), documents[i], 0, Patience()), absl::OkStatus());
   }
 }
 
-TEST_F(StuckTest, AReadThatTheKeyDoesNotAllowIsNoMiss) {
+TEST_F(StuckTest, ForbiddenReadIsNotMiss) {
   const ScratchDirectory directory(/*in_memory=*/true);
   const std::string file = directory.path() + "/access";
   WriteAccessFile(file, "reader sixteen-letters-r read other\n");
@@ -285,7 +284,7 @@ TEST_F(StuckTest, AReadThatTheKeyDoesNotAllowIsNoMiss) {
         .client = [](store::cluster::ReplicatedOptions* options) { options->node.key = "sixteen-letters-r"; }});
   const Synthetic one = MakeSynthetic(1);
   const auto read = [&](const std::string& ns) {
-    return store()->Read(ns, one.manifest.identity, one.manifest.codec, one.manifest.etag, Soon()).status();
+    return store()->Read(ns, one.manifest.identity, one.manifest.codec, one.manifest.etag, Patience()).status();
   };
   EXPECT_EQ(read("ns").code(), absl::StatusCode::kPermissionDenied) << read("ns");
   EXPECT_EQ(read("other").code(), absl::StatusCode::kNotFound) << read("other");
@@ -304,7 +303,7 @@ class StuckLeaseTest : public StuckTest {
   // Takes a lease from one owner, since the disk of the other hangs.
   void Lease(int other) {
     disks_[other].Hang();
-    auto lease = store()->Read("ns", one_.manifest.identity, one_.manifest.codec, one_.manifest.etag, Soon());
+    auto lease = store()->Read("ns", one_.manifest.identity, one_.manifest.codec, one_.manifest.etag, Patience());
     ASSERT_TRUE(lease.ok()) << lease.status();
     lease_ = *std::move(lease);
   }
@@ -321,27 +320,27 @@ class StuckLeaseTest : public StuckTest {
   std::unique_ptr<store::Lease> lease_;
 };
 
-TEST_F(StuckLeaseTest, WhoeverComesWhileTheNextOwnerIsAskedWaitsForIt) {
+TEST_F(StuckLeaseTest, ConcurrentCallersAwaitNextOwner) {
   ASSERT_NO_FATAL_FAILURE(OpenDamaged());
   const int64_t before = store()->Counters().read_requests;
-  std::thread first([&] { EXPECT_EQ(CompareLayer(lease_.get(), one_, 0, Soon()), absl::OkStatus()); });
+  std::thread first([&] { EXPECT_EQ(CompareLayer(lease_.get(), one_, 0, Patience()), absl::OkStatus()); });
   AwaitRequest(before);
-  std::thread second([&] { EXPECT_EQ(CompareLayer(lease_.get(), one_, 5, Soon()), absl::OkStatus()); });
+  std::thread second([&] { EXPECT_EQ(CompareLayer(lease_.get(), one_, 5, Patience()), absl::OkStatus()); });
   absl::SleepFor(absl::Milliseconds(50));
   LetGo();
   first.join();
   second.join();
 }
 
-TEST_F(StuckLeaseTest, AnOwnerThatHadNoTimeIsAskedAgain) {
+TEST_F(StuckLeaseTest, AsksOwnerAgainThatRanOutOfTime) {
   ASSERT_NO_FATAL_FAILURE(OpenDamaged());
   const absl::Status hurried = lease_->WaitLayer(0, SteadyNow() + absl::Milliseconds(50));
   EXPECT_TRUE(absl::IsDeadlineExceeded(hurried)) << hurried;
   LetGo();
-  EXPECT_EQ(CompareLayer(lease_.get(), one_, 0, Soon()), absl::OkStatus());
+  EXPECT_EQ(CompareLayer(lease_.get(), one_, 0, Patience()), absl::OkStatus());
 }
 
-TEST_F(StuckLeaseTest, TheFirstOwnerMayBringALayerWhileTheNextIsAsked) {
+TEST_F(StuckLeaseTest, FirstOwnerMayDeliverWhileNextIsAsked) {
   Open(
       {.nodes = 2, .client = [](store::cluster::ReplicatedOptions* options) { options->patience = absl::Minutes(2); }});
   ASSERT_EQ(Put(store(), one_), absl::OkStatus());
@@ -353,7 +352,7 @@ TEST_F(StuckLeaseTest, TheFirstOwnerMayBringALayerWhileTheNextIsAsked) {
     AwaitRequest(before);
     disks_[0].LetGo();
   });
-  EXPECT_EQ(CompareLayer(lease_.get(), one_, 0, Soon()), absl::OkStatus());
+  EXPECT_EQ(CompareLayer(lease_.get(), one_, 0, Patience()), absl::OkStatus());
   later.join();
 }
 
