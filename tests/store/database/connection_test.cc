@@ -17,6 +17,7 @@
 #include "store/database/database.h"
 #include "tests/store/database/own_database.h"
 #include "tests/support/address.h"
+#include "tests/support/patience.h"
 
 namespace kvlink::store::database {
 namespace {
