@@ -13,7 +13,7 @@ constexpr int64_t kMaxBytes = int64_t{64} << 20;
 // Names contain no control characters.
 std::string KeyOf(absl::string_view ns, absl::string_view id) { return absl::StrCat(ns, "\n", id); }
 
-int64_t BytesOf(absl::string_view key, const CatalogEntry& entry) {
+int64_t MemoryOf(absl::string_view key, const CatalogEntry& entry) {
   size_t bytes = 256 + key.size() + entry.title.size();
   for (const CatalogPart& part : entry.parts) bytes += sizeof(part) + 4 * part.tokens.size();
   return static_cast<int64_t>(bytes);
@@ -40,7 +40,7 @@ void EntriesCache::Keep(absl::string_view ns, absl::string_view id, const Catalo
   std::string key = KeyOf(ns, id);
   MutexLock lock(&mutex_);
   if (epoch != epoch_) return;
-  bytes_ += BytesOf(key, entry);
+  bytes_ += MemoryOf(key, entry);
   if (bytes_ > kMaxBytes) {
     Empty();
     return;
