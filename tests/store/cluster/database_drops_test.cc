@@ -19,7 +19,7 @@ using ::kvlink::testing::Eventually;
 using ::kvlink::testing::IdentityOf;
 using ::kvlink::testing::MakeSynthetic;
 using ::kvlink::testing::OwnDatabase;
-using ::kvlink::testing::Soon;
+using ::kvlink::testing::Patience;
 using ::kvlink::testing::Synthetic;
 
 Synthetic Encoding(uint64_t number) {

@@ -19,9 +19,9 @@ namespace {
 
 using engine::NamespaceSettings;
 using ::kvlink::testing::OwnDatabase;
+using ::kvlink::testing::Patience;
 using ::kvlink::testing::PostgresServer;
 using ::kvlink::testing::ScratchDirectory;
-using ::kvlink::testing::Soon;
 using All = std::map<std::string, NamespaceSettings>;
 
 class LimitFollowerTest : public ::testing::Test {
