@@ -3,15 +3,12 @@
 // task has not ended yet.
 #include "base/worker.h"
 
-#include <sys/resource.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
+#include "base/niceness.h"
 
 namespace kvlink {
 
@@ -19,11 +16,7 @@ Worker::Worker(const Options& options) : options_(options) {
   MutexLock lock(&join_mutex_);
   for (int i = 0; i < options_.threads; ++i) {
     threads_.emplace_back(options_.name.c_str(), [this] {
-      if (options_.nice != 0) {
-        // On Linux each thread has its own niceness. If setting it is not permitted, the work runs anyway.
-        (void)setpriority(PRIO_PROCESS, static_cast<id_t>(syscall(SYS_gettid)),
-                          getpriority(PRIO_PROCESS, 0) + options_.nice);
-      }
+      if (options_.nice != 0) AddNiceness(options_.nice);
       Loop();
     });
   }

@@ -1,14 +1,11 @@
 // Reads encodings back from the segments, bypassing the DRAM tier: for Verify, Suspect, failed reads, and the scrubber.
 // Anything found wrong is read once more before it counts: a device that fails once is not a damaged encoding. One
 // thread does the background work: first requested checks, then rounds over everything.
-#include <sys/resource.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <utility>
 
 #include "base/clock.h"
+#include "base/niceness.h"
 #include "base/status.h"
 #include "store/engine/engine_impl.h"
 #include "store/engine/index/index.h"
@@ -169,8 +166,7 @@ bool EngineImpl::ScrubRound() {
 }
 
 void EngineImpl::RunChecks() {
-  // Checksums should not compete with readers for processors; without permission to lower the priority, it runs anyway.
-  setpriority(PRIO_PROCESS, static_cast<id_t>(syscall(SYS_gettid)), kNice);
+  AddNiceness(kNice);  // checksums should not compete with readers for processors
   const bool scrubs = options_.scrub_bytes_per_second > 0 && !options_.read_only;
   absl::Time next_round = scrubs ? SteadyNow() : absl::InfiniteFuture();
   while (!closing()) {

@@ -9,6 +9,11 @@
 namespace kvlink::store::cluster {
 namespace {
 
+// Reads per second from which copies are wanted. One read of a large encoding exceeds any limit for some seconds, but a
+// copy costs as much as a read, so it pays only if reads repeat. A single one counts as 0.35 a second at first
+// (NodeLimits::read_rates_half_life).
+constexpr double kMinReads = 0.5;
+
 bool OthersWant(const View& view, const HotName& name) {
   const HotView::Encoding* const encoding = view.hot == nullptr ? nullptr : view.hot->Find(name);
   return encoding != nullptr && encoding->copies > 0;
@@ -29,7 +34,8 @@ void HotPolicy::Take(const node::ReadRates::Snapshot& rates, const View& view) {
     HotName name{rate.key.ns, rate.key.identity, rate.key.codec};
     auto known = states_.find(name);
     if (known == states_.end()) {
-      const bool hot = rate.bytes_per_second > limit && rate.bytes_per_second > options_.part * rates.bytes_per_second;
+      const bool hot = rate.bytes_per_second > limit && rate.reads_per_second >= kMinReads &&
+                       rate.bytes_per_second > options_.part * rates.bytes_per_second;
       if (states_.size() == kMaxHotRead || !(hot || OthersWant(view, name))) continue;
       known = states_.emplace(std::move(name), State()).first;
     }
@@ -50,7 +56,8 @@ void HotPolicy::Decide(const HotName& name, const View& view, absl::Time now, St
   const auto copies = [&](double of) { return std::clamp(HoldersFor(*state, of) - owners, 0, options_.max_copies); };
   const int more = std::max(1, copies(limit)), enough = copies(limit / 2);
   const bool settled = state->copies == 0 || now >= state->settled;
-  if (state->bytes_per_second > limit && more > state->copies && settled) {
+  const bool hot = state->bytes_per_second > limit && state->reads_per_second >= kMinReads;
+  if (hot && more > state->copies && settled) {
     state->copies = more;
     state->settled = now + options_.settle;
   }

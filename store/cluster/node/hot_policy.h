@@ -1,10 +1,10 @@
 // Decides which encodings are hot on a node, and how many further copies of each it wants (store/cluster/hot.h).
 //
 // An encoding is hot if its bytes pulled from the node per second exceed a limit and a considerable part of all bytes
-// pulled from it: if many encodings keep a node busy, more nodes help, not more copies. The node wants as many copies
-// as bring each holder below the limit, assuming that all of them are read equally. It wants more once the rates show
-// the effect of the last ones, and fewer once half the limit would do for a while. So a rate close to a threshold does
-// not make the number of copies flap.
+// pulled from it: if many encodings keep a node busy, more nodes help, not more copies. One read alone, however large,
+// makes nothing hot. The node wants as many copies as bring each holder below the limit, assuming that all of them are
+// read equally. It wants more once the rates show the effect of the last ones, and fewer once half the limit would do
+// for a while. So a rate close to a threshold does not make the number of copies flap.
 //
 // Thread-safety: one thread. Times are of SteadyNow().
 #ifndef KVLINK_STORE_CLUSTER_NODE_HOT_POLICY_H_

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <map>
 #include <optional>
 #include <utility>
 
@@ -14,8 +15,9 @@
 namespace kvlink::store::cluster {
 namespace {
 
-// How long a copy waits for this node to carry out the drops that its source has.
-constexpr absl::Duration kWaitForDrops = absl::Seconds(5);
+// How long a copy waits for this node to carry out the drops that its source has, and how often it looks whether repair
+// is stopping.
+constexpr absl::Duration kWaitForDrops = absl::Seconds(5), kStopLook = absl::Milliseconds(50);
 // The smallest part.
 constexpr client::EncodingPart kFirstHead = {.layers = 1, .heads = 1};
 // How soon a part is asked for again when the receive memory is full, which other copies will release, or when the peer
@@ -39,6 +41,15 @@ std::function<absl::Status()> Admission(std::shared_ptr<const DropMemory> drops,
         return absl::UnavailableError("the nodes have carried out different drops");
     }
   };
+}
+
+// Returns once the drops up to `position` are carried out, or in vain: this node may be the only one that cannot reach
+// the database.
+void AwaitDrops(const RepairContext& context, const DropPosition& position) {
+  const absl::Time until = SteadyNow() + kWaitForDrops;
+  for (absl::Time now = SteadyNow(); now < until && !context.stopping.begun(); now = SteadyNow()) {
+    if (context.drops->WaitFor(position, std::min(until, now + kStopLook))) return;
+  }
 }
 
 // The parts in order. The first is the first head of the first layer, which is read for its manifest. The others have
@@ -132,11 +143,12 @@ void Copier::Run(std::vector<Copy>* copies) {
 
 void Copier::One(Copy* copy) {
   RepairContext& context = *context_;
-  // Try the least loaded source first.
+  // Try the least loaded source first. Other copies change the loads while this one sorts.
   auto& sources = copy->sources;
-  std::sort(sources.begin(), sources.end(), [&context](const CopySource& a, const CopySource& b) {
-    return context.peers.Load(a.node) < context.peers.Load(b.node);
-  });
+  std::map<NodeId, std::pair<int64_t, int64_t>> loads;
+  for (const CopySource& source : sources) loads[source.node] = context.peers.Load(source.node);
+  std::sort(sources.begin(), sources.end(),
+            [&loads](const CopySource& a, const CopySource& b) { return loads[a.node] < loads[b.node]; });
   bool all_gone = true;
   for (const CopySource& source : sources) {
     if (context.stopping.begun()) return;
@@ -169,11 +181,20 @@ absl::StatusOr<Copy::Outcome> Copier::Failed(const CopySource& source, const abs
 
 absl::StatusOr<Copy::Outcome> Copier::From(const CopySource& source, const Copy& copy) {
   KVLINK_ASSIGN_OR_RETURN(const auto peer, context_->peers.Get(source.node, source.address));
+  const auto admission = Admission(context_->drops, copy.entry, source.dropped);
+  if (admission) {
+    // A peer may be one poll of the log ahead. Nothing is read that could not be stored.
+    AwaitDrops(*context_, source.dropped);
+    const absl::Status admitted = admission();
+    if (absl::IsAborted(admitted)) return Copy::Outcome::kDropped;
+    KVLINK_RETURN_IF_ERROR(admitted);
+  }
   // The first part brings the manifest, which says what the others are.
   const bool whole = copy.entry.bytes <= context_->options.part_bytes;
   auto first = Read(peer.get(), copy, whole ? CopyPart{.bytes = copy.entry.bytes} : CopyPart{kFirstHead});
   if (!first.ok()) return Failed(source, first.status());
   const Manifest manifest = (*first)->manifest();
+  if (manifest.bytes() != copy.entry.bytes) return Failed(source, absl::InternalError("it listed another size"));
   std::vector<CopyPart> parts;
   if (whole) {
     parts = {{{.layers = static_cast<int64_t>(manifest.layers.size())}}};
@@ -184,17 +205,21 @@ absl::StatusOr<Copy::Outcome> Copier::From(const CopySource& source, const Copy&
   std::vector<int64_t> lengths;
   for (const auto& layer : manifest.layers) lengths.push_back(layer.length);
   const engine::EncodingKey key{copy.entry.ns, copy.entry.identity, copy.entry.codec};
-  KVLINK_ASSIGN_OR_RETURN(auto push, context_->engine->BeginPush(key, lengths, engine::PutMode::kReplaceSmallerEtag));
-  const absl::Status accepted = push->Accept(manifest);
+  auto push = context_->engine->BeginPush(key, lengths, engine::PutMode::kReplaceSmallerEtag);
+  if (absl::IsInvalidArgument(push.status())) return Copy::Outcome::kNoRoom;  // it fits in no case
+  if (!push.ok()) return Copy::Outcome::kFailed;
+  const absl::Status accepted = (*push)->Accept(manifest);
   if (absl::IsResourceExhausted(accepted) || absl::IsInvalidArgument(accepted)) return Copy::Outcome::kNoRoom;
-  KVLINK_RETURN_IF_ERROR(accepted);
+  if (!accepted.ok()) return Copy::Outcome::kFailed;
   for (const CopyPart& part : parts) {
     auto lease = *first != nullptr ? std::move(first) : Read(peer.get(), copy, part);
-    const absl::Status filled = lease.ok() ? Fill(manifest, part, lease->get(), push.get()) : lease.status();
-    if (!filled.ok()) return Failed(source, filled);
+    const absl::StatusOr<bool> filled =
+        lease.ok() ? Fill(manifest, part, lease->get(), push->get()) : absl::StatusOr<bool>(lease.status());
+    if (!filled.ok()) return Failed(source, filled.status());
+    if (!*filled) return Copy::Outcome::kFailed;
   }
   context_->peers.Worked(source.node);
-  return Commit(source, copy, std::move(push));
+  return Commit(copy, *std::move(push), admission);
 }
 
 absl::StatusOr<std::unique_ptr<client::PartLease>> Copier::Read(RepairPeer* peer, const Copy& copy,
@@ -211,38 +236,33 @@ absl::StatusOr<std::unique_ptr<client::PartLease>> Copier::Read(RepairPeer* peer
   }
 }
 
-absl::Status Copier::Fill(const Manifest& manifest, const CopyPart& part, client::PartLease* lease,
-                          engine::StreamingPut* push) {
+absl::StatusOr<bool> Copier::Fill(const Manifest& manifest, const CopyPart& part, client::PartLease* lease,
+                                  engine::StreamingPut* push) {
   const absl::Time deadline = SteadyNow() + context_->options.copy_timeout;
   for (int64_t layer = part.what.first_layer; layer < part.what.first_layer + part.what.layers; ++layer) {
     if (manifest.layers[layer].length == 0) continue;
     KVLINK_RETURN_IF_ERROR(lease->WaitLayer(layer, deadline));
-    KVLINK_RETURN_IF_ERROR(push->Reserve(layer));
+    if (!push->Reserve(layer).ok()) return false;
     const SlabShape shape = manifest.shape(layer);
     const int64_t heads = part.what.heads == 0 ? shape.kv_heads : part.what.heads;
     for (int64_t head = part.what.first_head; head < part.what.first_head + heads; ++head) {
       const absl::Span<const std::byte> bytes = lease->head(layer, head);
       std::memcpy(push->slab(layer).data() + shape.head_offset(head), bytes.data(), bytes.size());
     }
-    if (part.what.first_head + heads == shape.kv_heads) KVLINK_RETURN_IF_ERROR(push->WriteLayer(layer));
+    if (part.what.first_head + heads == shape.kv_heads && !push->WriteLayer(layer).ok()) return false;
   }
-  return absl::OkStatus();
+  return true;
 }
 
-absl::StatusOr<Copy::Outcome> Copier::Commit(const CopySource& source, const Copy& copy,
-                                             std::unique_ptr<engine::StreamingPut> push) {
-  // Wait for a peer that is one poll of the log ahead, rather than fail and read everything again.
-  if (context_->drops != nullptr) (void)context_->drops->WaitFor(source.dropped, SteadyNow() + kWaitForDrops);
-  const auto admission = Admission(context_->drops, copy.entry, source.dropped);
-  const absl::Status admitted = admission ? admission() : absl::OkStatus();
-  if (absl::IsAborted(admitted)) return Copy::Outcome::kDropped;
-  KVLINK_RETURN_IF_ERROR(admitted);
-  const auto outcome = CommitAndWait(context_->engine, std::move(push), admission, context_->options.copy_timeout);
+Copy::Outcome Copier::Commit(const Copy& copy, std::unique_ptr<engine::StreamingPut> push,
+                             std::function<absl::Status()> admission) {
+  const auto outcome =
+      CommitAndWait(context_->engine, std::move(push), std::move(admission), context_->options.copy_timeout);
   if (absl::IsAborted(outcome.status())) return Copy::Outcome::kDropped;
   if (absl::IsResourceExhausted(outcome.status()) || absl::IsInvalidArgument(outcome.status())) {
     return Copy::Outcome::kNoRoom;
   }
-  KVLINK_RETURN_IF_ERROR(outcome.status());
+  if (!outcome.ok()) return Copy::Outcome::kFailed;
   if (!outcome->written) return Copy::Outcome::kThere;
   // Make the copy as hot here as at the source; otherwise an encoding that was worth evicting others for would be
   // evicted next.

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -76,15 +77,17 @@ class Copier {
 
  private:
   void One(Copy* copy);
+  // Copies from one source. Errors: another source may do better; what this node cannot do is an outcome.
   absl::StatusOr<Copy::Outcome> From(const CopySource& source, const Copy& copy);
   absl::StatusOr<Copy::Outcome> Failed(const CopySource& source, const absl::Status& why);
   // Waits for the rate limit, then reads. CANCELLED: the repairer is stopping.
   absl::StatusOr<std::unique_ptr<client::PartLease>> Read(RepairPeer* peer, const Copy& copy, const CopyPart& part);
-  // Moves the part into the push as it arrives, and writes each layer to disk once it is whole.
-  absl::Status Fill(const Manifest& manifest, const CopyPart& part, client::PartLease* lease,
-                    engine::StreamingPut* push);
-  absl::StatusOr<Copy::Outcome> Commit(const CopySource& source, const Copy& copy,
-                                       std::unique_ptr<engine::StreamingPut> push);
+  // Moves the part into the push as it arrives, and writes each layer to disk once it is whole. Errors of the peer.
+  // False: this node cannot take it now.
+  absl::StatusOr<bool> Fill(const Manifest& manifest, const CopyPart& part, client::PartLease* lease,
+                            engine::StreamingPut* push);
+  Copy::Outcome Commit(const Copy& copy, std::unique_ptr<engine::StreamingPut> push,
+                       std::function<absl::Status()> admission);
 
   RepairContext* const context_;
   Worker worker_;

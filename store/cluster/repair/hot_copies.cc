@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/algorithm/container.h"
 #include "base/clock.h"
 #include "base/status.h"
 #include "store/cluster/repair/plan.h"
@@ -28,10 +27,13 @@ std::set<HotName> HotCopies::WantedHere(const View& view) const {
   if (view.hot == nullptr) return wanted;
   const auto& members = view.placement.members();
   for (const HotView::Encoding& encoding : view.hot->encodings()) {
-    if (encoding.copies == 0) continue;
-    const auto further = FurtherMembers(view.placement, SlotOf(encoding.name.identity), encoding.copies);
-    const auto self = [&](uint16_t member) { return members[member].node_id == context_->options.self; };
-    if (absl::c_any_of(further, self)) wanted.insert(encoding.name);
+    // The members that rank next take the place of those that are not alive.
+    int left = encoding.copies;
+    for (const uint16_t member : FurtherMembers(view.placement, SlotOf(encoding.name.identity), kMaxCopies)) {
+      if (!view.alive(member)) continue;
+      if (left-- == 0) break;
+      if (members[member].node_id == context_->options.self) wanted.insert(encoding.name);
+    }
   }
   return wanted;
 }
@@ -124,9 +126,13 @@ void HotCopies::Look(const View& view) {
   context_->kept.Set(std::move(keys));
   for (Entry& entry : kept_) {
     if (context_->stopping.begun()) return;
-    if (now < entry.second.compare) continue;
-    Compare(view, &entry);
-    entry.second.compare = SteadyNow() + options.hot_compare;
+    Kept& kept = entry.second;
+    // Announced until now, and evicted since.
+    kept.held = kept.held && context_->engine->Find(KeyOf(entry.first)).has_value();
+    if (now >= kept.compare) {
+      Compare(view, &entry);
+      kept.compare = SteadyNow() + options.hot_compare;
+    }
     Tell();
   }
 }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "base/niceness.h"
 #include "base/thread.h"
 #include "store/cluster/repair/context.h"
 #include "store/cluster/repair/copier.h"
@@ -23,6 +24,7 @@ namespace {
 
 constexpr absl::Duration kLook = absl::Milliseconds(50);  // how often it looks for Stop and Restart
 constexpr absl::Duration kMaxRetry = absl::Minutes(1);
+constexpr int kNice = 10;  // a change of the members gives every node tens of thousands of slots to compare at once
 
 }  // namespace
 
@@ -35,7 +37,10 @@ class Repairer::Impl {
   ~Impl() { Stop(); }
 
   void Start() {
-    thread_ = Thread("repair", [this] { Run(); });
+    thread_ = Thread("repair", [this] {
+      AddNiceness(kNice);
+      Run();
+    });
     if (!context_.options.hold) return;
     hot_ = std::make_unique<HotCopies>(&context_);
     hot_thread_ = Thread("hot-copies", [this] { hot_->Run(); });

@@ -122,11 +122,16 @@ absl::Status Mapping::Populate(int64_t offset, int64_t bytes) {
     TouchEach(data, bytes, kHugePageBytes);
     madvise(data, bytes, MADV_COLLAPSE);
   }
-  if (madvise(data, bytes, MADV_POPULATE_WRITE) == 0) return absl::OkStatus();
-  if (errno != EINVAL) {
-    return absl::ResourceExhaustedError(absl::StrCat("no memory for ", bytes, " bytes: ", std::strerror(errno)));
+  // In small steps: each holds a lock of the whole address space, and threads that map memory or grow a heap wait for
+  // it.
+  for (int64_t done = 0; done < bytes; done += kHugePageBytes) {
+    const int64_t step = std::min(kHugePageBytes, bytes - done);
+    if (madvise(data + done, step, MADV_POPULATE_WRITE) == 0) continue;
+    if (errno != EINVAL) {
+      return absl::ResourceExhaustedError(absl::StrCat("no memory for ", bytes, " bytes: ", std::strerror(errno)));
+    }
+    TouchEach(data + done, step, kPageBytes);  // a kernel before 5.14
   }
-  TouchEach(data, bytes, kPageBytes);  // a kernel before 5.14
   return absl::OkStatus();
 }
 

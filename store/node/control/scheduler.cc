@@ -2,15 +2,12 @@
 // under it, because gRPC may call back at once.
 #include "store/node/control/scheduler.h"
 
-#include <sys/resource.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
+#include "base/niceness.h"
 
 namespace kvlink::store::node {
 namespace {
@@ -19,11 +16,6 @@ constexpr absl::Duration kSweepEvery = absl::Milliseconds(100);
 constexpr absl::Duration kForever = absl::Hours(24);
 constexpr int kStreams = 4;  // executed at a time
 constexpr int kNice = 15;    // of stream threads: reading the whole store must not take processors from readers
-
-// Lowers this thread's priority below the serving threads'; without permission it runs anyway.
-void StepBack() {
-  (void)setpriority(PRIO_PROCESS, static_cast<id_t>(syscall(SYS_gettid)), getpriority(PRIO_PROCESS, 0) + kNice);
-}
 
 }  // namespace
 
@@ -34,7 +26,7 @@ CallScheduler::CallScheduler(const NodeLimits& limits, Metrics* metrics) : limit
   threads_.emplace_back("control-admin", [this] { Work(false, true); });
   for (int i = 0; i < kStreams; ++i) {
     threads_.emplace_back("control-stream", [this] {
-      StepBack();
+      AddNiceness(kNice);
       Work(true, true);
     });
   }

@@ -305,6 +305,23 @@ TEST(DropMemory, RecognizesListingsFromBeforeDrop) {
   EXPECT_EQ(memory.Ask("ns", a, at(13)), Verdict::kUnknown);
 }
 
+// What a node reads while it is behind, as when only it cannot reach the database, it could not store.
+TEST_F(DropsTest, ReadsNothingFromPeersThatAreAhead) {
+  Consume(0);
+  Follow(1);
+  const Synthetic s = MakeSynthetic(1), other = MakeSynthetic(2);
+  cluster_.PutAt(1, s);
+  log_.Append("ns", other.manifest.identity);
+  WaitFor(1);
+  cluster_.node(1).faults.down_after = 0;
+  cluster_.StartRepair(0);
+  EXPECT_TRUE(Eventually([&] { return cluster_.node(0).repairer->statistics().failed > 0; }));
+  EXPECT_FALSE(cluster_.node(1).faults.down) << "it was read";
+  cluster_.node(1).faults.down_after = -1;
+  cluster_.node(0).drops->Start();
+  EXPECT_TRUE(Eventually([&] { return cluster_.Has(0, s); }));
+}
+
 // Three nodes with equal contents repair each other without a pause while documents are written and dropped, nodes stop
 // consuming, restart and lose their disks, and the log is trimmed. A dropped encoding that was not written again is on
 // no node once all have caught up, and never on a node that has carried out the drop.

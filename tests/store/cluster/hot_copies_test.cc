@@ -25,12 +25,12 @@ HotName NameOf(const Synthetic& s) { return {"ns", s.manifest.identity, s.manife
 
 class HotCopiesTest : public ::testing::Test {
  protected:
-  void Start(EngineCluster* cluster) {
+  void Start(EngineCluster* cluster, absl::Duration compare = absl::Milliseconds(5)) {
     for (int i = 0; i < cluster->size(); ++i) {
-      cluster->StartRepair(i, [this, i](RepairOptions* options) {
+      cluster->StartRepair(i, [this, i, compare](RepairOptions* options) {
         options->keep_unowned = absl::ZeroDuration();
         options->hot_look = absl::Milliseconds(2);
-        options->hot_compare = absl::Milliseconds(5);
+        options->hot_compare = compare;
         options->keep_hot = absl::Milliseconds(20);
         options->hold = [this, i](const std::vector<HotName>& held) {
           MutexLock lock(&mutex_);
@@ -95,6 +95,38 @@ TEST_F(HotCopiesTest, LastAsLongAsWanted) {
     EXPECT_TRUE(Eventually([&] { return Held(further[k]).empty() && !cluster.Has(further[k], hot); }));
   }
   for (int i = 0; i < cluster.size(); ++i) EXPECT_EQ(cluster.Has(i, hot), cluster.Owns(i, hot)) << i;
+}
+
+TEST_F(HotCopiesTest, OfDeadMembersAreReplaced) {
+  EngineCluster cluster(6);
+  const Synthetic hot = MakeSynthetic(1);
+  cluster.Put(hot);
+  const std::vector<int> further = Further(cluster, hot, 4);
+  cluster.node(FirstOwner(cluster, hot)).hot.read = {{NameOf(hot), 2, 1000}};
+  cluster.node(further[0]).alive = false;
+  cluster.Publish(/*moves=*/false);
+  Start(&cluster);
+  EXPECT_TRUE(Eventually([&] { return !Held(further[1]).empty() && !Held(further[2]).empty(); }));
+  EXPECT_TRUE(Held(further[0]).empty());
+  EXPECT_TRUE(Held(further[3]).empty());
+  cluster.node(further[0]).alive = true;
+  cluster.Publish(/*moves=*/false);
+  EXPECT_TRUE(Eventually([&] { return !Held(further[0]).empty() && Held(further[2]).empty(); }));
+  EXPECT_FALSE(Held(further[1]).empty());
+}
+
+// Clients would ask for it in vain until the next comparison with the owners.
+TEST_F(HotCopiesTest, AreHeldNoLongerOnceEvicted) {
+  EngineCluster cluster(4);
+  const Synthetic hot = MakeSynthetic(1);
+  cluster.Put(hot);
+  const int further = Further(cluster, hot, 1)[0];
+  cluster.node(FirstOwner(cluster, hot)).hot.read = {{NameOf(hot), 1, 1000}};
+  cluster.Publish(/*moves=*/false);
+  Start(&cluster, /*compare=*/absl::Hours(1));
+  EXPECT_TRUE(Eventually([&] { return !Held(further).empty(); }));
+  EXPECT_TRUE(cluster.node(further).engine->Remove("ns", hot.manifest.identity).ok());
+  EXPECT_TRUE(Eventually([&] { return Held(further).empty(); }));
 }
 
 TEST_F(HotCopiesTest, MatchOwners) {

@@ -1,4 +1,5 @@
 // What counts as hot on a node, and how many copies it wants, by rates and views that the test makes.
+#include <algorithm>
 #include <cmath>
 #include <optional>
 #include <random>
@@ -8,6 +9,7 @@
 #include "absl/time/time.h"
 #include "gtest/gtest.h"
 #include "store/cluster/node/hot_policy.h"
+#include "store/node/limits.h"
 #include "tests/support/seed.h"
 
 namespace kvlink::store::cluster {
@@ -101,6 +103,27 @@ TEST_F(HotPolicyTest, HotMeansAboveLimitAndConsiderableShare) {
   EXPECT_TRUE(told_.empty());
   EXPECT_EQ(Copies(kLimit * 2, kLimit * 2), 2) << "4 limits at two owners";
   EXPECT_EQ(told_[0].reads_per_second, 200u);
+}
+
+// A copy costs as much as a read.
+TEST_F(HotPolicyTest, OneReadMakesNothingHot) {
+  node::ReadRates rates(node::NodeLimits().read_rates_half_life);
+  const auto read = [&] {
+    rates.Add({"ns", IdentityOf(1), Codec::kRawBf16}, static_cast<int64_t>(kLimit * 100), now_);
+  };
+  const auto most = [&](absl::Duration time) {
+    size_t hot = 0;
+    for (const absl::Time until = now_ + time; now_ < until; now_ += absl::Milliseconds(300)) {
+      hot = std::max(hot, policy_->Look(rates.Now(now_), view_, now_).size());
+    }
+    return hot;
+  };
+  read();
+  EXPECT_EQ(most(absl::Seconds(10)), 0u);
+  read();
+  EXPECT_EQ(most(absl::Seconds(1)), 0u);
+  read();
+  EXPECT_EQ(most(absl::Seconds(1)), 1u);
 }
 
 TEST_F(HotPolicyTest, AddsCopiesUntilEachHolderIsBelowLimit) {
