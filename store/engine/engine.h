@@ -6,6 +6,7 @@
 #ifndef KVLINK_STORE_ENGINE_ENGINE_H_
 #define KVLINK_STORE_ENGINE_ENGINE_H_
 
+#include <bitset>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -267,6 +268,9 @@ class Engine {
   // memory only: 1 when the engine opens.
   virtual void SetShareOfLimits(double share) = 0;
   virtual double share_of_limits() const = 0;
+  // The slots that this node owns; at first all. A namespace above its limit evicts encodings of slots that are no
+  // longer owned before any others, unless they were used since. Kept in memory only.
+  virtual void SetOwnedSlots(const std::bitset<kSlots>& owned) = 0;
 
   // The table of generations, one u64 each, which readers may map. -1 and 0 if it is not shared.
   virtual int generations_descriptor() const = 0;

@@ -154,6 +154,7 @@ class EngineImpl final : public Engine {
   std::map<std::string, NamespaceSettings> NamespaceSettingsAll() override;
   void SetShareOfLimits(double share) override;
   double share_of_limits() const override { return table_.share(); }
+  void SetOwnedSlots(const std::bitset<kSlots>& owned) override { table_.SetOwned(owned); }
   NodeId id() const override { return directory_->identity()->uuid; }
   uint64_t incarnation() const override { return incarnation_; }
   uint64_t Now() override;

@@ -1,4 +1,5 @@
 // Limits of namespaces: who gives room to whom.
+#include <bitset>
 #include <random>
 #include <set>
 #include <thread>
@@ -337,6 +338,31 @@ TEST_F(QuotaTest, AShareOfTheLimits) {
   Open();
   EXPECT_EQ(engine_->share_of_limits(), 1);
   EXPECT_EQ(engine_->NamespaceSettingsAll(), all);
+}
+
+// As when a node has joined and has what it took over.
+TEST_F(QuotaTest, WhatMovedToAnotherNodeGoesFirst) {
+  Limit("a", 40);
+  std::bitset<kSlots> owned;
+  owned.set();
+  for (int i = 0; i < 30; ++i) {
+    ASSERT_EQ(Put("a", i), absl::OkStatus());
+    if (i < 15) continue;
+    // Otherwise the last to be evicted.
+    for (int use = 0; use < 3; ++use) ASSERT_EQ(engine_->Touch(Key("a", i)), absl::OkStatus());
+    owned.reset(static_cast<size_t>(SlotOf(Key("a", i).identity)));
+  }
+  engine_->SetOwnedSlots(owned);
+  // Read here since, as a further copy is.
+  ASSERT_EQ(engine_->Touch(Key("a", 22)), absl::OkStatus());
+  engine_->SetShareOfLimits(0.5);
+  EXPECT_TRUE(Eventually([&] { return Count("a", 0, 30) <= 20; }));
+  EXPECT_EQ(Count("a", 0, 15), 15);
+  EXPECT_TRUE(Present("a", 22));
+  // Once nothing of it is left, the order of eviction decides.
+  engine_->SetShareOfLimits(0.25);
+  EXPECT_TRUE(Eventually([&] { return Count("a", 0, 30) <= 10; }));
+  EXPECT_GT(Count("a", 0, 15), 0);
 }
 
 TEST_F(QuotaTest, LimitsThatAreTakenFromElsewhere) {

@@ -69,6 +69,12 @@ std::optional<double> MemberOwnership::share() const {
   return known == nullptr ? std::nullopt : known->front()->share;
 }
 
+std::shared_ptr<const std::bitset<kSlots>> MemberOwnership::owned() const {
+  const auto known = eras();
+  if (known == nullptr || !known->front()->share.has_value()) return nullptr;
+  return {known->front(), &known->front()->owned};
+}
+
 uint64_t MemberOwnership::epoch() const {
   const auto known = eras();
   return known == nullptr ? 0 : known->front()->epoch;

@@ -42,6 +42,8 @@ class MemberOwnership final : public node::Ownership {
   // The fraction of all copies of all slots that it owns at the present epoch, 0 to 1. While members join or drain, all
   // shares together exceed 1. nullopt: the node is not a member, or not known yet.
   std::optional<double> share() const;
+  // The slots that it owns at the present epoch. Null: as for share().
+  std::shared_ptr<const std::bitset<kSlots>> owned() const;
   bool DroppedSince(absl::string_view ns, const Identity& identity, const DropPosition& since) const override;
 
  private:

@@ -302,9 +302,14 @@ EventSink MemberNode::events() {
 }
 
 // Namespace limits apply to the whole cluster, and the node's share of them follows the slots it owns. While it is not
-// a member, as after etcd went back, it keeps its last share.
+// a member, as after etcd went back, it keeps its last share. The slots come first, since a smaller share evicts at
+// once.
 void MemberNode::ShareLimits() {
-  if (const auto share = ownership_->share()) node_->engine()->SetShareOfLimits(*share);
+  const std::optional<double> share = ownership_->share();
+  const auto owned = ownership_->owned();
+  if (!share.has_value() || owned == nullptr) return;
+  node_->engine()->SetOwnedSlots(*owned);
+  node_->engine()->SetShareOfLimits(*share);
 }
 
 void MemberNode::Show(node::FiguresBeside figures) {

@@ -15,9 +15,10 @@
 namespace kvlink::store::cluster {
 namespace {
 
-// How long a copy waits for this node to carry out the drops that its source has, and how often it looks whether repair
-// is stopping.
-constexpr absl::Duration kWaitForDrops = absl::Seconds(5), kStopLook = absl::Milliseconds(50);
+// How long a copy waits for this node to carry out the drops that its source has.
+constexpr absl::Duration kWaitForDrops = absl::Seconds(5);
+// How often a wait looks whether repair is stopping, and how much earlier than asked it may end.
+constexpr absl::Duration kStopLook = absl::Milliseconds(50), kClockSlack = absl::Milliseconds(1);
 // The smallest part.
 constexpr client::EncodingPart kFirstHead = {.layers = 1, .heads = 1};
 // How soon a part is asked for again when the receive memory is full, which other copies will release, or when the peer
@@ -49,6 +50,17 @@ void AwaitDrops(const RepairContext& context, const DropPosition& position) {
   const absl::Time until = SteadyNow() + kWaitForDrops;
   for (absl::Time now = SteadyNow(); now < until && !context.stopping.begun(); now = SteadyNow()) {
     if (context.drops->WaitFor(position, std::min(until, now + kStopLook))) return;
+  }
+}
+
+// CANCELLED: the repairer is stopping. Errors of PartLease::WaitLayer.
+absl::Status AwaitLayer(const RepairContext& context, client::PartLease* lease, int64_t layer, absl::Time deadline) {
+  for (;;) {
+    const absl::Time until = std::min(deadline, SteadyNow() + kStopLook);
+    const absl::Status waited = lease->WaitLayer(layer, until);
+    const bool looks = until < deadline && SteadyNow() + kClockSlack >= until;  // else the read's own deadline passed
+    if (!absl::IsDeadlineExceeded(waited) || !looks) return waited;
+    if (context.stopping.begun()) return absl::CancelledError("repair is stopping");
   }
 }
 
@@ -241,7 +253,7 @@ absl::StatusOr<bool> Copier::Fill(const Manifest& manifest, const CopyPart& part
   const absl::Time deadline = SteadyNow() + context_->options.copy_timeout;
   for (int64_t layer = part.what.first_layer; layer < part.what.first_layer + part.what.layers; ++layer) {
     if (manifest.layers[layer].length == 0) continue;
-    KVLINK_RETURN_IF_ERROR(lease->WaitLayer(layer, deadline));
+    KVLINK_RETURN_IF_ERROR(AwaitLayer(*context_, lease, layer, deadline));
     if (!push->Reserve(layer).ok()) return false;
     const SlabShape shape = manifest.shape(layer);
     const int64_t heads = part.what.heads == 0 ? shape.kv_heads : part.what.heads;

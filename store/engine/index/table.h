@@ -6,6 +6,7 @@
 #ifndef KVLINK_STORE_ENGINE_INDEX_TABLE_H_
 #define KVLINK_STORE_ENGINE_INDEX_TABLE_H_
 
+#include <bitset>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -142,6 +143,9 @@ class Table {
   std::vector<SlotDigest> SlotDigests(absl::Span<const uint16_t> slots) const;
   // Entries after `after` (none: from the first) in key order, at most `limit`.
   std::vector<SlotEntry> ListSlot(int slot, const std::optional<EncodingKey>& after, size_t limit) const;
+  // The slots that this node owns, at first all. The entries of a slot that it no longer owns start anew in the
+  // eviction order, as not used; PickOf picks those that are not used afterwards before any others.
+  void SetOwned(const std::bitset<kSlots>& owned);
 
   std::vector<NamespaceUse> Namespaces() const;
   int64_t bytes() const;
@@ -185,6 +189,7 @@ class Table {
     int64_t blocks = 0;        // occupied by encodings, by puts in progress, and by removed encodings still in use
     int64_t pinned = 0;        // encodings
     int64_t pinned_bytes = 0;  // in blocks
+    bool moved = false;        // may have evictable entries in slots that are no longer owned
     std::optional<NamespaceSettings> limits;
     NamespaceSettings here;  // the share of them that is enforced; zeros if there are none
     absl::flat_hash_set<Entry*, NameHash, SameName> entries;
@@ -212,6 +217,13 @@ class Table {
   void LoseLocked(Run run) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void FreeEntry(Entry* entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Shares SharesOf(int64_t limit) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool Evictable(const Entry& entry, bool for_space) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Makes the entry, which is no longer in the eviction order, a victim, and subtracts what that frees from `*blocks`.
+  void Leave(Entry* entry, bool for_space, int64_t* blocks, std::vector<EncodingKey>* victims)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Takes victims of a namespace in slots that are no longer owned, until `*blocks` are freed.
+  void EvictMoved(Namespace* ns, int64_t* blocks, std::vector<EncodingKey>* victims)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Takes the next victim of a namespace and subtracts what that frees from `*blocks`. Returns false if nothing is
   // evictable. `for_space`: only victims whose blocks can be reused.
   bool EvictOne(Namespace* ns, bool for_space, int64_t* blocks, std::vector<EncodingKey>* victims)
@@ -250,6 +262,7 @@ class Table {
   std::vector<Entry*> unused_ ABSL_GUARDED_BY(mutex_);
   BlockAllocator allocator_ ABSL_GUARDED_BY(mutex_);
   std::vector<Slot> slots_ ABSL_GUARDED_BY(mutex_) = std::vector<Slot>(kSlots);
+  std::bitset<kSlots> moved_ ABSL_GUARDED_BY(mutex_);  // slots that are no longer owned
   int64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t size_ ABSL_GUARDED_BY(mutex_) = 0;
 };

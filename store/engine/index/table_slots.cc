@@ -35,6 +35,19 @@ void Table::TakeFromSlot(Entry* entry) {
   --slot.digest.encodings;
 }
 
+void Table::SetOwned(const std::bitset<kSlots>& owned) {
+  MutexLock lock(&mutex_);
+  const std::bitset<kSlots> before = std::exchange(moved_, ~owned);
+  if (moved_ == before) return;
+  for (size_t slot = 0; slot < kSlots; ++slot) {
+    if (!moved_.test(slot) || before.test(slot)) continue;
+    for (Entry* entry = slots_[slot].first; entry != nullptr; entry = entry->next_in_slot) {
+      entry->place.uses = 0;
+      entry->ns->moved = true;
+    }
+  }
+}
+
 std::vector<SlotDigest> Table::SlotDigests(absl::Span<const uint16_t> slots) const {
   std::vector<SlotDigest> digests;
   digests.reserve(slots.size());

@@ -32,22 +32,46 @@ struct Table::Shares {
   }
 };
 
+bool Table::Evictable(const Entry& entry, bool for_space) const {
+  return entry.uses == 0 && entry.pins == 0 && (!for_space || allocator_.Returning(entry.location.runs) > 0);
+}
+
+void Table::Leave(Entry* entry, bool for_space, int64_t* blocks, std::vector<EncodingKey>* victims) {
+  entry->leaving = true;
+  *blocks -= for_space ? allocator_.Returning(entry->location.runs) : entry->location.blocks();
+  victims->push_back(entry->key());
+}
+
 bool Table::EvictOne(Namespace* ns, bool for_space, int64_t* blocks, std::vector<EncodingKey>* victims) {
   const std::optional<Entry*> victim = ns->order.Evict([&](const Entry* entry) {
     mutex_.AssertHeld();
-    return entry->uses == 0 && entry->pins == 0 && (!for_space || allocator_.Returning(entry->location.runs) > 0);
+    return Evictable(*entry, for_space);
   });
   if (!victim.has_value()) return false;
-  (*victim)->leaving = true;
-  *blocks -= for_space ? allocator_.Returning((*victim)->location.runs) : (*victim)->location.blocks();
-  victims->push_back((*victim)->key());
+  Leave(*victim, for_space, blocks, victims);
   return true;
+}
+
+void Table::EvictMoved(Namespace* ns, int64_t* blocks, std::vector<EncodingKey>* victims) {
+  for (size_t slot = 0; slot < kSlots; ++slot) {
+    if (!moved_.test(slot)) continue;
+    for (Entry* entry = slots_[slot].first; entry != nullptr; entry = entry->next_in_slot) {
+      if (*blocks <= 0) return;
+      if (entry->ns != ns || !entry->in_order || entry->place.uses > 0 || !Evictable(*entry, /*for_space=*/false)) {
+        continue;
+      }
+      ns->order.Erase(entry);
+      Leave(entry, /*for_space=*/false, blocks, victims);
+    }
+  }
+  ns->moved = false;
 }
 
 std::vector<EncodingKey> Table::PickOf(absl::string_view ns, int64_t blocks) {
   std::vector<EncodingKey> victims;
   MutexLock lock(&mutex_);
   Namespace& of = NamespaceOf(ns);
+  if (of.moved) EvictMoved(&of, &blocks, &victims);
   while (blocks > 0 && EvictOne(&of, /*for_space=*/false, &blocks, &victims)) {
   }
   return victims;

@@ -51,6 +51,7 @@ TEST(MemberOwnership, OwnsSlotsOfEitherTable) {
       for (const uint16_t one : table->Owners(slot)) owner |= table->members()[one].node_id == NodeOf(1);
     }
     ASSERT_EQ(ownership.Owns(IdentityIn(slot), 10), owner) << slot;
+    ASSERT_EQ(ownership.owned()->test(static_cast<size_t>(slot)), owner) << slot;
     bool takes = false;
     for (const uint16_t one : view->placement.next().Owners(slot)) {
       takes |= view->placement.members()[one].node_id == NodeOf(1);
@@ -62,6 +63,7 @@ TEST(MemberOwnership, OwnsSlotsOfEitherTable) {
   stranger.SetNode(NodeOf(9));
   stranger.Update(view);
   EXPECT_EQ(Owned(stranger, 10), 0);
+  EXPECT_EQ(stranger.owned(), nullptr);
 }
 
 // Shares are of all copies: with fewer members than copies, no member has the shares of the missing copies.

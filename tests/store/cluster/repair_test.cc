@@ -269,8 +269,68 @@ TEST(Repair, AbandonsEndlessListing) {
   EXPECT_TRUE(Eventually([&] { return cluster.node(0).repairer->statistics().peer_errors > 0; }));
 }
 
+// Claims to have one encoding, of which nothing ever arrives.
+class StuckPeer : public RepairPeer {
+ public:
+  StuckPeer(const Manifest* manifest, std::atomic<bool>* waits) : manifest_(manifest), waits_(waits) {}
+  absl::StatusOr<std::vector<SlotDigest>> SlotDigests(absl::Span<const uint16_t> slots) override {
+    std::vector<SlotDigest> digests(slots.size());
+    for (size_t i = 0; i < slots.size(); ++i) {
+      if (slots[i] == SlotOf(manifest_->identity)) digests[i] = {.low = 1, .high = 1, .bytes = 4096, .encodings = 1};
+    }
+    return digests;
+  }
+  absl::StatusOr<SlotListing> ListSlot(int, const std::optional<SlotEntry>&) override {
+    SlotListing listing;
+    listing.encodings.push_back({.ns = "ns",
+                                 .identity = manifest_->identity,
+                                 .codec = manifest_->codec,
+                                 .etag = manifest_->etag,
+                                 .bytes = manifest_->bytes()});
+    return listing;
+  }
+  absl::StatusOr<std::unique_ptr<client::PartLease>> ReadPart(const SlotEntry&, const client::EncodingPart&,
+                                                              absl::Time) override {
+    return std::make_unique<Part>(manifest_, waits_);
+  }
+
+ private:
+  class Part : public client::PartLease {
+   public:
+    Part(const Manifest* manifest, std::atomic<bool>* waits) : manifest_(manifest), waits_(waits) {}
+    const Manifest& manifest() const override { return *manifest_; }
+    Tier source() const override { return Tier::kDisk; }
+    absl::Status WaitLayer(int64_t, absl::Time deadline) override {
+      *waits_ = true;
+      absl::SleepFor(deadline - SteadyNow());
+      return absl::DeadlineExceededError("it is stuck");
+    }
+    absl::Span<const std::byte> head(int64_t, int64_t) const override { return {}; }
+
+   private:
+    const Manifest* const manifest_;
+    std::atomic<bool>* const waits_;
+  };
+  const Manifest* const manifest_;
+  std::atomic<bool>* const waits_;
+};
+
+TEST(Repair, StopsInMiddleOfPart) {
+  EngineCluster cluster(2);
+  const Synthetic s = MakeSynthetic(1);
+  std::atomic<bool> waits{false};
+  cluster.StartRepair(0, [&](RepairOptions* options) {
+    options->open_peer = [&](const NodeId&, const std::string&) {
+      return std::make_shared<StuckPeer>(&s.manifest, &waits);
+    };
+    options->copy_timeout = absl::Hours(1);
+  });
+  EXPECT_TRUE(Eventually([&] { return waits.load(); }));
+  cluster.StopRepair(0);
+}
+
 // Closing a peer takes as long as the network does.
-TEST(Repair, APeerWithAnotherAddressIsClosedWithoutHoldingUpTheOthers) {
+TEST(Repair, ClosesReplacedPeerWithoutLock) {
   class ClosingPeer : public EndlessPeer {
    public:
     explicit ClosingPeer(std::function<void()> closes) : closes_(std::move(closes)) {}
@@ -379,7 +439,7 @@ TEST(Repair, CopiesDespiteFrozenAndDamagedPeers) {
 }
 
 // Members may have different amounts of memory, and one must not wait for ever for what it cannot take.
-TEST(Repair, AnEncodingBeyondTheMemoryOfANodeHoldsNothingUp) {
+TEST(Repair, SkipsEncodingBeyondMemory) {
   EngineCluster cluster(2);
   EngineCluster::Node& large = cluster.node(1);
   large.engine = nullptr;

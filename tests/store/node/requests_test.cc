@@ -272,7 +272,7 @@ TEST_F(RequestsTest, AReceiveThatIsTooShortEndsThePull) {
 }
 
 // Else a client could make any encoding hot without reading it, and a member by copying it.
-TEST_F(RequestsTest, WhatAClientTookIsRatedAndWhatItAskedForIsNot) {
+TEST_F(RequestsTest, RatesOnlyWhatClientsTook) {
   ScratchDirectory access(/*in_memory=*/true);
   WriteAccessFile(access.path() + "/access", "user user-key-12345678 write *\npeer peer-key-12345678 repair *\n");
   StartNode([&](store::node::NodeOptions* options) {

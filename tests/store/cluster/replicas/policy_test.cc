@@ -90,7 +90,7 @@ TEST(Breaker, AllowsOneProbePerRestAndRestsLonger) {
 }
 
 // A call keeps the right until it returns, which may be after the next probe was sent.
-TEST(Breaker, AProbeThatHasEndedLeavesTheNextAlone) {
+TEST(Breaker, EndedProbeLeavesNextAlone) {
   Breaker breaker;
   absl::Time now = SteadyNow();
   for (int i = 0; i < Breaker::kFailuresInARow; ++i) breaker.Failed(now);
