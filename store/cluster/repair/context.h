@@ -23,6 +23,9 @@
 
 namespace kvlink::store::cluster {
 
+// How often a wait looks whether repair is stopping.
+inline constexpr absl::Duration kStopLook = absl::Milliseconds(50);
+
 // The further copies that this node keeps although it does not own their slots.
 class KeptCopies {
  public:

@@ -17,8 +17,8 @@ namespace {
 
 // How long a copy waits for this node to carry out the drops that its source has.
 constexpr absl::Duration kWaitForDrops = absl::Seconds(5);
-// How often a wait looks whether repair is stopping, and how much earlier than asked it may end.
-constexpr absl::Duration kStopLook = absl::Milliseconds(50), kClockSlack = absl::Milliseconds(1);
+// How much earlier than asked a wait may end.
+constexpr absl::Duration kClockSlack = absl::Milliseconds(1);
 // The smallest part.
 constexpr client::EncodingPart kFirstHead = {.layers = 1, .heads = 1};
 // How soon a part is asked for again when the receive memory is full, which other copies will release, or when the peer

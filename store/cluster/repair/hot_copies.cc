@@ -13,7 +13,6 @@
 namespace kvlink::store::cluster {
 namespace {
 
-constexpr absl::Duration kStopLook = absl::Milliseconds(50);
 constexpr int64_t kMemoryPart = 8;  // further copies take at most this fraction (1/8) of the memory tier
 
 engine::EncodingKey KeyOf(const HotName& name) { return {name.ns, name.identity, name.codec}; }

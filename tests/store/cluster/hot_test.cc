@@ -109,7 +109,7 @@ TEST_F(HotPolicyTest, HotMeansAboveLimitAndConsiderableShare) {
 TEST_F(HotPolicyTest, OneReadMakesNothingHot) {
   node::ReadRates rates(node::NodeLimits().read_rates_half_life);
   const auto read = [&] {
-    rates.Add({"ns", IdentityOf(1), Codec::kRawBf16}, static_cast<int64_t>(kLimit * 100), now_);
+    rates.Add({"ns", IdentityWith(1), Codec::kRawBf16}, static_cast<int64_t>(kLimit * 100), now_);
   };
   const auto most = [&](absl::Duration time) {
     size_t hot = 0;
