@@ -106,6 +106,7 @@ endif()
 # Whoever uses a precompiled header must have the options with which it was compiled.
 function(kvlink_test_options name)
   target_compile_options(${name} PRIVATE ${KVLINK_TEST_OPTIONS} -fPIE)
+  target_compile_definitions(${name} PRIVATE GTEST_HAS_PTHREAD=1)  # as GTest says to whoever links it
   set_target_properties(${name} PROPERTIES POSITION_INDEPENDENT_CODE OFF)  # -fPIE says it, for libraries and executables alike
   if(KVLINK_TEST_PCH AND NOT name STREQUAL "kvlink_test_pch")
     target_precompile_headers(${name} REUSE_FROM kvlink_test_pch)
