@@ -13,6 +13,8 @@ export CCACHE_BASEDIR := $(CURDIR)
 export CCACHE_NOHASHDIR := 1
 # So that what is compiled with a precompiled header is cached.
 export CCACHE_SLOPPINESS := pch_defines,time_macros
+# Without a run of the preprocessor for each file that is not cached.
+export CCACHE_DEPEND := 1
 
 # A stage of `make test`: runs a target and prints, and keeps in build/stages, how long it took.
 define STAGE

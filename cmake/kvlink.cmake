@@ -41,17 +41,12 @@ if(KVLINK_SANITIZE)
   endif()
 endif()
 
-# Precompiled headers, for tests and, in the trees of GCC's sanitizers, for everything: a third of the time of building. The product's files
-# have none in the release tree, so that one that does not include what it needs fails there. kernels/ compiles single files with flags of
-# their own and does without.
-set(KVLINK_TEST_PCH OFF)
+# Precompiled headers, in GCC's trees: a third of the time of building. The debug tree and clang (`make annotations`) have none, so that a
+# file that does not include what it needs fails there. kernels/ compiles single files with flags of their own and does without.
 set(KVLINK_PCH OFF)
-if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND NOT KVLINK_BARE)
-  set(KVLINK_TEST_PCH ON)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND NOT KVLINK_BARE AND NOT CMAKE_BUILD_TYPE STREQUAL "Debug")
+  set(KVLINK_PCH ON)
   add_compile_options(-pthread)  # who links threads has it, and a header is good only where all macros are the same
-  if(KVLINK_SANITIZE)
-    set(KVLINK_PCH ON)
-  endif()
 endif()
 
 # Each target of a sanitized tree, but those of kernels/, is one translation unit: half the time of building. The release tree, which people
@@ -91,10 +86,13 @@ function(kvlink_binary name)
 endfunction()
 
 # Of the tests' own files. Two thirds of a build from nothing are tests, and what they test is compiled elsewhere: they have no optimization,
-# and in `make asan` no checks of UndefinedBehaviorSanitizer. Folders whose tests compute what they compare with say
+# in sanitized trees no line numbers, and in `make asan` no checks of UndefinedBehaviorSanitizer. Folders whose tests compute what they compare with say
 # set(KVLINK_NUMERIC_TESTS ON): there running would take longer than is saved.
 set(KVLINK_TEST_OPTIONS -O0)
 set(KVLINK_NUMERIC_TEST_OPTIONS -O1)
+if(KVLINK_SANITIZE)
+  list(APPEND KVLINK_TEST_OPTIONS -g0)
+endif()
 if(KVLINK_SANITIZE MATCHES "undefined")
   list(APPEND KVLINK_TEST_OPTIONS -fno-sanitize=undefined)
   list(APPEND KVLINK_NUMERIC_TEST_OPTIONS -fno-sanitize=undefined)
@@ -108,7 +106,7 @@ function(kvlink_test_options name)
   target_compile_options(${name} PRIVATE ${KVLINK_TEST_OPTIONS} -fPIE)
   target_compile_definitions(${name} PRIVATE GTEST_HAS_PTHREAD=1)  # as GTest says to whoever links it
   set_target_properties(${name} PROPERTIES POSITION_INDEPENDENT_CODE OFF)  # -fPIE says it, for libraries and executables alike
-  if(KVLINK_TEST_PCH AND NOT name STREQUAL "kvlink_test_pch")
+  if(KVLINK_PCH AND NOT name STREQUAL "kvlink_test_pch")
     target_precompile_headers(${name} REUSE_FROM kvlink_test_pch)
   endif()
 endfunction()
@@ -123,8 +121,6 @@ set(common <algorithm> <atomic> <functional> <map> <memory> <optional> <string> 
   <absl/status/status.h> <absl/status/statusor.h> <absl/strings/str_cat.h> <absl/strings/string_view.h> <absl/time/time.h> <absl/types/span.h>)
 if(KVLINK_PCH)
   kvlink_precompiled(kvlink_pch ${common})
-endif()
-if(KVLINK_TEST_PCH)
   kvlink_precompiled(kvlink_test_pch ${common} <random> <thread> <gmock/gmock.h> <gtest/gtest.h>)
   target_link_libraries(kvlink_test_pch PRIVATE GTest::gmock GTest::gtest_main)
   kvlink_test_options(kvlink_test_pch)

@@ -37,6 +37,8 @@ def check(entry):
     while not re.search(r"(\+\+|cc|clang)(-[0-9.]+)?$", arguments[0]) or arguments[0].endswith("ccache"):
         arguments.pop(0)
     del arguments[arguments.index("-o"):arguments.index("-o") + 2]
+    if "-include" in arguments:  # GCC's precompiled header
+        del arguments[arguments.index("-include"):arguments.index("-include") + 2]
     kept = [a for a in arguments[1:] if a != "-c" and not a.startswith(("-W", "-O", "-fsanitize"))]
     command = ["clang++", *kept, "-fsyntax-only", "-Wno-everything", "-Wthread-safety", "-Werror=thread-safety"]
     return subprocess.run(command, cwd=entry["directory"], capture_output=True, text=True)

@@ -27,7 +27,7 @@ class ClientDeathTest : public ::testing::TestWithParam<const char*> {
 };
 
 TEST_P(ClientDeathTest, CyclesOfKilledClientsLeaveNothingBehind) {
-  const int cycles = Soak() ? 1000 : 30;
+  const int cycles = Soak() ? 1000 : 15;
   const int settled = cycles / 3;
   const std::string carrier = GetParam();
   ASSERT_TRUE(node_.Start());

@@ -19,7 +19,7 @@ namespace kvlink::testing {
 namespace {
 
 // A round takes some seconds.
-int Seeds() { return Soak() ? FaultSeeds() : 2; }
+int Seeds() { return Soak() ? FaultSeeds() : 1; }
 
 struct Load {
   const char* name;
