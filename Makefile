@@ -86,7 +86,7 @@ tsan-build:
 	$(call BUILD,tsan,tsan_tests)
 
 # Every fuzzer for FUZZ_SECONDS, from its corpus, which it repeats first.
-FUZZ_SECONDS ?= 15
+FUZZ_SECONDS ?= 10
 fuzz:
 	$(call BUILD,fuzz,fuzzers)
 	tests/fuzz/run.sh $(FUZZ_SECONDS)
