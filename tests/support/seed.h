@@ -28,12 +28,10 @@ inline bool Soak() {
 
 // The number of seeds for a fault test with processes: TestSeed() and those after it. Fewer where everything is slow.
 inline int FaultSeeds() {
-#if defined(__SANITIZE_THREAD__)
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
   return Soak() ? 20 : 1;
-#elif defined(__SANITIZE_ADDRESS__)
-  return Soak() ? 20 : 2;
 #else
-  return Soak() ? 100 : 5;
+  return Soak() ? 100 : 3;
 #endif
 }
 

@@ -186,7 +186,7 @@ class ClusterFaultTest : public ::testing::Test {
 
 TEST_F(ClusterFaultTest, NoRequestFails) { RunSeeds(/*acknowledged=*/1, Soak() ? 100 : 5); }
 
-TEST_F(ClusterFaultTest, AcknowledgedWritesSurvive) { RunSeeds(/*acknowledged=*/2, Soak() ? 100 : 3); }
+TEST_F(ClusterFaultTest, AcknowledgedWritesSurvive) { RunSeeds(/*acknowledged=*/2, Soak() ? 100 : 2); }
 
 }  // namespace
 }  // namespace kvlink::testing
