@@ -4,9 +4,7 @@ BASE ?= $(shell git merge-base origin/main HEAD 2>/dev/null || git rev-parse --v
 CHANGED = $(shell git diff --name-only --diff-filter=d $(BASE) -- '*.h' '*.cc' '*.cu' 2>/dev/null)
 # WERROR=ON makes errors of our own warnings.
 BUILD = cmake --preset $(1) $(if $(WERROR),-DKVLINK_WERROR=$(WERROR)) >/dev/null && cmake --build build/$(1) -j $(JOBS) --target $(2)
-# Sanitized tests compute more and wait less.
 TEST_JOBS ?= $(shell echo $$(( 2 * $(JOBS) )))
-SANITIZED_JOBS ?= $(shell echo $$(( $(JOBS) + 1 )))
 
 # Clones in other folders share one compiler cache.
 export CCACHE_BASEDIR := $(CURDIR)
@@ -72,7 +70,7 @@ annotations:
 
 # AddressSanitizer and UndefinedBehaviorSanitizer over all tests but those labelled slow.
 asan: asan-build
-	LSAN_OPTIONS="suppressions=$(CURDIR)/tests/lsan.supp print_suppressions=0" tests/run.sh asan $(SANITIZED_JOBS) -L asan
+	LSAN_OPTIONS="suppressions=$(CURDIR)/tests/lsan.supp print_suppressions=0" tests/run.sh asan $(TEST_JOBS) -L asan
 
 asan-build:
 	$(call BUILD,asan,asan_tests)
@@ -80,7 +78,7 @@ asan-build:
 # history_size: a report without both its stacks is not recognized by the suppressions.
 # ThreadSanitizer over the tests of the parts that have threads: transport, etcd, store, integration, ingest, infer.
 tsan: tsan-build
-	OMP_NUM_THREADS=1 TSAN_OPTIONS="suppressions=$(CURDIR)/tests/tsan.supp halt_on_error=1 second_deadlock_stack=1 history_size=7" tests/run.sh tsan $(SANITIZED_JOBS) -L tsan
+	OMP_NUM_THREADS=1 TSAN_OPTIONS="suppressions=$(CURDIR)/tests/tsan.supp halt_on_error=1 second_deadlock_stack=1 history_size=7" tests/run.sh tsan $(TEST_JOBS) -L tsan
 
 tsan-build:
 	$(call BUILD,tsan,tsan_tests)
