@@ -132,8 +132,9 @@ file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/generated/tests_source_dir.h CONTENT "
 # A folder whose code has threads says set(KVLINK_TESTS_THREADS ON) in its CMakeLists.txt.
 # Tests find committed files through the macro KVLINK_SOURCE_DIR of tests_source_dir.h: a header and not a definition,
 # so that clones in other folders share the compiled objects of all tests that do not need it.
-# Labels beside those given: asan unless slow; tsan in the folders whose code has threads, unless slow or grpc (whose
-# processes run the packaged gRPC on both sides: ThreadSanitizer sees neither its locks nor Abseil's and reports it).
+# Labels beside those given: asan unless slow; tsan in the folders whose code has threads, unless slow, grpc (whose
+# processes run the packaged gRPC on both sides: ThreadSanitizer sees neither its locks nor Abseil's and reports it) or
+# numeric (which would compute for minutes, with the threads that other tests of the folder have).
 function(kvlink_test name)
   cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;DEPS;LABELS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
@@ -150,7 +151,7 @@ function(kvlink_test name)
   if(NOT "slow" IN_LIST ARG_LABELS)
     list(APPEND ARG_LABELS asan)
     add_dependencies(asan_tests ${name})
-    if(KVLINK_TESTS_THREADS AND NOT "grpc" IN_LIST ARG_LABELS)
+    if(KVLINK_TESTS_THREADS AND NOT "grpc" IN_LIST ARG_LABELS AND NOT "numeric" IN_LIST ARG_LABELS)
       list(APPEND ARG_LABELS tsan)
       add_dependencies(tsan_tests ${name})
     endif()
