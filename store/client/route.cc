@@ -161,7 +161,7 @@ absl::StatusOr<std::unique_ptr<DataPath>> Route::ChoosePath(absl::Time deadline,
     carriers = {Carrier::kUcx, Carrier::kGrpc};
     if (options_.tls.enabled()) {
       carriers = {Carrier::kGrpc};
-      problems->push_back("ucx does not encrypt, so it is used only if it is named");
+      problems->emplace_back("ucx does not encrypt, so it is used only if it is named");
     }
   }
   if (options_.transport != nullptr) carriers.resize(1);
