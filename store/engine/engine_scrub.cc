@@ -13,7 +13,7 @@
 namespace kvlink::engine {
 namespace {
 
-constexpr size_t kLayersAhead = 4;  // of one encoding, in memory
+constexpr size_t kLayersAhead = 4;   // of one encoding, in memory
 constexpr size_t kMaxChecks = 1024;  // queued; a check that finds no place is requested again by the next reader
 // The scrubber yields to waiting reads, but only this long.
 constexpr absl::Duration kMaxYield = absl::Milliseconds(100);
