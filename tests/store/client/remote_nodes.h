@@ -21,6 +21,10 @@
 
 namespace kvlink::testing {
 
+inline absl::Status PutOn(store::client::RemoteStore* store, const Synthetic& one) {
+  return store->Put("ns", one.manifest, one.spans(), Patience()).status();
+}
+
 // Waits until a counter has this value. False: not in time.
 template <typename Counter>
 bool Becomes(Counter counter, int64_t value) {

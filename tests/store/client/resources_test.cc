@@ -28,10 +28,6 @@ absl::StatusOr<std::unique_ptr<Lease>> Read(RemoteStore* store, const Synthetic&
   return store->Read("ns", one.manifest.identity, one.manifest.codec, one.manifest.etag, Patience());
 }
 
-absl::Status PutOn(RemoteStore* store, const Synthetic& one) {
-  return store->Put("ns", one.manifest, one.spans(), Patience()).status();
-}
-
 TEST(ResourcesTest, TheReceiveMemoryIsOneForAllNodes) {
   ResourceOptions resources;
   resources.receive_bytes = 6 * 4096;

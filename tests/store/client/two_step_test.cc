@@ -36,11 +36,6 @@ std::unique_ptr<Pending> Must(absl::StatusOr<std::unique_ptr<Pending>> pending) 
   return pending.ok() ? *std::move(pending) : nullptr;
 }
 
-void PutHere(RemoteStore* store, const Synthetic& one) {
-  const auto put = store->Put("ns", one.manifest, one.spans(), Patience());
-  ASSERT_TRUE(put.ok()) << put.status();
-}
-
 std::unique_ptr<PendingLookup> Ask(RemoteStore* store, const Synthetic& one,
                                    const std::shared_ptr<Arrivals>& arrivals = nullptr, uint64_t tag = 0) {
   return Must(store->AskLookup("ns", {one.manifest.identity}, Codec::kRawBf16, Patience(), {arrivals, tag}));
@@ -56,7 +51,7 @@ TEST(TwoStepTest, OthersAnswerWhileOneStandsStill) {
   RemoteNodes nodes(3);
   const auto stores = nodes.OpenAll();
   const Synthetic one = MakeSynthetic(1);
-  PutHere(stores[0].get(), one);
+  ASSERT_EQ(PutOn(stores[0].get(), one), absl::OkStatus());
   nodes.network().Freeze(nodes.data_address(1));
   const auto arrivals = std::make_shared<Arrivals>();
   std::vector<std::unique_ptr<PendingLookup>> asked;
@@ -132,7 +127,7 @@ TEST(TwoStepTest, ALookupIsTriedAgainWhileNobodyWaits) {
   RemoteNodes nodes(1);
   const auto store = nodes.Open(0);
   const Synthetic one = MakeSynthetic(1);
-  PutHere(store.get(), one);
+  ASSERT_EQ(PutOn(store.get(), one), absl::OkStatus());
   nodes.network().Freeze(nodes.data_address(0));
   const auto arrivals = std::make_shared<Arrivals>();
   const auto asked = Ask(store.get(), one, arrivals, 7);
@@ -213,7 +208,7 @@ TEST(TwoStepTest, WhatComesOverAnotherTransportLandsOnTheHost) {
   const auto other = nodes.Open(0);
   const auto same = nodes.Open(0, [&](RemoteOptions* options) { ReachDevices(options); });
   const Synthetic one = MakeSynthetic(1);
-  PutHere(other.get(), one);
+  ASSERT_EQ(PutOn(other.get(), one), absl::OkStatus());
   TestRegion region(int64_t{1} << 20);
   const auto buffer = reaches->OpenDeviceBuffer(region.Describe());
   ASSERT_TRUE(buffer.ok()) << buffer.status();
@@ -231,7 +226,7 @@ TEST(TwoStepTest, ReadsOfManyNodesSideBySide) {
   const auto stores = nodes.OpenAll();
   std::vector<Synthetic> documents;
   for (int i = 0; i < 6; ++i) documents.push_back(MakeSynthetic(i + 1));
-  for (int i = 0; i < 6; ++i) PutHere(stores[i % 3].get(), documents[i]);
+  for (int i = 0; i < 6; ++i) ASSERT_EQ(PutOn(stores[i % 3].get(), documents[i]), absl::OkStatus());
   nodes.network().Freeze(nodes.data_address(0));
   const auto arrivals = std::make_shared<Arrivals>();
   std::vector<std::unique_ptr<PendingReads>> asked;
@@ -272,7 +267,7 @@ TEST(TwoStepTest, AReadThatIsAnsweredDoesNotWaitForTheOthers) {
   std::vector<ReadRequest> requests;
   for (int i = 0; i < 3; ++i) {
     documents.push_back(MakeSynthetic(i + 1));
-    PutHere(store.get(), documents[i]);
+    ASSERT_EQ(PutOn(store.get(), documents[i]), absl::OkStatus());
     requests.push_back({documents[i].manifest.identity, documents[i].manifest.etag});
   }
   nodes.network().Freeze(nodes.data_address(0), /*messages=*/1);
@@ -297,7 +292,7 @@ TEST(TwoStepTest, ReadsThatAreGivenUpFreeTheirMemory) {
   std::vector<ReadRequest> requests;
   for (int i = 0; i < 2; ++i) {
     const Synthetic one = MakeSynthetic(i + 1, 4, 10);
-    PutHere(store.get(), one);
+    ASSERT_EQ(PutOn(store.get(), one), absl::OkStatus());
     requests.push_back({one.manifest.identity, one.manifest.etag});
   }
   const auto used = [&] { return store->Counters().receive_bytes_used; };
