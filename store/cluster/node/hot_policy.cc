@@ -14,6 +14,11 @@ namespace {
 // (NodeLimits::read_rates_half_life).
 constexpr double kMinReads = 0.5;
 
+template <typename Rate>
+bool Exceeds(const Rate& rate, double limit) {
+  return rate.bytes_per_second > limit && rate.reads_per_second >= kMinReads;
+}
+
 bool OthersWant(const View& view, const HotName& name) {
   const HotView::Encoding* const encoding = view.hot == nullptr ? nullptr : view.hot->Find(name);
   return encoding != nullptr && encoding->copies > 0;
@@ -34,8 +39,7 @@ void HotPolicy::Take(const node::ReadRates::Snapshot& rates, const View& view) {
     HotName name{rate.key.ns, rate.key.identity, rate.key.codec};
     auto known = states_.find(name);
     if (known == states_.end()) {
-      const bool hot = rate.bytes_per_second > limit && rate.reads_per_second >= kMinReads &&
-                       rate.bytes_per_second > options_.part * rates.bytes_per_second;
+      const bool hot = Exceeds(rate, limit) && rate.bytes_per_second > options_.part * rates.bytes_per_second;
       if (states_.size() == kMaxHotRead || !(hot || OthersWant(view, name))) continue;
       known = states_.emplace(std::move(name), State()).first;
     }
@@ -56,8 +60,7 @@ void HotPolicy::Decide(const HotName& name, const View& view, absl::Time now, St
   const auto copies = [&](double of) { return std::clamp(HoldersFor(*state, of) - owners, 0, options_.max_copies); };
   const int more = std::max(1, copies(limit)), enough = copies(limit / 2);
   const bool settled = state->copies == 0 || now >= state->settled;
-  const bool hot = state->bytes_per_second > limit && state->reads_per_second >= kMinReads;
-  if (hot && more > state->copies && settled) {
+  if (Exceeds(*state, limit) && more > state->copies && settled) {
     state->copies = more;
     state->settled = now + options_.settle;
   }
