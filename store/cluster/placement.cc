@@ -283,9 +283,7 @@ Indices AllBut(MemberState state, const std::vector<Member>& members) {
   return found;
 }
 
-std::string Show(const NodeId& id) {
-  return absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(id.data()), id.size()));
-}
+std::string Show(const NodeId& id) { return absl::BytesToHexString(BytesOf(id)); }
 
 absl::Status Validate(int copies, const std::vector<Member>& members) {
   if (copies < 1 || copies > kMaxCopies) {

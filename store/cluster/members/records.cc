@@ -376,9 +376,7 @@ absl::StatusOr<HotRecord> ParseHot(absl::string_view bytes) {
   return record;
 }
 
-std::string IdHex(const NodeId& id) {
-  return absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(id.data()), id.size()));
-}
+std::string IdHex(const NodeId& id) { return absl::BytesToHexString(BytesOf(id)); }
 
 std::optional<NodeId> IdFromHex(absl::string_view hex) {
   const bool good = hex.size() == 32 && std::all_of(hex.begin(), hex.end(), [](char c) {
