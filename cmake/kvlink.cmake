@@ -49,7 +49,7 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND NOT KVLINK_BARE AND NOT CMAKE_BUILD_
   add_compile_options(-pthread)  # who links threads has it, and a header is good only where all macros are the same
 endif()
 
-# Each target of a sanitized tree, but those of kernels/, is one translation unit: half the time of building. The release tree, which people
+# Each target of a sanitized tree, but those of kernels and commands, is one translation unit: half the time of building. The release tree, which people
 # build again and again, compiles file by file.
 if(KVLINK_SANITIZE)
   set(CMAKE_UNITY_BUILD ON)
@@ -117,9 +117,9 @@ function(kvlink_precompiled name)
   target_link_libraries(${name} PRIVATE kvlink_options)
   target_precompile_headers(${name} PRIVATE ${ARGN})
 endfunction()
-set(common <algorithm> <atomic> <functional> <map> <memory> <optional> <string> <utility> <vector> <absl/container/flat_hash_map.h>
-  <absl/status/status.h> <absl/status/statusor.h> <absl/strings/str_cat.h> <absl/strings/string_view.h> <absl/time/time.h> <absl/types/span.h>)
 if(KVLINK_PCH)
+  set(common <algorithm> <atomic> <functional> <map> <memory> <optional> <string> <utility> <vector> <absl/container/flat_hash_map.h>
+    <absl/status/status.h> <absl/status/statusor.h> <absl/strings/str_cat.h> <absl/strings/string_view.h> <absl/time/time.h> <absl/types/span.h>)
   kvlink_precompiled(kvlink_pch ${common})
   kvlink_precompiled(kvlink_test_pch ${common} <random> <thread> <gmock/gmock.h> <gtest/gtest.h>)
   target_link_libraries(kvlink_test_pch PRIVATE GTest::gmock GTest::gtest_main)
