@@ -1,5 +1,7 @@
 // First fit within pieces. A new piece is created without the lock, its bytes counted beforehand: populating and
-// registering memory takes milliseconds, and meanwhile ranges are returned on the carrier's thread.
+// registering memory takes milliseconds, and meanwhile ranges are returned on the carrier's thread. One piece is
+// created at a time: of threads that find no room together, all but one wait for its piece, which may have room for
+// them too.
 #include "store/client/data/arena.h"
 
 #include <algorithm>
@@ -116,6 +118,7 @@ int64_t Arena::Reserve(int64_t missing, std::list<Piece>* given_up) {
   const int64_t step = std::max({missing, kMinPiece, std::min(bytes_, kMaxStep)});
   const int64_t piece = std::min((step + kMinPiece - 1) / kMinPiece * kMinPiece, max_bytes_ - bytes_);
   bytes_ += piece;
+  growing_ = true;
   return piece;
 }
 
@@ -123,6 +126,7 @@ absl::Status Arena::Grow(int64_t bytes) {
   auto buffer = transport_->Allocate(bytes);
   {
     MutexLock lock(&mutex_);
+    growing_ = false;
     if (buffer.ok()) {
       pieces_.push_back(
           {.buffer = *std::move(buffer), .bytes = bytes, .free = {{0, bytes}}, .idle_since = SteadyNow()});
@@ -149,7 +153,9 @@ absl::StatusOr<std::vector<transport::Slice>> Arena::Take(absl::Span<const int64
     {
       MutexLock lock(&mutex_);
       int64_t missing = 0;
-      if (const auto places = Allocate(lengths, &missing)) {
+      auto places = Allocate(lengths, &missing);
+      for (; !places.has_value() && growing_; places = Allocate(lengths, &missing)) freed_.Wait(&mutex_);
+      if (places.has_value()) {
         std::vector<transport::Slice> slices(lengths.size());
         for (size_t i = 0; i < lengths.size(); ++i) {
           if (lengths[i] > 0) slices[i] = SliceOf((*places)[i], lengths[i]);
@@ -179,7 +185,7 @@ absl::StatusOr<transport::Slice> Arena::TakeOne(int64_t length, absl::Time deadl
       MutexLock lock(&mutex_);
       while (true) {
         if (const auto place = AllocateOne(Rounded(length))) return SliceOf(*place, length);
-        grow = Reserve(Rounded(length), &given_up);
+        if (!growing_) grow = Reserve(Rounded(length), &given_up);
         if (grow > 0) break;
         if (!freed_.WaitUntil(&mutex_, deadline)) {
           return absl::DeadlineExceededError(absl::StrCat("no room in the ", name_, " in time"));

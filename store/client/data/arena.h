@@ -66,7 +66,7 @@ class Arena : public std::enable_shared_from_this<Arena> {
   void Free(const Place& place) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Give(const Place& place);
   // Reserves bytes for a new piece with room for `missing`, giving up idle pieces if necessary. Returns the piece's
-  // size, or 0 if there is no room.
+  // size, for Grow, or 0 if there is no room. REQUIRES: !growing_.
   int64_t Reserve(int64_t missing, std::list<Piece>* given_up) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Creates a piece whose bytes are reserved.
   absl::Status Grow(int64_t bytes);
@@ -77,10 +77,11 @@ class Arena : public std::enable_shared_from_this<Arena> {
   const std::string name_;
   const std::function<void()> grown_;
   mutable Mutex mutex_;
-  CondVar freed_;  // a range was freed, or the arena has grown
+  CondVar freed_;  // a range was freed, or the arena has grown, or could not
   std::list<Piece> pieces_ ABSL_GUARDED_BY(mutex_);
   int64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // of the pieces, including those being created
   int64_t used_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool growing_ ABSL_GUARDED_BY(mutex_) = false;  // a thread creates a piece
 };
 
 }  // namespace kvlink::store::client

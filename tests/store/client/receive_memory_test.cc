@@ -7,6 +7,7 @@
 #include "absl/time/clock.h"
 #include "base/clock.h"
 #include "base/mutex.h"
+#include "base/thread.h"
 #include "gtest/gtest.h"
 #include "tests/store/client/device_region.h"
 #include "tests/store/client/forwarding_transport.h"
@@ -152,6 +153,43 @@ TEST(ReceiveMemoryTest, GrowsWithNeedAndIsGivenBackWhenIdle) {
     EXPECT_TRUE(Becomes([&] { return store->Counters().receive_bytes; }, 0));
     EXPECT_TRUE(Becomes([&] { return store->Counters().sending_bytes; }, 0));
   }
+}
+
+// Memory that is slow to come.
+class SlowMemory : public ForwardingTransport {
+ public:
+  using ForwardingTransport::ForwardingTransport;
+  absl::StatusOr<std::shared_ptr<transport::RegisteredBuffer>> Allocate(int64_t bytes) override {
+    absl::SleepFor(absl::Milliseconds(50));
+    return ForwardingTransport::Allocate(bytes);
+  }
+};
+
+TEST(ReceiveMemoryTest, ThreadsThatNeedMemoryTogetherShareAPiece) {
+  constexpr int kThreads = 16;
+  RemotePlaceOptions options;
+  options.client = [](RemoteOptions* client) {
+    client->idle_memory = absl::Hours(1);
+    ReachDevices(client);
+    client->transport = std::make_shared<SlowMemory>(client->transport);
+  };
+  RemotePlace place(options);
+  store::client::RemoteStore* const store = place.remote();
+  const Synthetic one = MakeSynthetic(1, 4, 10);  // 16 KiB, so that all fit into the smallest piece
+  ASSERT_TRUE(store->Put("ns", one.manifest, one.spans(), Patience()).ok());
+  std::vector<std::unique_ptr<store::Lease>> leases(kThreads);
+  {
+    std::vector<Thread> threads;
+    for (auto& lease : leases) {
+      threads.emplace_back("reads", [store, &one, &lease] {
+        auto read = store->Read("ns", one.manifest.identity, one.manifest.codec, one.manifest.etag, Patience());
+        ASSERT_TRUE(read.ok()) << read.status();
+        lease = *std::move(read);
+      });
+    }
+  }
+  EXPECT_EQ(store->Counters().receive_bytes, int64_t{2} << 20);
+  for (auto& lease : leases) EXPECT_EQ(CompareLayer(lease.get(), one, 0, Patience()), absl::OkStatus());
 }
 
 TEST(ReceiveMemoryTest, IdlePiecesMakeRoomForALargeOne) {
