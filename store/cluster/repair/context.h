@@ -58,7 +58,7 @@ struct RepairContext {
         drops(std::move(drops)),
         options(std::move(options)),
         peers(this->options.open_peer, this->options.retry, this->options.report),
-        rate(this->options.bytes_per_second, absl::Milliseconds(100)),
+        rate(this->options.bytes_per_second, absl::Milliseconds(20)),
         ledger(this->options.progress) {}
 
   // UNAVAILABLE: a peer that has carried out the drops up to `peer` must carry out more before this node copies from
