@@ -2,7 +2,7 @@
 // real etcd and repair at a limited rate. A fourth node joins three and is drained; another joins while a client
 // writes, and is lost. Meanwhile a client reads at a fixed rate. A read's time counts from when it was due; reads
 // during each change are compared with reads in the quiet periods between changes of the same run. Nodes, repair,
-// clients and etcd share the machine's cores and disk.
+// clients and etcd share the machine's cores and disk, so the rate should be a small part of what these can move.
 #include <algorithm>
 #include <array>
 #include <cstdio>
@@ -348,8 +348,8 @@ void Bench::Tell(Report* report) const {
 int Main(int argc, char** argv) {
   const auto flags = Flags::Parse(argc, argv, "Measures reads, and what moves, while members join, drain and are lost.",
                                   {{"rounds", "N", "Of all changes (default 3)."},
-                                   {"documents", "N", "Of 256 KiB, two copies of each (default 8192)."},
-                                   {"rate", "N", "MiB a second of repair, of each node (default 64)."},
+                                   {"documents", "N", "Of 256 KiB, two copies of each (default 4096)."},
+                                   {"rate", "N", "MiB a second of repair, of each node (default 16)."},
                                    {"seconds", "N", "Of each quiet time (default 5)."},
                                    kScratchFlag});
   if (!flags.ok()) Die(flags.status().message());
@@ -357,8 +357,8 @@ int Main(int argc, char** argv) {
   if (!testing::EtcdCluster::Installed()) Die("etcd is not installed (Debian's etcd-server)");
   setenv("UCX_NET_DEVICES", "lo", 0);
   const int64_t rounds = std::clamp<int64_t>(flags->GetInt("rounds", 3), 1, 100);
-  const auto documents = static_cast<int>(std::clamp<int64_t>(flags->GetInt("documents", 8192), 100, 1 << 14));
-  const int64_t rate = std::clamp<int64_t>(flags->GetInt("rate", 64), 1, 1 << 20) << 20;
+  const auto documents = static_cast<int>(std::clamp<int64_t>(flags->GetInt("documents", 4096), 100, 1 << 14));
+  const int64_t rate = std::clamp<int64_t>(flags->GetInt("rate", 16), 1, 1 << 20) << 20;
   const double quiet = static_cast<double>(std::clamp<int64_t>(flags->GetInt("seconds", 5), 1, 600));
   const Scratch scratch = Must(Scratch::Make(flags->Get("dir", "")));
   Report report("members");
