@@ -81,8 +81,15 @@ absl::StatusOr<std::vector<Host>> ParseConnectionString(const std::string& text)
     return absl::InvalidArgumentError(
         "the connection string of the database cannot be parsed; write postgresql://USER@HOST:PORT/DATABASE");
   }
-  std::vector<std::pair<std::string, std::string>> shared = {
-      {"target_session_attrs", "read-write"}, {"fallback_application_name", "kvlink"}, {"client_encoding", "UTF8"}};
+  // TCP tells within 3 s that a host has vanished, whose connections otherwise look idle until each call's time is up.
+  // A server that is only slow acknowledges.
+  std::vector<std::pair<std::string, std::string>> shared = {{"target_session_attrs", "read-write"},
+                                                             {"fallback_application_name", "kvlink"},
+                                                             {"client_encoding", "UTF8"},
+                                                             {"tcp_user_timeout", "3000"},
+                                                             {"keepalives_idle", "1"},
+                                                             {"keepalives_interval", "1"},
+                                                             {"keepalives_count", "2"}};
   std::vector<std::string> names(1), addresses(1), ports(1);
   for (const PQconninfoOption* option = parsed.get(); option->keyword != nullptr; ++option) {
     if (option->val == nullptr) continue;

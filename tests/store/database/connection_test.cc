@@ -1,4 +1,7 @@
 // Servers that are gone, frozen, full or strict: the messages are right, and no call exceeds its time limit.
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 
 #include <cstdlib>
@@ -229,6 +232,34 @@ TEST(ConnectionTest, FailsOverToTheStandby) {
     const auto got = catalog->GetDocument("ns", absl::StrCat("document-", i));
     EXPECT_TRUE(got.ok()) << got.status();
   }
+}
+
+// Connections to a port of this machine have these options; what they do is the kernel's.
+TEST(ConnectionTest, TheKernelNoticesAVanishedHost) {
+  KVLINK_NEEDS_POSTGRES();
+  const OwnDatabase database;
+  const auto catalog = database.Open(database.options());
+  ASSERT_EQ(catalog->PutDocument("ns", "a", EntryWith({1}, 1)), absl::OkStatus());
+  int connections = 0;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    const int fd = std::stoi(entry.path().filename().string());
+    sockaddr_in peer = {};
+    socklen_t size = sizeof(peer);
+    if (getpeername(fd, reinterpret_cast<sockaddr*>(&peer), &size) != 0 || peer.sin_family != AF_INET) continue;
+    if (absl::StrCat(ntohs(peer.sin_port)) != SharedServer().port()) continue;
+    ++connections;
+    const auto option = [fd](int level, int name) {
+      int value = 0;
+      socklen_t length = sizeof(value);
+      EXPECT_EQ(getsockopt(fd, level, name, &value, &length), 0);
+      return value;
+    };
+    EXPECT_EQ(option(IPPROTO_TCP, TCP_USER_TIMEOUT), 3000);  // of what was sent and is not acknowledged, in ms
+    EXPECT_EQ(option(SOL_SOCKET, SO_KEEPALIVE), 1);
+    EXPECT_EQ(option(IPPROTO_TCP, TCP_KEEPIDLE) + option(IPPROTO_TCP, TCP_KEEPINTVL) * option(IPPROTO_TCP, TCP_KEEPCNT),
+              3);
+  }
+  EXPECT_GT(connections, 0);
 }
 
 TEST(ConnectionTest, MoreThreadsThanConnections) {
