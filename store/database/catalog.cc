@@ -414,14 +414,20 @@ absl::StatusOr<std::vector<DocumentInfo>> DatabaseImpl::ListDocuments(absl::stri
   KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
   if (!after.empty()) KVLINK_RETURN_IF_ERROR(ValidateName("document id", after));
   std::vector<DocumentInfo> infos;
-  if (limit <= 0) return infos;
-  KVLINK_ASSIGN_OR_RETURN(
-      const auto rows,
-      Ask({Query{&kListDocuments, Parameters().Text(ns).Text(after).Integer(limit)}}, absl::InfiniteFuture()));
-  for (int row = 0; row < rows[0].size(); ++row) {
-    infos.push_back({std::string(rows[0].Bytes(row, 0)), static_cast<uint64_t>(rows[0].Integer(row, 1)),
-                     std::string(rows[0].Bytes(row, 2)), rows[0].Integer(row, 3),
-                     static_cast<uint64_t>(rows[0].Integer(row, 4))});
+  std::string last(after);
+  const auto left = [&] { return limit - static_cast<int64_t>(infos.size()); };
+  // The first page suffices unless there are tombstones among its rows.
+  for (int64_t page = limit, rows_read = page; left() > 0 && rows_read == page;) {
+    KVLINK_ASSIGN_OR_RETURN(
+        const auto rows,
+        Ask({Query{&kListDocuments, Parameters().Text(ns).Text(last).Integer(page)}}, absl::InfiniteFuture()));
+    rows_read = rows[0].size();
+    for (int row = 0; row < rows[0].size() && left() > 0; ++row) {
+      last = std::string(rows[0].Bytes(row, 0));
+      if (rows[0].Flag(row, 1)) continue;
+      infos.push_back({last, static_cast<uint64_t>(rows[0].Integer(row, 2)), std::string(rows[0].Bytes(row, 3)),
+                       rows[0].Integer(row, 4), static_cast<uint64_t>(rows[0].Integer(row, 5))});
+    }
   }
   return infos;
 }

@@ -36,6 +36,7 @@ class DatabaseImpl final : public DatabaseCatalog {
   absl::StatusOr<uint64_t> Clock() override;
 
   absl::StatusOr<DropPosition> Register(const NodeId& node, absl::Time deadline) override;
+  absl::StatusOr<DropPosition> Resume(const NodeId& node, const DropPosition& position, absl::Time deadline) override;
   absl::StatusOr<DropPosition> PositionOf(const NodeId& node, absl::Time deadline) override;
   absl::StatusOr<DropBatch> ReadDrops(const DropPosition& after, int64_t limit, absl::Time deadline) override;
   absl::Status StorePosition(const NodeId& node, const DropPosition& position, absl::Time deadline) override;

@@ -28,7 +28,22 @@ DropPosition PositionIn(const Rows& rows, int row, int column = 0) {
 
 absl::Status Unknown(const NodeId& node) {
   return absl::OutOfRangeError(absl::StrCat("the drop log does not know node ", absl::BytesToHexString(BytesOf(node)),
-                                            ": it left, or was away for too long; it must start empty"));
+                                            ": it left, was away for too long, or registered after the dump from "
+                                            "which the database was restored"));
+}
+
+// Whether the log has all rows after `after`; `horizon` is the result of kReadHorizon.
+absl::Status CheckReadable(const DropPosition& after, const Rows& horizon) {
+  if (horizon.size() != 1) return absl::DataLossError("kvlink.drop_log_trimmed has no row; restore it from a backup");
+  const DropPosition trimmed = PositionIn(horizon, 0);
+  const uint64_t last = horizon.Transaction(0, 3);
+  if (after.transaction > last) {
+    return absl::OutOfRangeError("the drop log ends before this position: the database was restored from a backup");
+  }
+  if (after < trimmed && trimmed.transaction <= last) {
+    return absl::OutOfRangeError("the drop log was trimmed beyond this position; the node must start empty");
+  }
+  return absl::OkStatus();
 }
 
 Parameters PositionParameters(const DropPosition& position) {
@@ -45,6 +60,34 @@ absl::StatusOr<DropPosition> DatabaseImpl::Register(const NodeId& node, absl::Ti
   return PositionIn(rows[2], 0);
 }
 
+absl::StatusOr<DropPosition> DatabaseImpl::Resume(const NodeId& node, const DropPosition& position,
+                                                  absl::Time deadline) {
+  DropPosition from;
+  KVLINK_RETURN_IF_ERROR(pool_.Run(deadline, [&](Connection& connection, absl::Time until) -> absl::Status {
+    KVLINK_ASSIGN_OR_RETURN(
+        const auto rows,
+        connection.Run({Query{&kBegin, {}}, Query{&kLockConsumers, {}}, Query{&kReadHorizon, {}}, Query{&kReadMade, {}}},
+                       until));
+    KVLINK_RETURN_IF_ERROR(CheckReadable(position, rows[2]));
+    if (rows[3].size() != 1) return absl::DataLossError("kvlink.kvlink_schema has no row; restore it from a backup");
+    // Tables older than 2^32 transactions seem younger by that. If this puts them after `position`, what was trimmed
+    // decides alone.
+    const uint64_t last = rows[2].Transaction(0, 3);
+    const auto age = static_cast<uint32_t>(last - rows[3].Transaction(0, 0));
+    from = std::min(position, DropPosition{last - age, 0});
+    KVLINK_RETURN_IF_ERROR(CheckReadable(from, rows[2]));
+    return connection
+        .Run({Query{&kRegisterAt, Parameters()
+                                      .Bytes(BytesOf(node))
+                                      .Integer(static_cast<int64_t>(from.transaction))
+                                      .Integer(from.sequence)},
+              Query{&kCommit, {}}},
+             until)
+        .status();
+  }));
+  return from;
+}
+
 absl::StatusOr<DropPosition> DatabaseImpl::PositionOf(const NodeId& node, absl::Time deadline) {
   KVLINK_ASSIGN_OR_RETURN(const auto rows, Ask({Query{&kPositionOf, Parameters().Bytes(BytesOf(node))}}, deadline));
   if (rows[0].size() == 0) return Unknown(node);
@@ -59,15 +102,7 @@ absl::StatusOr<DropBatch> DatabaseImpl::ReadDrops(const DropPosition& after, int
                           Ask({Query{&kBeginReading, {}}, Query{&kReadHorizon, {}},
                                Query{&kReadDrops, PositionParameters(after).Integer(limit)}, Query{&kCommit, {}}},
                               deadline));
-  if (rows[1].size() != 1) return absl::DataLossError("kvlink.drop_log_trimmed has no row; restore it from a backup");
-  const DropPosition trimmed = PositionIn(rows[1], 0);
-  const uint64_t horizon = rows[1].Transaction(0, 2), last = rows[1].Transaction(0, 3);
-  if (after.transaction > last) {
-    return absl::OutOfRangeError("the drop log ends before this position: the database was restored from a backup");
-  }
-  if (after < trimmed && trimmed.transaction <= last) {
-    return absl::OutOfRangeError("the drop log was trimmed beyond this position; the node must start empty");
-  }
+  KVLINK_RETURN_IF_ERROR(CheckReadable(after, rows[1]));
   DropBatch batch;
   batch.end = after;
   for (int row = 0; row < rows[2].size(); ++row) {
@@ -84,7 +119,7 @@ absl::StatusOr<DropBatch> DatabaseImpl::ReadDrops(const DropPosition& after, int
     batch.drops.push_back({std::string(rows[2].Bytes(row, 2)), identity});
   }
   batch.caught_up = rows[2].size() < limit;
-  if (batch.caught_up) batch.end = std::max(batch.end, DropPosition{horizon, 0});
+  if (batch.caught_up) batch.end = std::max(batch.end, DropPosition{rows[1].Transaction(0, 2), 0});
   return batch;
 }
 

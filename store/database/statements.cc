@@ -111,10 +111,11 @@ FROM (SELECT d.*, sum(octet_length(d.entry)) OVER (ROWS UNBOUNDED PRECEDING) - o
       CROSS JOIN LATERAL (SELECT * FROM kvlink.documents
                           WHERE ns = $1::text AND id = w.id COLLATE "C" LIMIT 1) AS d) AS g)sql",
                                  kGetColumns};
-constexpr Column kListColumns[] = {kText, kInteger, kBytes, kInteger, kInteger};
+// With tombstones, of which there may be millions in a row, so that no statement passes over more rows than it returns.
+constexpr Column kListColumns[] = {kText, kFlag, kInteger, kBytes, kInteger, kInteger};
 const Statement kListDocuments = {"list_documents", R"sql(
-SELECT id, generation, title, tokens, written_at FROM kvlink.documents
-WHERE ns = $1::text AND id > $2::text AND NOT tombstone ORDER BY id LIMIT $3::bigint)sql",
+SELECT id, tombstone, generation, CASE WHEN NOT tombstone THEN title END, tokens, written_at FROM kvlink.documents
+WHERE ns = $1::text AND id > $2::text ORDER BY id LIMIT $3::bigint)sql",
                                   kListColumns};
 constexpr Column kCountColumns[] = {kText, kInteger};
 const Statement kCountDocuments = {"", R"sql(
@@ -170,6 +171,16 @@ RETURNING transaction, sequence)sql",
                              kPositionColumns};
 const Statement kPositionOf = {
     "position_of", "SELECT transaction, sequence FROM kvlink.consumers WHERE node_id = $1::bytea", kPositionColumns};
+// Registers at a given position.
+const Statement kRegisterAt = {"", R"sql(
+INSERT INTO kvlink.consumers (node_id, transaction, sequence, updated)
+VALUES ($1::bytea, $2::xid8, $3::bigint, clock_timestamp())
+ON CONFLICT (node_id) DO UPDATE
+SET transaction = excluded.transaction, sequence = excluded.sequence, updated = excluded.updated)sql",
+                               {}};
+// The lower 32 bits of the transaction that wrote the row: the one that made the tables, migrated them, or restored them
+// from a dump.
+const Statement kReadMade = {"", "SELECT xmin::text::bigint FROM kvlink.kvlink_schema", kOneInteger};
 // The position up to which the log was trimmed, the oldest open transaction, and the end of all transactions.
 constexpr Column kHorizonColumns[] = {kTransaction, kInteger, kTransaction, kTransaction};
 const Statement kReadHorizon = {"read_horizon", R"sql(

@@ -126,6 +126,32 @@ TEST(DatabaseTest, ListsInByteOrder) {
   EXPECT_THAT(listed, ::testing::ElementsAre("B", "a", "a/1", "b", "z", "\xc3\xa4"));
 }
 
+TEST(DatabaseTest, ListsPastTombstones) {
+  KVLINK_NEEDS_POSTGRES();
+  OwnDatabase database;
+  std::vector<DocumentPut> puts;
+  std::vector<DocumentDeletion> deletions;
+  for (int i = 1000; i < 2000; ++i) {
+    puts.push_back({absl::StrCat(i), EntryWith({1}, 1)});
+    if (1100 <= i && i < 1900) deletions.push_back({absl::StrCat(i), 2});
+  }
+  ASSERT_TRUE(database->PutDocuments("ns", puts).ok());
+  ASSERT_TRUE(database->DeleteDocuments("ns", deletions).ok());
+  const auto ids = [&](const std::string& after, int64_t limit) {
+    std::vector<std::string> ids;
+    const auto listed = database->ListDocuments("ns", after, limit);
+    EXPECT_TRUE(listed.ok()) << listed.status();
+    if (!listed.ok()) return ids;
+    for (const DocumentInfo& one : *listed) ids.push_back(one.id);
+    return ids;
+  };
+  EXPECT_THAT(ids("1097", 4), ::testing::ElementsAre("1098", "1099", "1900", "1901"));
+  EXPECT_THAT(ids("1500", 1), ::testing::ElementsAre("1900"));
+  EXPECT_EQ(ids("", 1000).size(), 200u);
+  EXPECT_EQ(ids("", 200).size(), 200u);
+  EXPECT_EQ(ids("1999", 10).size(), 0u);
+}
+
 TEST(DatabaseTest, SplitsLargeCalls) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;

@@ -13,6 +13,7 @@
 #include "gtest/gtest.h"
 #include "tests/store/database/own_database.h"
 #include "tests/support/patience.h"
+#include "tests/support/subprocess.h"
 
 namespace kvlink::store::database {
 namespace {
@@ -29,6 +30,15 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
+
+// Runs a program of PostgreSQL and returns its output.
+std::string RunOn(const OwnDatabase& database, std::vector<std::string> command, const std::string& input = "") {
+  command.insert(command.begin(), "/usr/bin/env");
+  command.push_back(SharedServer().connection(database.name()));
+  const auto finished = testing::RunToEnd(command, {.input = input});
+  EXPECT_EQ(finished.status, 0) << finished.errors;
+  return finished.output;
+}
 
 std::vector<Identity> IdentitiesIn(const std::vector<Drop>& drops) {
   std::vector<Identity> identities;
@@ -229,6 +239,39 @@ TEST(DropLogTest, ContinuesWithPositionsOfAnotherServer) {
   ASSERT_EQ(database->StorePosition(NodeOf(2), position, Patience()), absl::OkStatus());
   EXPECT_EQ(*database->PositionOf(NodeOf(2), Patience()), position);
   EXPECT_EQ(database->WaitForConsumers(end, {NodeOf(1), NodeOf(2)}, Patience()), absl::OkStatus());
+}
+
+// The dump is older than the node, and is loaded into the server it came from.
+TEST(DropLogTest, ResumesNodeThatDumpDoesNotContain) {
+  KVLINK_NEEDS_POSTGRES();
+  OwnDatabase database;
+  const std::string dump = RunOn(database, {"pg_dump", "--schema=kvlink"});
+  auto position = *database->Register(NodeOf(1), Patience());
+  ASSERT_EQ(database->PutDocument("ns", "a", EntryWith({1}, 1)), absl::OkStatus());
+  EXPECT_THAT(Consume(*database.Open(), NodeOf(1), &position), IsEmpty());
+  const DropPosition before = position;
+  database.Sql("DROP SCHEMA kvlink CASCADE");
+  RunOn(database, {"psql", "--quiet", "--set=ON_ERROR_STOP=1"}, dump);
+  EXPECT_TRUE(absl::IsOutOfRange(database->PositionOf(NodeOf(1), Patience()).status()));
+  const auto resumed = database->Resume(NodeOf(1), before, Patience());
+  ASSERT_EQ(resumed.status(), absl::OkStatus());
+  EXPECT_EQ(*resumed, before);
+  EXPECT_EQ(*database->PositionOf(NodeOf(1), Patience()), before);
+  // Drops since then are read, even by a node that had already read further when it noticed.
+  ASSERT_EQ(database->PutDocument("ns", "a", EntryWith({2}, 1)), absl::OkStatus());
+  ASSERT_EQ(database->DeleteDocument("ns", "a", 2), absl::OkStatus());
+  EXPECT_THAT(IdentitiesIn(Consume(*database.Open(), NodeOf(1), &position)), ElementsAre(IdentityOf(2)));
+  auto further = *database->Resume(NodeOf(2), *database->End(Patience()), Patience());
+  EXPECT_GT(further, before);
+  EXPECT_LT(further, position);
+  EXPECT_THAT(IdentitiesIn(Consume(*database.Open(), NodeOf(2), &further)), ElementsAre(IdentityOf(2)));
+  // No longer once they were trimmed, and not to a position that was never reached.
+  EXPECT_EQ(*database->Trim(absl::Hours(1), Patience()), 1);
+  ASSERT_EQ(database->Forget(NodeOf(1), Patience()), absl::OkStatus());
+  for (const DropPosition& lost : {before, position, DropPosition{position.transaction + 1000000, 0}}) {
+    EXPECT_TRUE(absl::IsOutOfRange(database->Resume(NodeOf(1), lost, Patience()).status()));
+  }
+  EXPECT_TRUE(absl::IsOutOfRange(database->PositionOf(NodeOf(1), Patience()).status()));
 }
 
 TEST(DropLogTest, ForgetsNodesAfterRestoredBackup) {

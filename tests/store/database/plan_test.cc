@@ -65,6 +65,8 @@ void CheckPlans(const OwnDatabase& database, const std::string& settings) {
   for (const Statement* const statement : PreparedStatements()) {
     SCOPED_TRACE(statement->name);
     const std::string plan = PlanOf(database, *statement, settings);
+    // Else a page might pass over any number of rows.
+    EXPECT_FALSE(statement == &kListDocuments && absl::StrContains(plan, "Filter")) << plan;
     const std::vector<std::string> lines = absl::StrSplit(plan, '\n');
     for (size_t i = 0; i < lines.size(); ++i) {
       for (const char* const refused : {"Hash", "hashed", "Materialize", "Join Filter"}) {
