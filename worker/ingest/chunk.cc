@@ -49,23 +49,28 @@ size_t ParagraphEnd(absl::string_view text, Range range) {
   return range.end;
 }
 
-// Bytes of the mark at `at` that ends a sentence; 0: none.
-size_t SentenceMark(absl::string_view text, size_t at) {
+// The marks at a place, for example `?".`.
+struct Marks {
+  size_t bytes = 0;  // 0: there is none
+  bool end = false;  // they end a sentence
+};
+Marks MarksAt(absl::string_view text, size_t at) {
   for (const absl::string_view mark : {"。", "！", "？"}) {
-    if (text.substr(at, mark.size()) == mark) return mark.size();
+    if (text.substr(at, mark.size()) == mark) return {mark.size(), true};
   }
-  if (text[at] != '.' && text[at] != '!' && text[at] != '?') return 0;
+  if (text[at] != '.' && text[at] != '!' && text[at] != '?') return {};
   size_t end = at + 1;
   while (end < text.size() && absl::string_view(".!?\"')]").find(text[end]) != absl::string_view::npos) ++end;
-  return end == text.size() || IsSpace(text[end]) ? end - at : 0;
+  return {end - at, end == text.size() || IsSpace(text[end])};
 }
 
 // The end of the sentence or line that begins at `begin`, including the white space after it.
 size_t SentenceEnd(absl::string_view text, Range range) {
-  for (size_t at = range.begin; at < range.end; ++at) {
-    const size_t mark = SentenceMark(text, at);
-    if (mark > 0) return std::min(SkipSpace(text, at + mark), range.end);
+  for (size_t at = range.begin; at < range.end;) {
+    const Marks marks = MarksAt(text, at);
+    if (marks.end) return std::min(SkipSpace(text, at + marks.bytes), range.end);
     if (text[at] == '\n') return at + 1;
+    at += std::max<size_t>(marks.bytes, 1);  // a document may be one run of marks
   }
   return range.end;
 }

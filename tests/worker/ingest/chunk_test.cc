@@ -103,6 +103,15 @@ TEST_F(ChunkTest, CutsWhatHasNoEndsBetweenWordsElseCharacters) {
   }
 }
 
+// Looking for an end at every mark of a run would take hours.
+TEST_F(ChunkTest, LongRunsOfMarksAreNotQuadratic) {
+  const std::string dots(size_t{1} << 20, '.');
+  const std::string text = absl::StrCat("A sentence. ", dots, "x ends here.");
+  const auto chunks = CutDocument(*tokenizer_, profile_, {1 << 20, 1 << 20}, "T", text);
+  ASSERT_TRUE(chunks.ok()) << chunks.status();
+  EXPECT_EQ(chunks->back().end, text.size());
+}
+
 TEST_F(ChunkTest, ATitleThatLeavesNoRoomIsRefused) {
   const auto refused = CutDocument(*tokenizer_, profile_, {40, 40}, std::string(30, 't'), std::string(100, 'x'));
   EXPECT_EQ(refused.status().code(), absl::StatusCode::kInvalidArgument);
