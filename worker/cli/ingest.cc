@@ -250,6 +250,7 @@ absl::Status Prune(store::Store* store, const ingest::DocumentSource& source, co
   options.ns = flags.store.ns;
   options.prefix = flags.prefix;
   options.limit_percent = flags.prune_limit;
+  options.outage = absl::Seconds(flags.outage);
   KVLINK_ASSIGN_OR_RETURN(const int64_t deleted, ingest::Prune(store, source, counts, seen, options));
   if (!flags.quiet) absl::PrintF("%d documents that are no longer in the source were deleted\n", deleted);
   return absl::OkStatus();
@@ -325,13 +326,15 @@ absl::Status RunIngest(absl::Span<char* const> args) {
   }
   bar.Clear();
   // A run that ended early leaves them beside FILE, since an older FILE may hold what the run has not reached.
-  if (rejects != nullptr && status.ok() && interrupted == 0) KVLINK_RETURN_IF_ERROR(rejects->Finish());
+  absl::Status rejected;
+  if (rejects != nullptr && status.ok() && interrupted == 0) rejected = rejects->Finish();
   if (!flags.quiet) PrintSummary(counts, bar.elapsed(), *source);
   absl::Status pruned;
   if (flags.prune && status.ok() && interrupted == 0) pruned = Prune(place.store.get(), *source, counts, &seen, flags);
   const absl::Status outcome = Outcome(status, counts, flags, kind != PlaceKind::kDirectory);
   // Other errors take precedence over failed documents.
-  return !pruned.ok() && (outcome.ok() || absl::IsAborted(outcome)) ? pruned : outcome;
+  if (!outcome.ok() && !absl::IsAborted(outcome)) return outcome;
+  return !pruned.ok() ? pruned : !rejected.ok() ? rejected : outcome;
 }
 
 }  // namespace kvlink::cli

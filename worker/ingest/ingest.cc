@@ -72,9 +72,9 @@ class Run {
         store_(input.store, options.ns, input.encoder->options().codec, options.outage),
         generation_(options.generation),
         batch_tokens_(input.encoder->options().batch_tokens),
-        read_(kReadBytes, options.patience),
-        prepared_(8 * batch_tokens_, options.patience),
-        jobs_(options.queued_bytes, options.patience) {}
+        read_(kReadBytes, options.patience + options.outage),
+        prepared_(8 * batch_tokens_, options.patience + options.outage),
+        jobs_(options.queued_bytes, options.patience + options.outage) {}
 
   absl::Status Execute(IngestCounts* counts) {
     // One generation for the whole run distinguishes duplicates from earlier entries (IsOfThisRun).

@@ -44,7 +44,8 @@ struct IngestOptions {
   int writers = 3;
   int64_t queued_bytes = int64_t{256} << 20;  // encodings waiting to be written
   absl::Duration put_timeout = absl::Minutes(2);
-  absl::Duration patience = absl::Minutes(15);  // how long a stage waits for the next one before the run ends
+  // How long a stage waits, beyond `outage`, for the next one before the run ends.
+  absl::Duration patience = absl::Minutes(15);
   // How long the store may be unavailable (a node restarting, a stalled database) before the run ends.
   absl::Duration outage = absl::Seconds(60);
 };

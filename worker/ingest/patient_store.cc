@@ -1,10 +1,8 @@
-// Retries the errors of a store that is away; any other error would recur. All calls may be repeated, because entries
-// have the generation of the run.
+// All calls may be repeated, because entries have the generation of the run.
 #include "worker/ingest/patient_store.h"
 
 #include <algorithm>
 
-#include "absl/time/clock.h"
 #include "base/clock.h"
 #include "base/status.h"
 
@@ -14,19 +12,11 @@ namespace {
 // Limit of the encodings a run notes: some 60 MB, whatever the corpus.
 constexpr size_t kMaxNoted = size_t{1} << 20;
 
-// How long to retry a store without room. Puts and reads in progress release theirs soon; a full store stays full.
-constexpr absl::Duration kRoom = absl::Seconds(10);
-
-// A database that stalls or loses its primary gives DEADLINE_EXCEEDED or ABORTED.
-bool IsAway(const absl::Status& status) {
-  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) || absl::IsAborted(status);
-}
-
 }  // namespace
 
 absl::StatusOr<uint64_t> PatientStore::Clock() {
   absl::StatusOr<uint64_t> clock_us;
-  KVLINK_RETURN_IF_ERROR(Persist([&] {
+  KVLINK_RETURN_IF_ERROR(retry_.Run([&] {
     clock_us = store_->Clock();
     return clock_us.status();
   }));
@@ -35,7 +25,7 @@ absl::StatusOr<uint64_t> PatientStore::Clock() {
 
 absl::StatusOr<PatientStore::Entries> PatientStore::GetDocuments(const std::vector<std::string>& ids) {
   absl::StatusOr<Entries> entries;
-  KVLINK_RETURN_IF_ERROR(Persist([&] {
+  KVLINK_RETURN_IF_ERROR(retry_.Run([&] {
     entries = store_->GetDocuments(ns_, ids);
     return entries.status();
   }));
@@ -45,7 +35,7 @@ absl::StatusOr<PatientStore::Entries> PatientStore::GetDocuments(const std::vect
 absl::StatusOr<std::vector<store::Found>> PatientStore::Lookup(const std::vector<Identity>& identities) {
   absl::StatusOr<std::vector<store::Found>> found;
   if (identities.empty()) return std::vector<store::Found>();
-  KVLINK_RETURN_IF_ERROR(Persist([&] {
+  KVLINK_RETURN_IF_ERROR(retry_.Run([&] {
     found = store_->Lookup(ns_, identities, codec_);
     return found.status();
   }));
@@ -64,7 +54,7 @@ absl::StatusOr<bool> PatientStore::Put(const encode::Encoded& encoded, absl::Dur
     if (stats.ok()) evictions_ = stats->evictions;
   });
   absl::StatusOr<store::PutResult> result;
-  KVLINK_RETURN_IF_ERROR(Persist([&] {
+  KVLINK_RETURN_IF_ERROR(retry_.Run([&] {
     result = store_->Put(ns_, encoded.manifest, encoded.slabs, SteadyNow() + timeout);
     return result.status();
   }));
@@ -75,26 +65,13 @@ absl::StatusOr<bool> PatientStore::Put(const encode::Encoded& encoded, absl::Dur
 
 std::vector<absl::Status> PatientStore::PutDocuments(const std::vector<store::DocumentPut>& documents) {
   std::vector<absl::Status> statuses;
-  const absl::Status status = Persist([&]() -> absl::Status {
+  const absl::Status status = retry_.Run([&]() -> absl::Status {
     KVLINK_ASSIGN_OR_RETURN(const auto put, store_->PutDocuments(ns_, documents));
     for (const absl::StatusOr<uint64_t>& one : put) statuses.push_back(one.status());
     return absl::OkStatus();
   });
   if (!status.ok()) statuses.assign(documents.size(), status);
   return statuses;
-}
-
-absl::Status PatientStore::Persist(absl::FunctionRef<absl::Status()> call) {
-  const absl::Time begun = SteadyNow();
-  absl::Duration pause = absl::Milliseconds(100);
-  for (;;) {
-    const absl::Status status = call();
-    const bool full = absl::IsResourceExhausted(status);
-    const absl::Time until = begun + (full ? std::min(kRoom, outage_) : outage_);
-    if (!(full || IsAway(status)) || SteadyNow() + pause > until || stopped_) return status;
-    absl::SleepFor(pause);
-    pause = std::min(2 * pause, absl::Seconds(2));
-  }
 }
 
 void PatientStore::Note(const Identity& identity, int64_t bytes) {

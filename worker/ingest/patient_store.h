@@ -4,7 +4,6 @@
 #ifndef KVLINK_WORKER_INGEST_PATIENT_STORE_H_
 #define KVLINK_WORKER_INGEST_PATIENT_STORE_H_
 
-#include <atomic>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -12,22 +11,21 @@
 
 #include "absl/base/call_once.h"
 #include "absl/container/flat_hash_set.h"
-#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "base/mutex.h"
 #include "store/store.h"
 #include "worker/encode/encoder.h"
+#include "worker/ingest/retry.h"
 
 namespace kvlink::ingest {
 
 class PatientStore {
  public:
-  // `outage`: how long the store may be away (UNAVAILABLE, DEADLINE_EXCEEDED, ABORTED) before a call gives up.
-  // Where it is full (RESOURCE_EXHAUSTED), calls are tried again for 10 s at most.
+  // `outage`: as Retry.
   PatientStore(store::Store* store, std::string ns, Codec codec, absl::Duration outage)
-      : store_(store), ns_(std::move(ns)), codec_(codec), outage_(outage) {}
+      : store_(store), ns_(std::move(ns)), codec_(codec), retry_(outage) {}
 
   // Like those of the store.
   absl::StatusOr<uint64_t> Clock();
@@ -41,7 +39,7 @@ class PatientStore {
   std::vector<absl::Status> PutDocuments(const std::vector<store::DocumentPut>& documents);
 
   // Stops waiting for the store to return.
-  void Stop() { stopped_ = true; }
+  void Stop() { retry_.Stop(); }
   // Bytes of the noted encodings.
   int64_t corpus_bytes();
   // Noted encodings that are no longer in the store. Only part of a large corpus is noted, so the number is a lower
@@ -53,14 +51,12 @@ class PatientStore {
   Missing CountMissing();
 
  private:
-  absl::Status Persist(absl::FunctionRef<absl::Status()> call);
   void Note(const Identity& identity, int64_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   store::Store* const store_;
   const std::string ns_;
   const Codec codec_;
-  const absl::Duration outage_;
-  std::atomic<bool> stopped_{false};
+  Retry retry_;
 
   Mutex mutex_;
   absl::flat_hash_set<Identity> needed_ ABSL_GUARDED_BY(mutex_);

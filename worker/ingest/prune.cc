@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/status.h"
+#include "worker/ingest/retry.h"
 
 namespace kvlink::ingest {
 namespace {
@@ -16,20 +17,28 @@ using store::DocumentInfo;
 using Page = std::vector<DocumentInfo>;
 
 // Calls `take` with the documents whose ids begin with `prefix`, page by page.
-absl::Status ForEachPage(store::DocumentCatalog* catalog, const PruneOptions& options,
+absl::Status ForEachPage(store::DocumentCatalog* catalog, const PruneOptions& options, const Retry& retry,
                          const std::function<absl::Status(const Page&)>& take) {
   std::string after = options.prefix;
   if (!after.empty()) {
     // The listing starts after the prefix, but the prefix may itself be a document.
-    const auto itself = catalog->GetDocument(options.ns, after);
-    if (!itself.ok() && !absl::IsNotFound(itself.status())) return itself.status();
-    if (itself.ok()) {
+    absl::StatusOr<CatalogEntry> itself;
+    const absl::Status got = retry.Run([&] {
+      itself = catalog->GetDocument(options.ns, after);
+      return itself.status();
+    });
+    if (!got.ok() && !absl::IsNotFound(got)) return got;
+    if (got.ok()) {
       KVLINK_RETURN_IF_ERROR(
           take({{.id = after, .generation = itself->generation, .written_at_us = itself->written_at_us}}));
     }
   }
   for (;;) {
-    KVLINK_ASSIGN_OR_RETURN(Page page, catalog->ListDocuments(options.ns, after, store::kMaxCatalogBatch));
+    Page page;
+    KVLINK_RETURN_IF_ERROR(retry.Run([&]() -> absl::Status {
+      KVLINK_ASSIGN_OR_RETURN(page, catalog->ListDocuments(options.ns, after, store::kMaxCatalogBatch));
+      return absl::OkStatus();
+    }));
     bool more = static_cast<int64_t>(page.size()) == store::kMaxCatalogBatch;
     if (!page.empty()) after = page.back().id;
     while (!page.empty() && !absl::StartsWith(page.back().id, options.prefix)) {
@@ -61,6 +70,7 @@ absl::StatusOr<int64_t> Prune(store::DocumentCatalog* catalog, const DocumentSou
                                                       "ids are unknown; correct them and run the command again"));
   }
   KVLINK_RETURN_IF_ERROR(seen->Finish());
+  const Retry retry(options.outage);
   const Shard& shard = source.shard();
   // Compare the time as well: a run that began earlier, and so has a lower generation, may have put it during this one.
   const auto vanished = [&](const DocumentInfo& document) {
@@ -68,7 +78,7 @@ absl::StatusOr<int64_t> Prune(store::DocumentCatalog* catalog, const DocumentSou
            !seen->Contains(document.id);
   };
   int64_t owned = 0, would_go = 0;
-  KVLINK_RETURN_IF_ERROR(ForEachPage(catalog, options, [&](const Page& page) {
+  KVLINK_RETURN_IF_ERROR(ForEachPage(catalog, options, retry, [&](const Page& page) {
     for (const DocumentInfo& document : page) {
       if (!shard.Has(document.id)) continue;
       ++owned;
@@ -84,13 +94,18 @@ absl::StatusOr<int64_t> Prune(store::DocumentCatalog* catalog, const DocumentSou
                         would_go, owned, Scope(options, shard), options.limit_percent));
   }
   int64_t deleted = 0;
-  KVLINK_RETURN_IF_ERROR(ForEachPage(catalog, options, [&](const Page& page) -> absl::Status {
+  KVLINK_RETURN_IF_ERROR(ForEachPage(catalog, options, retry, [&](const Page& page) -> absl::Status {
     std::vector<store::DocumentDeletion> deletions;
     for (const DocumentInfo& document : page) {
       if (shard.Has(document.id) && vanished(document)) deletions.push_back({document.id, counts.generation});
     }
     if (deletions.empty()) return absl::OkStatus();
-    KVLINK_ASSIGN_OR_RETURN(const auto statuses, catalog->DeleteDocuments(options.ns, deletions));
+    std::vector<absl::Status> statuses;
+    // May be repeated: each deletion names its generation.
+    KVLINK_RETURN_IF_ERROR(retry.Run([&]() -> absl::Status {
+      KVLINK_ASSIGN_OR_RETURN(statuses, catalog->DeleteDocuments(options.ns, deletions));
+      return absl::OkStatus();
+    }));
     for (const absl::Status& status : statuses) {
       // Another process put it again meanwhile.
       if (!status.ok() && !absl::IsFailedPrecondition(status)) return status;

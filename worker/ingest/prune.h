@@ -11,7 +11,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "store/store.h"
 #include "worker/ingest/ingest.h"
 #include "worker/ingest/seen_ids.h"
@@ -21,8 +21,9 @@ namespace kvlink::ingest {
 
 struct PruneOptions {
   std::string ns = "default";
-  std::string prefix;         // empty: the source owns the whole namespace
-  double limit_percent = 10;  // of this shard's documents in the catalog that the source owns
+  std::string prefix;                         // empty: the source owns the whole namespace
+  double limit_percent = 10;                  // of this shard's documents in the catalog that the source owns
+  absl::Duration outage = absl::Seconds(60);  // as Retry
 };
 
 // After Ingest returned OK: deletes the documents that `source` (read to its end, only its shard) does not have, and

@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -25,21 +26,26 @@ std::string PartialOf(const std::string& path);
 class RejectFile {
  public:
   // Writes `path`.partial, which replaces `path` when complete. Neither may be an input of the run.
-  // INVALID_ARGUMENT: `path` is a directory. PERMISSION_DENIED, NOT_FOUND and the like naming the file.
+  // INVALID_ARGUMENT: `path` is a directory. FAILED_PRECONDITION: another process writes `path`.partial.
+  // PERMISSION_DENIED, NOT_FOUND and the like naming the file.
   static absl::StatusOr<std::unique_ptr<RejectFile>> Create(const std::string& path);
-  // Leaves added lines in `path`.partial unless Finish was called.
-  ~RejectFile();
   // RESOURCE_EXHAUSTED and the like naming the file.
   absl::Status Add(const Failure& failure);
+  // Without it, added lines are left in `path`.partial.
   absl::Status Finish();
 
  private:
-  RejectFile(std::string path, std::string partial, std::FILE* file)
-      : path_(std::move(path)), partial_(std::move(partial)), file_(file) {}
+  struct Close {
+    void operator()(std::FILE* file) const { std::fclose(file); }
+  };
+  using File = std::unique_ptr<std::FILE, Close>;
+  static absl::StatusOr<File> OpenLocked(const std::string& path);
+  RejectFile(std::string path, std::string partial, File file)
+      : path_(std::move(path)), partial_(std::move(partial)), file_(std::move(file)) {}
   absl::Status Fail() const;
 
   const std::string path_, partial_;
-  std::FILE* file_;
+  File file_;
 };
 
 }  // namespace kvlink::ingest

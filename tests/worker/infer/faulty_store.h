@@ -16,6 +16,7 @@
 
 #include "absl/time/clock.h"
 #include "base/clock.h"
+#include "base/status.h"
 #include "store/store.h"
 
 namespace kvlink::testing {
@@ -30,13 +31,11 @@ class FaultyStore final : public store::Store {
   }
   // Waiting for `layer` of this encoding lasts until the deadline.
   void DelayLayer(const Identity& identity, int64_t layer) { layers_[identity] = {layer, absl::OkStatus()}; }
-  // Applies to the next `times` lookups; -1: to all.
-  void FailLookups(absl::Status status, int times = -1) {
-    lookups_ = std::move(status);
-    failing_lookups_ = times;
-  }
+  // Apply to the next `times` calls; -1: to all.
+  void FailLookups(absl::Status status, int times = -1) { lookups_.Set(std::move(status), times); }
+  void FailListings(absl::Status status, int times = -1) { listings_.Set(std::move(status), times); }
+  void FailPuts(absl::Status status, int times = -1) { puts_.Set(std::move(status), times); }
   void FailReads(absl::Status status) { reads_ = std::move(status); }
-  void FailPuts(absl::Status status) { puts_ = std::move(status); }
   // Gives the memory of the next `times` leases of this encoding to others: right after the `checks`th call of intact()
   // (from 0), or for -1 after the last layer was waited for.
   void TakeBack(const Identity& identity, int checks, int times) { taken_back_[identity] = {checks, times}; }
@@ -58,10 +57,7 @@ class FaultyStore final : public store::Store {
   absl::StatusOr<std::vector<store::Found>> Lookup(absl::string_view ns, absl::Span<const Identity> identities,
                                                    Codec codec) override {
     ++asked_;
-    if (!lookups_.ok() && failing_lookups_ != 0) {
-      if (failing_lookups_ > 0) --failing_lookups_;
-      return lookups_;
-    }
+    KVLINK_RETURN_IF_ERROR(lookups_.Next());
     return real_->Lookup(ns, identities, codec);
   }
   std::vector<absl::StatusOr<std::unique_ptr<store::Lease>>> ReadMany(store::DeviceBuffer* device_buffer,
@@ -90,7 +86,7 @@ class FaultyStore final : public store::Store {
   absl::StatusOr<store::PutResult> Put(absl::string_view ns, const Manifest& manifest,
                                        absl::Span<const absl::Span<const std::byte>> slabs,
                                        absl::Time deadline) override {
-    if (!puts_.ok()) return puts_;
+    KVLINK_RETURN_IF_ERROR(puts_.Next());
     auto put = real_->Put(ns, manifest, slabs, deadline);
     if (put.ok() && on_put_) on_put_(manifest.identity);
     return put;
@@ -123,6 +119,7 @@ class FaultyStore final : public store::Store {
   }
   absl::StatusOr<std::vector<store::DocumentInfo>> ListDocuments(absl::string_view ns, absl::string_view after,
                                                                  int64_t limit) override {
+    KVLINK_RETURN_IF_ERROR(listings_.Next());
     return real_->ListDocuments(ns, after, limit);
   }
   absl::StatusOr<uint64_t> Clock() override {
@@ -144,6 +141,24 @@ class FaultyStore final : public store::Store {
   void DropDramTier() override { real_->DropDramTier(); }
 
  private:
+  class Fault {
+   public:
+    void Set(absl::Status status, int times) {
+      status_ = std::move(status);
+      times_ = times;
+    }
+    // What the next call returns; OK: it goes through.
+    absl::Status Next() {
+      for (int times = times_; times != 0;) {
+        if (times < 0 || times_.compare_exchange_weak(times, times - 1)) return status_;
+      }
+      return absl::OkStatus();
+    }
+
+   private:
+    absl::Status status_;
+    std::atomic<int> times_{0};
+  };
   class FaultyLease final : public store::Lease {
    public:
     FaultyLease(std::unique_ptr<store::Lease> real, int64_t layer, absl::Status status)
@@ -206,11 +221,12 @@ class FaultyStore final : public store::Store {
   store::Store* const real_;
   std::map<Identity, std::pair<int64_t, absl::Status>> layers_;
   std::map<Identity, std::pair<int, int>> taken_back_;
-  std::atomic<int> taken_{0}, asked_{0}, failing_lookups_{0};
+  std::atomic<int> taken_{0}, asked_{0};
   absl::Duration catalog_delay_;
   uint64_t clock_ahead_us_ = 0;
   std::atomic<int> catalog_gets_{0}, catalog_puts_{0}, statistics_{0};
-  absl::Status lookups_, reads_, puts_;
+  Fault lookups_, listings_, puts_;
+  absl::Status reads_;
   std::function<void(const Identity&)> on_put_;
 };
 

@@ -251,6 +251,21 @@ TEST_F(CorpusTest, PruneDeletesWhatVanishedAndNothingElse) {
   EXPECT_EQ(counts_.added, 1);
 }
 
+TEST_F(CorpusTest, PruneWaitsForAStoreThatIsAway) {
+  ASSERT_TRUE(Run(Lines(0, 40)).ok());
+  ASSERT_TRUE(Run(Lines(3, 40)).ok());
+  testing::FaultyStore faulty(store_.get());
+  through_ = &faulty;
+  faulty.FailListings(absl::UnavailableError("away"), 2);
+  const auto pruned = PruneAll();
+  ASSERT_TRUE(pruned.ok()) << pruned.status();
+  EXPECT_EQ(*pruned, 3);
+  faulty.FailListings(absl::UnavailableError("away"));
+  PruneOptions impatient;
+  impatient.outage = absl::ZeroDuration();
+  EXPECT_TRUE(absl::IsUnavailable(PruneAll(impatient).status()));
+}
+
 TEST_F(CorpusTest, PruneKeepsToItsPrefix) {
   ASSERT_TRUE(
       Run(Line("wiki", "0") + Line("wiki/a", "1") + Line("wiki/b", "2") + Line("wikj", "3") + Line("w", "4")).ok());
@@ -337,6 +352,22 @@ TEST_F(CorpusTest, RejectsAreFedAgainOnceMended) {
   ASSERT_TRUE(Run(mended).ok());
   EXPECT_THAT(failures_, IsEmpty());
   EXPECT_EQ(counts_.added, 3);
+}
+
+TEST_F(CorpusTest, RejectsOfTwoRunsAreNotMixed) {
+  const std::string path = (root_ / "rejects.jsonl").string();
+  rejects_ = *RejectFile::Create(path);
+  ASSERT_TRUE(Run("broken\n").ok());
+  const auto second = RejectFile::Create(path);
+  EXPECT_TRUE(absl::IsFailedPrecondition(second.status())) << second.status();
+  EXPECT_THAT(std::string(second.status().message()), HasSubstr("give each shard a file of its own"));
+  ASSERT_TRUE(rejects_->Finish().ok());
+  EXPECT_GT(std::filesystem::file_size(path), 0u);
+  // Whoever comes after it begins anew, and leaves it alone until its own is complete.
+  rejects_ = *RejectFile::Create(path);
+  EXPECT_GT(std::filesystem::file_size(path), 0u);
+  ASSERT_TRUE(rejects_->Finish().ok());
+  EXPECT_EQ(std::filesystem::file_size(path), 0u);
 }
 
 TEST_F(CorpusTest, RejectsThatCannotBeWrittenEndTheRun) {

@@ -100,7 +100,7 @@ class IngestTest : public ::testing::Test {
   }
   // After Run.
   absl::StatusOr<int64_t> PruneAll(const PruneOptions& options = {}) {
-    return Prune(store_.get(), *source_, counts_, seen_.get(), options);
+    return Prune(through_ != nullptr ? through_ : store_.get(), *source_, counts_, seen_.get(), options);
   }
   std::vector<std::string> Ids() {
     std::vector<std::string> ids;
@@ -119,7 +119,7 @@ class IngestTest : public ::testing::Test {
   Fingerprint fingerprint_;
   std::unique_ptr<encode::Encoder> encoder_;
   std::unique_ptr<store::Store> store_;
-  store::Store* through_ = nullptr;  // in front of store_, for Run
+  store::Store* through_ = nullptr;  // in front of store_, for Run and PruneAll
   std::function<void(const IngestCounts&)> progress_;
   Shard shard_;
   std::unique_ptr<DocumentSource> source_;  // of the last run

@@ -153,6 +153,22 @@ TEST_F(IngestTest, AStoreThatIsAwayIsWaitedFor) {
   EXPECT_TRUE(absl::IsDeadlineExceeded(Run(Line("other", "text"), options)));
 }
 
+// Stages before the one that waits for the store wait as long.
+TEST_F(IngestTest, AnOutageMayBeLongerThanTheStagesPatience) {
+  testing::FaultyStore faulty(store_.get());
+  through_ = &faulty;
+  faulty.FailPuts(absl::UnavailableError("away"), 12);  // some seconds
+  IngestOptions options;
+  options.patience = absl::Milliseconds(50);
+  options.outage = absl::Minutes(5);
+  options.queued_bytes = 1;
+  std::string lines;
+  for (int i = 0; i < 40; ++i) lines += Line(absl::StrCat("d", i), absl::StrCat("the text of number ", i));
+  const absl::Status status = Run(lines, options);
+  EXPECT_TRUE(status.ok()) << status;
+  EXPECT_EQ(counts_.added, 40);
+}
+
 TEST_F(IngestTest, WhatTheStoreHadNoRoomForIsCounted) {
   std::string lines;
   for (int i = 0; i < 120; ++i) lines += Line(absl::StrCat("d", i), absl::StrCat("the text of number ", i));
