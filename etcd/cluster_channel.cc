@@ -99,8 +99,8 @@ absl::Status Cancelled() { return absl::CancelledError("the call to etcd was can
 // Why there is no connection, from gRPC's message. FAILED_PRECONDITION: certainly a configuration error.
 absl::Status ConnectError(const transport::TlsOptions& tls, absl::string_view message) {
   if (absl::StrContains(message, "certificate verify failed") || absl::StrContains(message, "Hostname Verification")) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("its TLS certificate was not signed by the CA in ", tls.ca_file, ", or is not for this address"));
+    return absl::FailedPreconditionError(absl::StrCat("its TLS certificate was not signed by the CA in ", tls.ca_file,
+                                                      ", is not for this address, or has expired"));
   }
   if (absl::StrContains(message, "WRONG_VERSION_NUMBER") || absl::StrContains(message, "wrong version number")) {
     return absl::FailedPreconditionError("it does not use TLS: leave out the CA certificate");
