@@ -171,9 +171,11 @@ class Oracle {
     const int64_t kv_size = config_.kv_heads * dim;
     const int64_t window = config_.window.empty() ? 0 : config_.window[layer];
     std::vector<int64_t> visible;
-    for (int64_t k = 0; k <= t; ++k) {
-      const bool same = tokens_[t].segment == 0 || tokens_[t].segment == tokens_[k].segment;
-      if (same && (window == 0 || tokens_[k].position > tokens_[t].position - window)) visible.push_back(k);
+    const MaskedToken& of = tokens_[t];
+    for (size_t k = 0; k < tokens_.size() && tokens_[k].position <= of.position; ++k) {
+      const bool sees = of.segment == 0 ? !tokens_[k].hidden : of.segment == tokens_[k].segment;
+      if (sees && (window == 0 || tokens_[k].position > of.position - window))
+        visible.push_back(static_cast<int64_t>(k));
     }
     Vector weights(visible.size());
     for (int64_t h = 0; h < config_.heads; ++h) {

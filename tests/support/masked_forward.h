@@ -12,11 +12,13 @@
 
 namespace kvlink::testing {
 
+// Query q attends to key k iff position(k) <= position(q), within the layer's window, and either segment(q) is 0 and k
+// is not hidden, or segment(q) == segment(k).
 struct MaskedToken {
   int32_t id = 0;        // ids >= vocab take row (id - vocab) of `extra_embeddings`
-  int64_t position = 0;  // ascending
-  // Query q attends to key k iff k <= q and (segment(q) == segment(k) or segment(q) == 0), within the layer's window.
+  int64_t position = 0;  // ascending; a token computed again has that of the hidden one which it replaces
   int64_t segment = 0;
+  bool hidden = false;
 };
 
 // Returns the logits [wanted, vocab] of tokens (ascending indices).

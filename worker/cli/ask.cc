@@ -40,6 +40,7 @@ struct Flags {
   std::vector<std::string> files;
   std::string question;
   std::string questions;
+  std::string linker = "concat";
   bool compare = false;
   bool chat = false;
   bool quiet = false;
@@ -92,10 +93,11 @@ absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& fl
   arguments.Text("questions", "FILE", "Answer the questions in a JSON lines file, each from its own documents.",
                  &flags.questions);
   arguments.Text("system", "TEXT", "System message of the chat.", &flags.ask.system);
-  arguments.Choice("linker", {"concat", "links", "full"},
-                   "How documents are combined. concat: encodings side by side; links: with the profile's trained link "
-                   "tokens; full: an ordinary prefill.",
-                   &flags.ask.linker);
+  arguments.Text("linker", "LINKER",
+                 "How documents are combined. concat: encodings side by side; links: with the profile's trained link "
+                 "tokens; full: an ordinary prefill; head-K: the first K tokens of every document but the first are "
+                 "computed again, also with links: links+head-K.",
+                 &flags.linker);
   arguments.Flag("compare", "Also answer with a full prefill, and show both.", &flags.compare);
   arguments.Flag("chat", "Read further questions from standard input.", &flags.chat);
   arguments.Integer("max-tokens", "N", "Maximum number of tokens in an answer.", 1, 1 << 20, &flags.ask.max_tokens);
@@ -122,6 +124,7 @@ absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& fl
   arguments.Flag("quiet", "Print only answers.", &flags.quiet);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
+  KVLINK_ASSIGN_OR_RETURN(flags.ask.linker, link::ParseLinker(flags.linker));
   KVLINK_ASSIGN_OR_RETURN(flags.ask.tenant_secret, TenantSecret(arguments, flags.ask.store));
   KVLINK_RETURN_IF_ERROR(TakeQuestion(arguments, flags));
   if (!flags.questions.empty() && (!flags.question.empty() || flags.chat)) {
@@ -148,7 +151,7 @@ absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& fl
   flags.ask.sampling.seed = static_cast<uint64_t>(flags.seed);
   flags.ask.store_needed = !flags.documents.empty() || !flags.parts.empty() || !flags.questions.empty();
   // A single linked answer needs little private KV; everything else may fill the context (0).
-  if (!flags.chat && !flags.compare && flags.questions.empty() && flags.ask.linker == "concat") {
+  if (!flags.chat && !flags.compare && flags.questions.empty() && flags.ask.linker == link::Linker::kConcat) {
     const size_t bytes = flags.question.size() + flags.ask.system.size();  // a token is a byte at least
     flags.ask.private_tokens = static_cast<int64_t>(bytes) + flags.ask.max_tokens + 1024;
   }

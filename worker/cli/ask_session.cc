@@ -34,7 +34,6 @@ absl::Status ScratchStore::Make() {
 absl::StatusOr<std::unique_ptr<AskSession>> AskSession::Open(const AskOptions& options) {
   std::unique_ptr<AskSession> session(new AskSession());
   session->options_ = options;
-  KVLINK_ASSIGN_OR_RETURN(session->linker_, link::ParseLinker(options.linker));
   // Cheap refusals come before loading the model.
   KVLINK_RETURN_IF_ERROR(session->OpenStoreOrScratch());
   KVLINK_ASSIGN_OR_RETURN(session->opened_, OpenModel(options.model));

@@ -23,7 +23,7 @@ struct AskOptions {
   StoreFlags store;
   ModelFlags model;
   std::string tenant_secret;  // TenantSecret
-  std::string linker = "concat";
+  link::Linker linker;
   std::string system;
   int64_t max_tokens = 256;
   kernels::SampleParams sampling;
@@ -66,7 +66,7 @@ class AskSession {
 
   // A note about the store for the user, or empty.
   const std::string& note() const { return note_; }
-  link::Linker linker() const { return linker_; }
+  link::Linker linker() const { return options_.linker; }
   infer::Generator& generator() { return *generator_; }
 
  private:
@@ -76,7 +76,6 @@ class AskSession {
 
   AskOptions options_;
   std::string note_;
-  link::Linker linker_ = link::Linker::kConcat;
   // In order of lifetime.
   OpenedModel opened_;
   std::unique_ptr<model::ChatTemplate> template_;

@@ -38,7 +38,7 @@ RequestStats Chat::TurnSince(const RequestStats& before, const Answer& answer, i
   // Documents that the conversation already held were not read again.
   const int64_t read = turn.documents_resident + turn.documents_host + turn.documents_dram + turn.documents_disk +
                        turn.documents_encoded;
-  const bool reads = settings_.linker != link::Linker::kFull;
+  const bool reads = settings_.linker.base != link::Linker::kFull;
   if (reads) turn.documents_resident += std::max<int64_t>(0, static_cast<int64_t>(settings_.documents.size()) - read);
   return turn;
 }

@@ -68,7 +68,8 @@ struct Generator::Assembly {
         residents.push_back(read.resident);
         if (!read.resident->ready()) arriving.push_back(read.resident);
       }
-      arrays.AddRead(it->second, rows.positions, first_row, read.offset);
+      arrays.AddRead(it->second, rows.positions, first_row, read.offset,
+                     read.hidden.empty() ? nullptr : read.hidden.data());
     }
   }
 

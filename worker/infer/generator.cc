@@ -165,7 +165,12 @@ absl::StatusOr<std::unique_ptr<Conversation>> Generator::StartPlanned(const link
     if (document.tokens.empty()) {
       return absl::InvalidArgumentError(absl::StrCat("plan: document ", placed.document, " is empty"));
     }
-    conversation->reads_.push_back({nullptr, placed.offset, placed.document,
+    if (!placed.hidden.empty() && placed.hidden.size() != (document.tokens.size() + 63) / 64) {
+      return absl::InvalidArgumentError(absl::StrCat("plan: document ", placed.document, " has ",
+                                                     document.tokens.size(), " tokens, but bits of ",
+                                                     64 * placed.hidden.size(), " are given"));
+    }
+    conversation->reads_.push_back({nullptr, placed.offset, placed.document, placed.hidden,
                                     document.identity ? *document.identity : IdentityOf(document.tokens)});
   }
   KVLINK_RETURN_IF_ERROR(ReadDocuments(*conversation, {}, /*holds=*/false, call));

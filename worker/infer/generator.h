@@ -122,6 +122,7 @@ class Conversation {
     std::shared_ptr<Resident> resident;  // nullptr: to be read before the next pass
     int64_t offset = 0;
     int64_t document = 0;                      // index into documents_
+    std::vector<uint64_t> hidden;              // link::PlacedDocument
     Identity identity;                         // as named by the request
     int64_t RequestStats::*counted = nullptr;  // the statistic that counts this document
   };
@@ -152,7 +153,8 @@ class Generator {
   // Prefill: reads (or encodes) the documents, computes the fresh tokens and samples the first token of the answer.
   // INVALID_ARGUMENT and FAILED_PRECONDITION as link::MakePlan.
   absl::StatusOr<std::unique_ptr<Conversation>> Start(const Request& request);
-  // The same for the caller's own plan, whose positions may have gaps.
+  // The same for the caller's own plan, whose positions may have gaps. INVALID_ARGUMENT: it names no document of the
+  // request, or hides tokens of another number than the document has.
   absl::StatusOr<std::unique_ptr<Conversation>> StartPlanned(const link::LinkPlan& plan, const Request& request);
   // One decode step of several distinct conversations in one forward pass: feeds each one's next() and samples the
   // token after it. Documents read by several of them are read once. OUT_OF_RANGE, changing nothing, if the context of

@@ -1,13 +1,21 @@
 // Lays out positions: one running counter over fresh tokens and documents, so that there are no gaps by construction.
 #include "worker/link/plan.h"
 
+#include <algorithm>
+#include <array>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "base/status.h"
 
 namespace kvlink::link {
 namespace {
+
+constexpr std::array<absl::string_view, 3> kBaseNames = {"concat", "links", "full"};  // by Linker::Base
+constexpr int64_t kMaxHead = 1 << 20;
 
 // Appends tokens at the next positions.
 class Builder {
@@ -18,9 +26,16 @@ class Builder {
       plan_.fresh_positions.push_back(plan_.length++);
     }
   }
-  void FromEncoding(int64_t document, int64_t tokens) {
-    plan_.documents.push_back({document, plan_.length});
-    plan_.length += tokens;
+  // Reads a document but for its first `head` tokens, which are fresh.
+  void FromEncoding(int64_t document, absl::Span<const int32_t> tokens, int64_t head) {
+    PlacedDocument placed{document, plan_.length, {}};
+    const auto size = static_cast<int64_t>(tokens.size());
+    Fresh(tokens.first(static_cast<size_t>(std::min(head, size))));
+    if (head >= size) return;
+    if (head > 0) placed.hidden.resize(static_cast<size_t>((size + 63) / 64));
+    for (int64_t token = 0; token < head; ++token) placed.hidden[token / 64] |= uint64_t{1} << (token % 64);
+    plan_.documents.push_back(std::move(placed));
+    plan_.length += size - head;
   }
   LinkPlan Take() { return std::move(plan_); }
 
@@ -29,7 +44,11 @@ class Builder {
 };
 
 absl::Status CheckLinker(const PlanInput& input) {
-  if (input.linker != Linker::kLinks) return absl::OkStatus();
+  if (input.linker.head < 0 || (input.linker.head > 0 && input.linker.base == Linker::kFull)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("plan: the linker ", LinkerName(input.linker), " is none; full computes every token already"));
+  }
+  if (input.linker.base != Linker::kLinks) return absl::OkStatus();
   const LinkProfile& profile = *input.profile;
   if (profile.links_per_document == 0) {
     return absl::FailedPreconditionError(
@@ -64,22 +83,35 @@ absl::Status CheckRoom(const PlanInput& input, int64_t length) {
 }  // namespace
 
 absl::StatusOr<Linker> ParseLinker(absl::string_view name) {
-  for (Linker linker : {Linker::kConcat, Linker::kLinks, Linker::kFull}) {
-    if (name == LinkerName(linker)) return linker;
+  const auto wrong = [name](absl::string_view why) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "linker '", name, "': ", why, "; use concat, links, full, head-K, or links+head-K, for example head-8"));
+  };
+  Linker linker;
+  bool has_base = false;
+  for (const absl::string_view term : absl::StrSplit(name, '+')) {
+    const auto* const base = std::find(kBaseNames.begin(), kBaseNames.end(), term);
+    if (base != kBaseNames.end()) {
+      if (std::exchange(has_base, true)) return wrong("only one of concat, links and full");
+      linker.base = static_cast<Linker::Base>(base - kBaseNames.begin());
+    } else if (absl::string_view count = term; absl::ConsumePrefix(&count, "head-")) {
+      if (linker.head > 0) return wrong("only one head");
+      if (!absl::SimpleAtoi(count, &linker.head) || linker.head < 1 || linker.head > kMaxHead) {
+        return wrong(absl::StrCat("a head has 1 to ", kMaxHead, " tokens"));
+      }
+    } else {
+      return wrong(absl::StrCat("'", term, "' is unknown"));
+    }
   }
-  return absl::InvalidArgumentError(absl::StrCat("unknown linker '", name, "'; use concat, links or full"));
+  if (linker.base == Linker::kFull && linker.head > 0) return wrong("full computes every token already");
+  return linker;
 }
 
-absl::string_view LinkerName(Linker linker) {
-  switch (linker) {
-    case Linker::kConcat:
-      return "concat";
-    case Linker::kLinks:
-      return "links";
-    case Linker::kFull:
-      return "full";
-  }
-  return "unknown";
+std::string LinkerName(Linker linker) {
+  const absl::string_view base = kBaseNames[linker.base];
+  if (linker.head == 0) return std::string(base);
+  const std::string head = absl::StrCat("head-", linker.head);
+  return linker.base == Linker::kConcat ? head : absl::StrCat(base, "+", head);
 }
 
 absl::StatusOr<LinkPlan> MakePlan(const PlanInput& input) {
@@ -96,10 +128,10 @@ absl::StatusOr<LinkPlan> MakePlan(const PlanInput& input) {
     }
   }
   const LinkProfile& profile = *input.profile;
-  const bool from_encodings = input.linker != Linker::kFull;
+  const bool from_encodings = input.linker.base != Linker::kFull;
   // The markers are part of tuning a model to read encodings; an ordinary prefill has none.
   const bool markers = from_encodings && !input.documents.empty();
-  const int64_t links = input.linker == Linker::kLinks ? profile.links_per_document : 0;
+  const int64_t links = input.linker.base == Linker::kLinks ? profile.links_per_document : 0;
   const int64_t first_link = profile.first_link_id ? *profile.first_link_id : input.vocab;
 
   Builder builder;
@@ -107,7 +139,7 @@ absl::StatusOr<LinkPlan> MakePlan(const PlanInput& input) {
   if (markers && profile.mem_start) builder.Fresh({*profile.mem_start});
   for (size_t i = 0; i < input.documents.size(); ++i) {
     if (from_encodings) {
-      builder.FromEncoding(static_cast<int64_t>(i), static_cast<int64_t>(input.documents[i].size()));
+      builder.FromEncoding(static_cast<int64_t>(i), input.documents[i], i == 0 ? 0 : input.linker.head);
     } else {
       builder.Fresh(input.documents[i]);
     }

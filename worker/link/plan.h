@@ -16,13 +16,27 @@
 
 namespace kvlink::link {
 
-enum class Linker {
-  kConcat,  // documents from their encodings, shifted to their offset
-  kLinks,   // the same, with trained link tokens after each document
-  kFull,    // everything fresh: an ordinary prefill, every token sees everything before it
+struct Linker {
+  enum Base : uint8_t {
+    kConcat,  // documents from their encodings, shifted to their offset
+    kLinks,   // the same, with trained link tokens after each document
+    kFull,    // everything fresh: an ordinary prefill, every token sees everything before it
+  };
+  Base base = kConcat;
+  // The first tokens of every document but the first, computed again at their place in the prompt; not with kFull. A
+  // document's first tokens attract attention because nothing precedes them when it is encoded (EPIC, arXiv
+  // 2410.15332).
+  int64_t head = 0;
+
+  Linker() = default;
+  Linker(Base of) : base(of) {}  // NOLINT(google-explicit-constructor): a base alone is a linker
+  Linker(Base of, int64_t head_tokens) : base(of), head(head_tokens) {}
+  bool operator==(const Linker&) const = default;
 };
+// Terms joined by `+`: one of concat, links and full, and head-K (K from 1). INVALID_ARGUMENT: says what is wrong.
 absl::StatusOr<Linker> ParseLinker(absl::string_view name);
-absl::string_view LinkerName(Linker linker);
+// As ParseLinker reads it: concat, links, full, head-8, links+head-8.
+std::string LinkerName(Linker linker);
 
 // A tokenised prompt around the documents: the tokens before the first document and after the last.
 struct PromptTokens {
@@ -38,9 +52,11 @@ absl::StatusOr<PromptTokens> MakePrompt(const model::Tokenizer& tokenizer, const
 struct PlacedDocument {
   int64_t document = 0;  // index into the request's documents
   int64_t offset = 0;    // position of its first token
+  // Bits of tokens that fresh ones replace, as KvRead::hidden; empty: of none.
+  std::vector<uint64_t> hidden;
 };
 
-// Positions are 0..length-1 without gaps; fresh tokens ascend in position.
+// Each of the positions 0..length-1 has one token, fresh or read; fresh tokens ascend in position.
 struct LinkPlan {
   std::vector<int32_t> fresh_tokens;      // vocabulary ids; ids >= vocab are link embedding rows (id - vocab)
   std::vector<int64_t> fresh_positions;   // [fresh_tokens]
@@ -59,7 +75,7 @@ struct PlanInput {
   bool allow_untrained_links = false;                // measurements only
 };
 // INVALID_ARGUMENT: no room left for question or answer (says by how many tokens), more documents than slots, an empty
-// document. FAILED_PRECONDITION: kLinks with a profile that has no trained links.
+// document, a head with kFull. FAILED_PRECONDITION: kLinks with a profile that has no trained links.
 absl::StatusOr<LinkPlan> MakePlan(const PlanInput& input);
 
 }  // namespace kvlink::link

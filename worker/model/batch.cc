@@ -14,10 +14,11 @@ int64_t BatchArrays::AddRows(absl::Span<const int32_t> new_tokens, absl::Span<co
   return first;
 }
 
-void BatchArrays::AddRead(int32_t segment, absl::Span<const int64_t> at, int64_t first_row, int64_t offset) {
+void BatchArrays::AddRead(int32_t segment, absl::Span<const int64_t> at, int64_t first_row, int64_t offset,
+                          const uint64_t* hidden) {
   const auto seeing = std::lower_bound(at.begin(), at.end(), offset);
   if (seeing == at.end()) return;
-  reads.push_back({segment, first_row + (seeing - at.begin()), at.end() - seeing, offset, nullptr});
+  reads.push_back({segment, first_row + (seeing - at.begin()), at.end() - seeing, offset, hidden});
 }
 
 void BatchArrays::AddPrivate(const KvSequence& sequence, int64_t first_row, int64_t rows) {

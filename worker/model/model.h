@@ -109,8 +109,9 @@ struct BatchArrays {
   int64_t AddRows(absl::Span<const int32_t> tokens, absl::Span<const int64_t> positions,
                   absl::Span<const int64_t> slots);
   // Lets the rows from `first_row` on, which are at `positions`, read a segment placed at `offset`; rows before the
-  // segment do not read it.
-  void AddRead(int32_t segment, absl::Span<const int64_t> positions, int64_t first_row, int64_t offset);
+  // segment do not read it. `hidden`: as KvRead.
+  void AddRead(int32_t segment, absl::Span<const int64_t> positions, int64_t first_row, int64_t offset,
+               const uint64_t* hidden = nullptr);
   // Lets `rows` rows from `first_row` on read their own request's keys and values.
   void AddPrivate(const KvSequence& sequence, int64_t first_row, int64_t rows);
   // The batch refers to this object, which must then not change.

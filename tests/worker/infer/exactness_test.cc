@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <numeric>
+#include <optional>
 #include <random>
 
 #include "base/clock.h"
@@ -70,6 +71,7 @@ Case RandomCase(uint64_t seed, int64_t max_documents, int64_t max_tokens) {
   if (random() % 2 == 0) c.profile.mem_start = 5;
   if (random() % 2 == 0) c.profile.mem_end = 6;
   c.request.linker = links > 0 ? link::Linker::kLinks : link::Linker::kConcat;
+  if (random() % 2 == 0) c.request.linker.head = Pick<int64_t>(random, {1, 4, 32, 64, 100});
   c.request.keep_logits = true;
   c.request.prompt.before = RandomTokens(random, Between(random, 0, 40), m.vocab);
   c.request.prompt.after = RandomTokens(random, Between(random, 1, 40), m.vocab);
@@ -84,8 +86,8 @@ Case RandomCase(uint64_t seed, int64_t max_documents, int64_t max_tokens) {
   c.forced = RandomTokens(random, Between(random, 1, 5), m.vocab);
   if (random() % 2 == 0) c.base = Between(random, 0, 100000);
   c.name = absl::StrCat("seed ", seed, ": ", m.architecture, " heads ", m.heads, "/", m.kv_heads, " dim ", m.head_dim,
-                        " window ", m.window, " rope ", m.rope_scaling, " links ", links, " documents ", documents,
-                        " base ", c.base);
+                        " window ", m.window, " rope ", m.rope_scaling, " linker ", link::LinkerName(c.request.linker),
+                        " documents ", documents, " base ", c.base);
   return c;
 }
 
@@ -105,6 +107,10 @@ link::LinkPlan PlanOf(const Case& c) {
   return *std::move(plan);
 }
 
+bool Hides(const link::PlacedDocument& placed, size_t token) {
+  return !placed.hidden.empty() && ((placed.hidden[token / 64] >> (token % 64)) & 1) != 0;
+}
+
 // Logits behind the prompt and behind each forced token, by the oracle.
 std::vector<float> Expected(const Case& c, const link::LinkPlan& plan, const model::Weights& weights) {
   std::vector<testing::MaskedToken> tokens;
@@ -113,13 +119,19 @@ std::vector<float> Expected(const Case& c, const link::LinkPlan& plan, const mod
   int64_t segment = 0;
   for (const link::PlacedDocument& placed : plan.documents) {
     ++segment;
-    int64_t position = placed.offset;
-    for (int32_t token : c.request.documents[placed.document].tokens) tokens.push_back({token, position++, segment});
+    const std::vector<int32_t>& document = c.request.documents[placed.document].tokens;
+    for (size_t i = 0; i < document.size(); ++i) {
+      tokens.push_back({document[i], placed.offset + static_cast<int64_t>(i), segment, Hides(placed, i)});
+    }
   }
   for (size_t i = 0; i < c.forced.size(); ++i)
     tokens.push_back({c.forced[i], plan.length + static_cast<int64_t>(i), 0});
   std::sort(tokens.begin(), tokens.end(), [](const auto& a, const auto& b) { return a.position < b.position; });
-  for (size_t i = 0; i < tokens.size(); ++i) EXPECT_EQ(tokens[i].position, c.base + static_cast<int64_t>(i));
+  int64_t seen = c.base;
+  for (const testing::MaskedToken& token : tokens) {
+    if (token.hidden) continue;
+    EXPECT_EQ(token.position, seen++);
+  }
   std::vector<int64_t> wanted(c.forced.size() + 1);
   std::iota(wanted.begin(), wanted.end(), static_cast<int64_t>(tokens.size() - wanted.size()));
   auto logits = testing::MaskedForward(weights, tokens, c.link_embeddings, wanted);
@@ -201,7 +213,8 @@ std::vector<float> FromShiftedKeys(store::Store& store, const Loaded& loaded, co
     Materialise(store, loaded, c.request.documents[plan.documents[i].document].tokens, plan.documents[i].offset,
                 &shifted[i]);
     if (::testing::Test::HasFatalFailure()) return {};
-    reads.push_back({static_cast<int32_t>(i), 0, rows, 0, nullptr});
+    const std::vector<uint64_t>& hidden = plan.documents[i].hidden;
+    reads.push_back({static_cast<int32_t>(i), 0, rows, 0, hidden.empty() ? nullptr : hidden.data()});
     segments.push_back(shifted[i].segment);
   }
   auto pages =
@@ -308,6 +321,36 @@ TEST(Exactness, HoldsOnADevice) {
       Check(c);
       if (HasFailure()) break;
     }
+  }
+}
+
+// The first document is encoded as a prefill would compute it if nothing precedes it.
+TEST(Exactness, HeadsOfWholeDocumentsAreAFullPrefill) {
+  const uint64_t seed = TestSeed() + 3000;
+  for (int i = 0; i < (Soak() ? 50 : 3); ++i) {
+    Case c = RandomCase(seed + i, 5, 150);
+    SCOPED_TRACE(c.name);
+    c.profile.mem_start = c.profile.mem_end = std::nullopt;
+    c.request.prompt.before.clear();
+    TempDirectory directory;
+    ASSERT_TRUE(testing::WriteTinyModel(directory.path(), c.model).ok());
+    const Loaded loaded = LoadModel(directory.path(), MakeBackend("fast"));
+    GeneratorOptions options;
+    options.codec = Codec::kRawF32;
+    options.profile = c.profile;
+    options.link_embeddings = c.link_embeddings;
+    options.private_tokens = 2048;
+    auto generator = Generator::Create(loaded.model.get(), loaded.fingerprint, nullptr, options);
+    ASSERT_TRUE(generator.ok()) << generator.status();
+    const auto logits = [&](link::Linker linker) {
+      c.request.linker = linker;
+      auto conversation = (*generator)->Start(c.request);
+      EXPECT_TRUE(conversation.ok()) << conversation.status();
+      if (!conversation.ok()) return std::vector<float>();
+      return std::vector<float>((*conversation)->logits().begin(), (*conversation)->logits().end());
+    };
+    const std::vector<float> full = logits(link::Linker::kFull);
+    EXPECT_LE(LargestDifference(logits({link::Linker::kConcat, 150}), full), kTolerance);
   }
 }
 

@@ -83,6 +83,46 @@ TEST_F(PlanTest, FullIsAnOrdinaryPrefill) {
   EXPECT_EQ(plan->fresh_positions, positions);
 }
 
+TEST_F(PlanTest, HeadsOfLaterDocumentsAreComputedAgain) {
+  input_.linker = *ParseLinker("head-1");
+  const auto plan = MakePlan(input_);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->length, 11);
+  EXPECT_THAT(plan->fresh_tokens, ElementsAre(1, 2, 20, 30, 3, 4, 5));
+  EXPECT_THAT(plan->fresh_positions, ElementsAre(0, 1, 5, 6, 8, 9, 10));
+  // The second document is all head, so nothing of it is read.
+  ASSERT_EQ(plan->documents.size(), 2);
+  EXPECT_EQ(plan->documents[0].offset, 2);
+  EXPECT_THAT(plan->documents[0].hidden, IsEmpty());
+  EXPECT_EQ(plan->documents[1].document, 2);
+  EXPECT_EQ(plan->documents[1].offset, 6);
+  EXPECT_THAT(plan->documents[1].hidden, ElementsAre(1));
+}
+
+TEST_F(PlanTest, AHeadMayBeLongerThanAWordOfBits) {
+  std::vector<int32_t> tokens(130);
+  std::iota(tokens.begin(), tokens.end(), 100);
+  input_.documents = {tokens, tokens};
+  input_.context = 1000;
+  input_.linker = Linker(Linker::kConcat, 66);
+  const auto plan = MakePlan(input_);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_THAT(plan->documents[1].hidden, ElementsAre(~uint64_t{0}, 3, 0));
+  EXPECT_EQ(plan->length, 265);
+}
+
+TEST_F(PlanTest, AHeadGoesWithLinksAndNotWithFull) {
+  TrainedLinks(1, 3);
+  profile_.first_link_id = 500;
+  input_.linker = *ParseLinker("links+head-1");
+  const auto plan = MakePlan(input_);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_THAT(plan->fresh_tokens, ElementsAre(1, 2, 500, 20, 501, 30, 502, 3, 4, 5));
+  EXPECT_THAT(plan->fresh_positions, ElementsAre(0, 1, 5, 6, 7, 8, 10, 11, 12, 13));
+  input_.linker = Linker(Linker::kFull, 1);
+  EXPECT_EQ(MakePlan(input_).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
 TEST_F(PlanTest, NoDocumentsIsAPlainChat) {
   profile_.mem_start = 900;
   input_.documents.clear();
@@ -134,10 +174,18 @@ TEST_F(PlanTest, EmptyDocumentsAndPromptsAreRefused) {
 }
 
 TEST(LinkerNames, RoundTrip) {
-  for (Linker linker : {Linker::kConcat, Linker::kLinks, Linker::kFull}) {
-    EXPECT_EQ(*ParseLinker(LinkerName(linker)), linker);
+  for (const char* name : {"concat", "links", "full", "head-8", "links+head-1048576"}) {
+    const auto linker = ParseLinker(name);
+    ASSERT_TRUE(linker.ok()) << linker.status();
+    EXPECT_EQ(LinkerName(*linker), name);
   }
-  EXPECT_THAT(ParseLinker("magic").status().message(), HasSubstr("use concat, links or full"));
+  EXPECT_EQ(*ParseLinker("head-8+links"), Linker(Linker::kLinks, 8));
+  EXPECT_EQ(*ParseLinker("concat+head-8"), Linker(Linker::kConcat, 8));
+  EXPECT_THAT(ParseLinker("magic").status().message(), HasSubstr("linker 'magic': 'magic' is unknown; use concat"));
+  for (const char* name : {"", "+", "head", "head-", "head-0", "head--1", "head-1048577", "head-8+head-9",
+                           "full+head-8", "concat+links", "links+", "links +head-8"}) {
+    EXPECT_EQ(ParseLinker(name).status().code(), absl::StatusCode::kInvalidArgument) << name;
+  }
 }
 
 }  // namespace
