@@ -289,12 +289,15 @@ absl::Status AwaitDrained(const cluster::Membership& membership, const cluster::
       return absl::FailedPreconditionError(absl::StrCat(
           cluster::IdHex(id), " cannot leave: no other member is active; cancel with kvlink drain NODE --cancel"));
     }
-    if (names.empty() && !view->alive(static_cast<uint16_t>(self - members.begin()))) {
+    const bool alive = view->alive(static_cast<uint16_t>(self - members.begin()));
+    if (names.empty() && !alive) {
       return absl::FailedPreconditionError(absl::StrCat(cluster::IdHex(id),
                                                         " is not alive, so it cannot leave by itself; the others have "
                                                         "its encodings: remove it with kvlink members remove"));
     }
     awaited = names.empty() ? "the member itself" : absl::StrJoin(names, ", ");
+    if (!alive)
+      awaited += "; they wait for it, since it is not alive: start it, or remove it with kvlink members remove";
     bar.Update(-1, absl::StrCat("waiting for ", names.size(), " members, ", FormatBytes(static_cast<double>(bytes)),
                                 " to copy"));
   }

@@ -50,11 +50,17 @@ RepairPlan PlanRepair(const View& view, const NodeId& self) {
     if (has || Has(next, index)) plan.owned.set(static_cast<size_t>(slot));
     if (!Has(next, index)) continue;
     OwnedSlot owned{.slot = static_cast<uint16_t>(slot), .gained = !has, .given = has || current.empty()};
+    bool leaves = false;
     for (const uint16_t owner : AllOwners(placement, slot)) {
-      if (owner == index || !view.alive(owner)) continue;
+      if (owner == index) continue;
+      if (!view.alive(owner)) {
+        leaves |= members[owner].state == MemberState::kDraining;
+        continue;
+      }
       owned.peers.push_back(owner);
       owned.given |= Has(current, owner);
     }
+    owned.given &= !leaves;
     plan.slots.push_back(std::move(owned));
   }
   std::stable_partition(plan.slots.begin(), plan.slots.end(), [](const OwnedSlot& slot) { return slot.gained; });

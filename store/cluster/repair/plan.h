@@ -20,7 +20,8 @@ using SlotOwners = absl::InlinedVector<uint16_t, 4>;
 struct OwnedSlot {
   uint16_t slot = 0;
   bool gained = false;  // the node is not a current owner
-  // Whether the slot can be compared: false if the node gains it and its current owners exist, but none is alive.
+  // Whether the slot can be compared: false if the node gains it and its current owners exist, but none is alive; or if
+  // a draining owner is not alive, which may have the only copy of an encoding and leaves once the slot is done.
   bool given = false;
   SlotOwners peers;  // other owners, current and next, that are alive
 };

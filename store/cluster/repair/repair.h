@@ -30,7 +30,7 @@
 // Order: slots that the node gains (it is not a current owner) come before those that it already has. A peer that is
 // down, frozen or faulty delays only the slots that no other peer can provide; they are retried with growing pauses of
 // up to a minute, while other slots proceed. Owners that are not alive are not awaited, unless the node gains a slot of
-// which no current owner is alive.
+// which no current owner is alive, or the owner is draining: it leaves once the others have what it holds.
 //
 // Thread-safety: all methods. Ownership: starts the threads `repair`, `hot-copies` (if `hold` is set) and
 // `repair-copy`. Lifetime: engine and views must outlive it.

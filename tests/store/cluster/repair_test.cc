@@ -176,6 +176,45 @@ TEST(Repair, DrainMovesOnlyEncodingsOfTheMember) {
   }
 }
 
+// What the draining member alone holds was acknowledged by it alone. It leaves once the others report that all is done,
+// so they must not do so while it is away, whichever of them has the slot already.
+TEST(Repair, DrainAwaitsDataOfMemberThatIsAway) {
+  EngineCluster cluster(3);
+  const std::vector<Synthetic> all = Many(60);
+  for (const Synthetic& s : all) {
+    if (cluster.Owns(0, s)) {
+      cluster.PutAt(0, s);
+    } else {
+      cluster.Put(s);
+    }
+  }
+  cluster.node(0).alive = false;
+  cluster.node(0).faults.down = true;
+  cluster.node(0).state = MemberState::kDraining;
+  cluster.Publish();
+  for (const int node : {1, 2}) cluster.StartRepair(node);
+  for (const int node : {1, 2}) {
+    const Repairer& repairer = *cluster.node(node).repairer;
+    EXPECT_TRUE(Eventually([&] { return repairer.statistics().passes > 1; }));
+    EXPECT_FALSE(repairer.progress().complete());
+    EXPECT_GT(repairer.progress().slots_done, 0) << "slots that the draining member does not own";
+  }
+  cluster.node(0).faults.down = false;
+  cluster.node(0).alive = true;
+  cluster.Publish(/*moves=*/false);
+  for (const int node : {1, 2}) cluster.WaitComplete(node, 0);
+  for (const Synthetic& s : all) {
+    for (const int node : {1, 2}) EXPECT_TRUE(cluster.Has(node, s));
+  }
+  // What was compared stays done: the draining member takes no more writes.
+  cluster.node(0).alive = false;
+  cluster.Publish(/*moves=*/false);
+  for (const int node : {1, 2}) {
+    cluster.WaitComplete(node);
+    EXPECT_TRUE(cluster.node(node).repairer->progress().complete());
+  }
+}
+
 TEST(Repair, KeepsUnownedEncodingUntilOwnersHaveIt) {
   EngineCluster cluster(3);
   std::vector<Synthetic> strays;
