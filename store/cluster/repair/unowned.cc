@@ -24,7 +24,8 @@ void Unowned::Follow(const RepairPlan& plan) {
     if (owned_.test(static_cast<size_t>(slot))) owned_until_[slot] = now;
   }
   owned_ = plan.owned;
-  due_ = now + context_->options.keep_unowned;
+  // Never later than before, however often members come and go: owned_until_ decides for each slot.
+  due_ = std::min(due_, now + context_->options.keep_unowned);
 }
 
 void Unowned::LookAgain() { due_ = std::min(due_, SteadyNow()); }

@@ -236,6 +236,28 @@ TEST(Repair, KeepsUnownedEncodingUntilOwnersHaveIt) {
   for (const Synthetic& s : strays) EXPECT_TRUE(!cluster.Has(0, s) && cluster.Has(1, s) && cluster.Has(2, s));
 }
 
+// A member that has nothing to do with the slots comes and goes all the time.
+TEST(Repair, RemovesUnownedEncodingsWhileMemberFlaps) {
+  EngineCluster cluster(3, /*copies=*/1);
+  std::vector<Synthetic> strays;
+  for (uint64_t i = 1; strays.size() < 10; ++i) {
+    Synthetic s = MakeSynthetic(i);
+    if (!cluster.Owns(1, s)) continue;
+    for (const int node : {0, 1}) cluster.PutAt(node, s);
+    strays.push_back(std::move(s));
+  }
+  cluster.StartRepair(0, [](RepairOptions* options) {
+    options->keep_unowned = absl::Seconds(1);
+    options->retry = absl::Milliseconds(100);
+  });
+  EXPECT_TRUE(Eventually([&] {
+    ++cluster.node(2).incarnation;
+    cluster.Publish(/*moves=*/false);
+    return cluster.node(0).repairer->statistics().removed == 10;
+  }));
+  for (const Synthetic& s : strays) EXPECT_FALSE(cluster.Has(0, s));
+}
+
 // The interval is an hour, and the view does not change.
 TEST(Repair, RefillsEmptiedNodeAtOnce) {
   EngineCluster cluster(2);
