@@ -64,10 +64,9 @@ absl::StatusOr<DropPosition> DatabaseImpl::Resume(const NodeId& node, const Drop
                                                   absl::Time deadline) {
   DropPosition from;
   KVLINK_RETURN_IF_ERROR(pool_.Run(deadline, [&](Connection& connection, absl::Time until) -> absl::Status {
-    KVLINK_ASSIGN_OR_RETURN(
-        const auto rows,
-        connection.Run({Query{&kBegin, {}}, Query{&kLockConsumers, {}}, Query{&kReadHorizon, {}}, Query{&kReadMade, {}}},
-                       until));
+    KVLINK_ASSIGN_OR_RETURN(const auto rows, connection.Run({Query{&kBegin, {}}, Query{&kLockConsumers, {}},
+                                                             Query{&kReadHorizon, {}}, Query{&kReadMade, {}}},
+                                                            until));
     KVLINK_RETURN_IF_ERROR(CheckReadable(position, rows[2]));
     if (rows[3].size() != 1) return absl::DataLossError("kvlink.kvlink_schema has no row; restore it from a backup");
     // Tables older than 2^32 transactions seem younger by that. If this puts them after `position`, what was trimmed

@@ -15,8 +15,8 @@
 // Protocol for nodes: a node that holds nothing calls Register, then reads. A node that holds encodings calls
 // PositionOf when it starts, reads from there until `caught_up`, and only then serves. OUT_OF_RANGE from any method:
 // the log no longer has rows that the node has not read, or does not know the node, which may therefore hold dropped
-// encodings. The node then calls Resume; if that returns OUT_OF_RANGE too, it calls Register, removes everything it holds,
-// and reads from there.
+// encodings. The node then calls Resume; if that returns OUT_OF_RANGE too, it calls Register, removes everything it
+// holds, and reads from there.
 //
 // Positions are stored in the database and valid only there. The log needs a database that loses no commit when it
 // fails over (synchronous replication). In a database restored from a backup, positions beyond its last transaction are

@@ -172,14 +172,15 @@ RETURNING transaction, sequence)sql",
 const Statement kPositionOf = {
     "position_of", "SELECT transaction, sequence FROM kvlink.consumers WHERE node_id = $1::bytea", kPositionColumns};
 // Registers at a given position.
-const Statement kRegisterAt = {"", R"sql(
+const Statement kRegisterAt = {"",
+                               R"sql(
 INSERT INTO kvlink.consumers (node_id, transaction, sequence, updated)
 VALUES ($1::bytea, $2::xid8, $3::bigint, clock_timestamp())
 ON CONFLICT (node_id) DO UPDATE
 SET transaction = excluded.transaction, sequence = excluded.sequence, updated = excluded.updated)sql",
                                {}};
-// The lower 32 bits of the transaction that wrote the row: the one that made the tables, migrated them, or restored them
-// from a dump.
+// The lower 32 bits of the transaction that wrote the row: the one that made the tables, migrated them, or restored
+// them from a dump.
 const Statement kReadMade = {"", "SELECT xmin::text::bigint FROM kvlink.kvlink_schema", kOneInteger};
 // The position up to which the log was trimmed, the oldest open transaction, and the end of all transactions.
 constexpr Column kHorizonColumns[] = {kTransaction, kInteger, kTransaction, kTransaction};

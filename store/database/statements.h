@@ -20,8 +20,8 @@ extern const Statement kClock, kLockDocuments, kInsertDocuments, kUpdateDocument
 extern const Statement kInsertReferences, kDeleteReferences, kLockIdentities, kInsertDrops;
 extern const Statement kGetDocuments, kListDocuments, kCountDocuments, kCountDrops;
 extern const Statement kLockPage, kDeleteDocuments, kDeleteNamespace, kDropNamespace, kPutNamespace, kListNamespaces;
-extern const Statement kLockConsumers, kRegister, kRegisterAt, kReadMade, kPositionOf, kReadHorizon, kReadDrops, kStorePosition, kForget,
-    kForgetAll, kForgetSilent, kTrimAll, kPositionsOf, kSlowest, kTrim, kStoreTrimmed;
+extern const Statement kLockConsumers, kRegister, kRegisterAt, kReadMade, kPositionOf, kReadHorizon, kReadDrops,
+    kStorePosition, kForget, kForgetAll, kForgetSilent, kTrimAll, kPositionsOf, kSlowest, kTrim, kStoreTrimmed;
 
 // The statements that connections prepare.
 absl::Span<const Statement* const> PreparedStatements();

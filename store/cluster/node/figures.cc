@@ -106,7 +106,7 @@ constexpr FigureRow<DropStatistics> kDropRows[] = {
       "Times the node emptied itself because it may have missed drops"},
      [](const DropStatistics& from) { return from.emptied; }},
     {{"cluster_drop_log_went_back", kCount, "cluster_drop_log_went_back_total", "",
-      "Times the drop log ended before the node's position: an older database was restored"},
+      "Times the drop log was found restored to an older state"},
      [](const DropStatistics& from) { return from.went_back; }},
 };
 // clang-format on

@@ -82,14 +82,17 @@ absl::Status DropConsumer::Empty(absl::string_view why) {
 // Handles a log that does not continue from this node's position.
 absl::Status DropConsumer::Lost(absl::string_view why) {
   KVLINK_ASSIGN_OR_RETURN(const auto end, log_->End(Deadline()));
-  if (Ours(end) >= engine_->dropped()) return Empty(why);
-  // Register, rather than start at `end`, gives a position below all open transactions, whose drops would else never be
-  // read.
-  KVLINK_ASSIGN_OR_RETURN(const auto registered, log_->Register(options_.node, Deadline()));
+  // If the log ends before, Register, rather than a start at `end`, gives a position below all open transactions, whose
+  // drops would else never be read.
+  const bool ends_before = Ours(end) < engine_->dropped();
+  const auto from = ends_before ? log_->Register(options_.node, Deadline())
+                                : log_->Resume(options_.node, Theirs(engine_->dropped()), Deadline());
+  if (!ends_before && absl::IsOutOfRange(from.status())) return Empty(why);
+  KVLINK_RETURN_IF_ERROR(from.status());
   Report("drop_log_went_back", why);
   memory_->Close();
-  KVLINK_RETURN_IF_ERROR(engine_->Drop({}, Ours(registered)));
-  memory_->Reset(Ours(registered));
+  KVLINK_RETURN_IF_ERROR(engine_->Drop({}, Ours(*from)));
+  memory_->Reset(Ours(*from));
   MutexLock lock(&mutex_);
   ++statistics_.went_back;
   return absl::OkStatus();
@@ -136,9 +139,10 @@ absl::Status DropConsumer::Step(bool* caught_up) {
   if (absl::IsOutOfRange(batch.status())) return Lost(batch.status().message());
   KVLINK_RETURN_IF_ERROR(batch.status());
   KVLINK_RETURN_IF_ERROR(CarryOut(*batch));
-  *caught_up = batch->caught_up;
   // While the node is behind, an empty batch is not worth reporting: others wait for the drops.
-  if (!batch->drops.empty() || batch->caught_up) return StorePosition(!batch->drops.empty());
+  const DropPosition read = engine_->dropped();
+  if (!batch->drops.empty() || batch->caught_up) KVLINK_RETURN_IF_ERROR(StorePosition(!batch->drops.empty()));
+  *caught_up = batch->caught_up && engine_->dropped() == read;
   return absl::OkStatus();
 }
 

@@ -6,9 +6,12 @@
 // peer only once that peer has reached its position.
 //
 // If the node cannot know what it missed, it empties itself, which is one record of its index, and registers again: the
-// log was trimmed beyond its position, the database does not know the node, or its position belongs to another log. A
-// log that ends before the node's position was restored from an older state of the database: the node reports this and
-// registers again, so that it reads the transactions that were open in the restored state. It keeps what it holds.
+// log was trimmed beyond its position, its position belongs to another log, or the database does not know the node,
+// which left or was away for too long.
+//
+// After the database was restored to an older state, a node reports this, registers again and keeps what it holds. If
+// the log ends before the node's position, it reads from the transactions that were open in the restored state. If the
+// server's transactions went on, the database may not know the node; it then continues where it was (DropLog::Resume).
 //
 // A push that begins after a drop was carried out is admitted: either a document refers to the identity again, or the
 // encoding is a cache entry that no request will ask for. A push that began earlier is refused when it commits
@@ -61,7 +64,7 @@ struct DropStatistics {
   DropPosition position;   // carried out
   int64_t drops = 0;       // carried out
   int64_t emptied = 0;     // times the node emptied itself
-  int64_t went_back = 0;   // times the log ended before the node's position
+  int64_t went_back = 0;   // times the log was found restored to an older state
   int64_t errors = 0;      // of calls to the log
   bool caught_up = false;  // the latest look left no drops
   // Of SteadyNow(), set once CatchUp has returned OK: when the log was last read, and last read to its end.

@@ -200,6 +200,7 @@ TEST_F(DropsTest, RegistersBeforeEmptyingNode) {
   const Synthetic a = MakeSynthetic(1);
   cluster_.PutAt(0, a);
   cluster_.node(0).drops = nullptr;
+  log_.TrimAll();
   ASSERT_TRUE(log_.Forget(cluster_.node(0).id, Patience()).ok());
   log_.RefuseRegistration(true);
   DropConsumer drops(cluster_.node(0).engine.get(), &log_, options);
@@ -265,6 +266,63 @@ TEST_F(DropsTest, StartingNodeKeepsEncodingsAfterDatabaseRestore) {
   log_.Append("ns", a.manifest.identity);
   ASSERT_TRUE(cluster_.node(0).drops->CatchUp(Patience()).ok());
   EXPECT_FALSE(cluster_.Has(0, a)) << "it follows the current log";
+}
+
+// The dump is from before the nodes joined, and the server's transactions went on. One node runs, one is down.
+TEST_F(DropsTest, ContinuesWithDatabaseRestoredIntoSameServer) {
+  const FakeDropLog::State dump = log_.Save();
+  for (int i = 0; i < 9; ++i) log_.MoveOn();
+  Follow(0);
+  Consume(1);
+  cluster_.node(1).drops = nullptr;
+  const Synthetic a = MakeSynthetic(1), b = MakeSynthetic(2);
+  for (const Synthetic* s : {&a, &b}) {
+    for (int i = 0; i < 2; ++i) cluster_.PutAt(i, *s);
+  }
+  log_.RestoreInto(log_.last().transaction + 9, dump);
+  log_.Append("ns", a.manifest.identity);
+  EXPECT_TRUE(Eventually([&] { return cluster_.node(0).drops->statistics().went_back == 1; }));
+  Consume(1);
+  EXPECT_EQ(cluster_.node(1).drops->statistics().went_back, 1);
+  WaitFor(0);
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_FALSE(cluster_.Has(i, a)) << "it was dropped since";
+    EXPECT_TRUE(cluster_.Has(i, b)) << "it keeps its encodings";
+    EXPECT_TRUE(log_.consumers().contains(cluster_.node(i).id));
+  }
+  EXPECT_THAT(events(), ElementsAre("drop_log_went_back", "drop_log_went_back"));
+}
+
+// Another server has reached the node's position with transactions that the node never read.
+TEST_F(DropsTest, ReadsDropsOfOtherServerBelowItsPosition) {
+  const FakeDropLog::State dump = log_.Save();
+  for (int i = 0; i < 9; ++i) log_.MoveOn();
+  Consume(0);
+  const Synthetic a = MakeSynthetic(1), b = MakeSynthetic(2);
+  cluster_.PutAt(0, a);
+  cluster_.PutAt(0, b);
+  cluster_.node(0).drops = nullptr;
+  log_.RestoreInto(2, dump);
+  log_.Append("ns", a.manifest.identity);
+  for (int i = 0; i < 20; ++i) log_.MoveOn();
+  Consume(0);
+  EXPECT_FALSE(cluster_.Has(0, a));
+  EXPECT_TRUE(cluster_.Has(0, b));
+}
+
+TEST_F(DropsTest, EmptiesUnknownNodeIfRowsSinceRestorationAreGone) {
+  const FakeDropLog::State dump = log_.Save();
+  for (int i = 0; i < 9; ++i) log_.MoveOn();
+  Consume(0);
+  const Synthetic a = MakeSynthetic(1);
+  cluster_.PutAt(0, a);
+  cluster_.node(0).drops = nullptr;
+  log_.RestoreInto(log_.last().transaction + 9, dump);
+  log_.Append("ns", a.manifest.identity);
+  log_.TrimAll();
+  Consume(0);
+  EXPECT_FALSE(cluster_.Has(0, a));
+  EXPECT_EQ(cluster_.node(0).drops->statistics().emptied, 1);
 }
 
 TEST(DropMemory, RecognizesListingsFromBeforeDrop) {

@@ -79,6 +79,14 @@ class FakeDropLog : public store::database::DropLog {
     rows_ = std::move(state.rows);
     consumers_ = std::move(state.consumers);
   }
+  // The same from a dump, into a server whose transactions have reached `end`.
+  void RestoreInto(uint64_t end, State state) {
+    MutexLock lock(&mutex_);
+    made_ = last_ = {end, 0};
+    trimmed_ = state.trimmed;
+    rows_ = std::move(state.rows);
+    consumers_ = std::move(state.consumers);
+  }
   std::map<NodeId, DropPosition> consumers() {
     MutexLock lock(&mutex_);
     return consumers_;
@@ -96,6 +104,13 @@ class FakeDropLog : public store::database::DropLog {
       if (other != node) slowest = std::min(slowest, position);
     }
     return consumers_[node] = std::max(slowest, trimmed_);
+  }
+  absl::StatusOr<DropPosition> Resume(const NodeId& node, const DropPosition& position, absl::Time) override {
+    MutexLock lock(&mutex_);
+    if (gone_) return Gone();
+    const DropPosition from = std::min(position, made_);
+    if (from < trimmed_ || position > last_) return absl::OutOfRangeError("trimmed");
+    return consumers_[node] = from;
   }
   absl::StatusOr<DropPosition> PositionOf(const NodeId& node, absl::Time) override {
     MutexLock lock(&mutex_);
@@ -139,6 +154,7 @@ class FakeDropLog : public store::database::DropLog {
     MutexLock lock(&mutex_);
     consumers_.clear();
     rows_.clear();
+    trimmed_ = Horizon();
     return absl::OkStatus();
   }
   absl::StatusOr<DropPosition> End(absl::Time) override {
@@ -171,6 +187,7 @@ class FakeDropLog : public store::database::DropLog {
   int64_t stores_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t open_ ABSL_GUARDED_BY(mutex_) = 0;
   DropPosition last_ ABSL_GUARDED_BY(mutex_) = {1, 0}, trimmed_ ABSL_GUARDED_BY(mutex_);
+  DropPosition made_ ABSL_GUARDED_BY(mutex_);  // when its tables were
   std::vector<std::pair<DropPosition, store::database::Drop>> rows_ ABSL_GUARDED_BY(mutex_);
   std::map<NodeId, DropPosition> consumers_ ABSL_GUARDED_BY(mutex_);
 };
