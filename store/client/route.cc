@@ -17,6 +17,7 @@ namespace {
 
 constexpr size_t kMaxWaiting = 65536;  // for a connection to one node
 constexpr absl::Duration kMinLook = absl::Milliseconds(10);
+constexpr absl::Duration kAnswers = absl::Seconds(1);  // by then, a node that is there has answered
 
 std::shared_ptr<ClientResources> ResourcesOf(const RemoteOptions& options) {
   if (options.resources != nullptr) return options.resources;
@@ -69,14 +70,15 @@ Route::~Route() {
   }
   // First the object that calls back, then the one it calls.
   std::unique_ptr<MappedReader> mapped;
-  DataPath* path = nullptr;
+  std::vector<std::unique_ptr<DataPath>> paths;
   {
     MutexLock lock(&mutex_);
     mapped = std::move(mapped_);
-    path = path_.get();
+    path_ = nullptr;
+    paths.swap(paths_);
   }
   mapped = nullptr;
-  if (path != nullptr) path->channel().Close();
+  for (const auto& path : paths) path->channel().Close();
   resources_->verifier().Flush();
 }
 
@@ -113,7 +115,7 @@ absl::Status Route::EstablishOnce(absl::Time deadline) {
           absl::StrCat(options_.address, ": its memory cannot be mapped: ", mapped.message()));
     }
     MutexLock lock(&mutex_);
-    why_no_better_ = {absl::StrCat("not mapped: ", mapped.message())};
+    why_not_mapped_ = absl::StrCat("not mapped: ", mapped.message());
   }
   // Each carrier gets the time of a full attempt, however long the previous ones took.
   return Data(std::min(deadline, SteadyNow() + 2 * options_.connect_timeout)).status();
@@ -141,37 +143,92 @@ absl::StatusOr<DataPath*> Route::Data(absl::Time deadline) {
       return absl::DeadlineExceededError("no data connection to the node in time");
     }
   }
-  if (path_ != nullptr) return path_.get();
+  if (path_ != nullptr) return path_;
   choosing_ = true;
   lock.Release();
   std::vector<std::string> problems;
-  auto chosen = ChoosePath(deadline, &problems);
+  const auto chosen = ChoosePath(deadline, nullptr, &problems);
   lock.Reacquire();
   choosing_ = false;
   changed_.SignalAll();
   if (!chosen.ok()) return chosen.status();
-  why_no_better_.insert(why_no_better_.end(), problems.begin(), problems.end());
-  path_ = *std::move(chosen);
-  return path_.get();
+  problems_ = std::move(problems);
+  path_ = *chosen;
+  chosen_in_ = control_.number();
+  return path_;
 }
 
-absl::StatusOr<std::unique_ptr<DataPath>> Route::ChoosePath(absl::Time deadline, std::vector<std::string>* problems) {
-  std::vector<Carrier> carriers = {options_.carrier};
-  if (options_.carrier == Carrier::kAuto || options_.carrier == Carrier::kMapped) {
-    carriers = {Carrier::kUcx, Carrier::kGrpc};
-    if (options_.tls.enabled()) {
-      carriers = {Carrier::kGrpc};
-      problems->emplace_back("ucx does not encrypt, so it is used only if it is named");
-    }
+DataPath* Route::Reconsider(DataPath* path, const absl::Status& tried, absl::Time deadline) {
+  const std::vector<Carrier> carriers = Carriers();
+  const uint64_t session = control_.number();
+  if (carriers.size() < 2 || session == 0) return path;
+  if (tried.ok() && path->name() == CarrierName(carriers[0])) return path;
+  // With RetryAfter nothing was tried: the path is reconsidered at most once for each attempt to connect.
+  if (!tried.ok() && (!absl::IsUnavailable(tried) || RetryAfter(tried).has_value())) return path;
+  {
+    MutexLock lock(&mutex_);
+    if (choosing_ || path_ != path || (tried.ok() && chosen_in_ == session)) return path_;
+    choosing_ = true;
   }
-  if (options_.transport != nullptr) carriers.resize(1);
+  std::vector<std::string> problems;
+  absl::StatusOr<DataPath*> chosen = path;
+  const absl::Time soon = std::min(deadline, SteadyNow() + kAnswers);
+  if (tried.ok()) {
+    chosen = ChoosePath(soon, nullptr, &problems);
+  } else if (control_.Renew(session, soon).ok()) {  // otherwise the node is to blame, not the carrier
+    problems.push_back(absl::StrCat(path->name(), ": ", tried.message()));
+    chosen = ChoosePath(deadline, path, &problems);
+  }
+  MutexLock lock(&mutex_);
+  choosing_ = false;
+  changed_.SignalAll();
+  if (tried.ok() || chosen.ok()) chosen_in_ = session;
+  if (chosen.ok() && *chosen != path) {
+    path_ = *chosen;
+    problems_ = std::move(problems);
+  }
+  return path_;
+}
+
+std::vector<Carrier> Route::Carriers() const {
+  if (options_.transport != nullptr) return {options_.carrier};
+  if (options_.carrier != Carrier::kAuto && options_.carrier != Carrier::kMapped) return {options_.carrier};
+  if (options_.tls.enabled()) return {Carrier::kGrpc};
+  return {Carrier::kUcx, Carrier::kGrpc};
+}
+
+absl::StatusOr<DataPath*> Route::ChoosePath(absl::Time deadline, const DataPath* except,
+                                            std::vector<std::string>* problems) {
+  const std::vector<Carrier> carriers = Carriers();
+  if (options_.tls.enabled() && options_.carrier != carriers[0]) {
+    problems->emplace_back("ucx does not encrypt, so it is used only if it is named");
+  }
   for (const Carrier carrier : carriers) {
-    auto path = DataPath::Create(carrier, options_, resources_.get(), &control_, &counters_, &requests_);
-    absl::Status status = path.status();
-    if (path.ok()) status = (*path)->channel().Acquire(deadline).status();
-    if (status.ok()) return path;
+    DataPath* path = nullptr;
+    {
+      MutexLock lock(&mutex_);
+      for (const auto& known : paths_) {
+        if (known->name() == CarrierName(carrier)) path = known.get();
+      }
+    }
+    if (path != nullptr && path == except) continue;
+    std::unique_ptr<DataPath> made;
+    absl::Status status;
+    if (path == nullptr) {
+      auto created = DataPath::Create(carrier, options_, resources_.get(), &control_, &counters_, &requests_);
+      status = created.status();
+      if (created.ok()) made = *std::move(created);
+      path = made.get();
+    }
+    if (path != nullptr) status = path->channel().Acquire(deadline).status();
+    if (status.ok()) {
+      MutexLock lock(&mutex_);
+      if (made != nullptr) paths_.push_back(std::move(made));
+      return path;
+    }
     if (absl::IsPermissionDenied(status) || absl::IsUnauthenticated(status)) return status;
-    problems->push_back(absl::StrCat(path.ok() ? (*path)->name() : "", path.ok() ? ": " : "", status.message()));
+    problems->push_back(
+        absl::StrCat(path == nullptr ? "" : path->name(), path == nullptr ? "" : ": ", status.message()));
   }
   return absl::UnavailableError(
       absl::StrCat("no data connection to the node at ", options_.address, ": ", absl::StrJoin(*problems, "; ")));
@@ -185,9 +242,14 @@ absl::StatusOr<Route::Opened> Route::Acquire(Need need, absl::Time deadline) {
     if (connection.ok()) return Opened{nullptr, *std::move(connection)};
     if (options_.carrier == Carrier::kMapped) return connection.status();
   }
-  KVLINK_ASSIGN_OR_RETURN(DataPath* const path, Data(deadline));
-  KVLINK_ASSIGN_OR_RETURN(auto connection, path->channel().Acquire(deadline));
-  return Opened{path, std::move(connection)};
+  KVLINK_ASSIGN_OR_RETURN(DataPath * path, Data(deadline));
+  auto connection = path->channel().Acquire(deadline);
+  if (DataPath* const other = Reconsider(path, connection.status(), deadline); other != path) {
+    path = other;
+    connection = path->channel().Acquire(deadline);
+  }
+  KVLINK_RETURN_IF_ERROR(connection.status());
+  return Opened{path, *std::move(connection)};
 }
 
 std::optional<Route::Opened> Route::Present(Need need) {
@@ -197,7 +259,7 @@ std::optional<Route::Opened> Route::Present(Need need) {
     MutexLock lock(&mutex_);
     if (!established_) return std::nullopt;
     reader = need == Need::kMessages ? mapped_.get() : nullptr;
-    path = path_.get();
+    path = path_;
   }
   if (reader == nullptr && path == nullptr) return std::nullopt;
   Opened opened{reader == nullptr ? path : nullptr, nullptr};
@@ -261,16 +323,16 @@ absl::Status Route::Checked(const NodeConnection& connection, absl::Status statu
 }
 
 absl::Time Route::CloseIdle() {
-  NodeChannel* channels[2] = {nullptr, nullptr};
+  std::vector<NodeChannel*> channels;
   {
     MutexLock lock(&mutex_);
-    if (mapped_ != nullptr) channels[0] = &mapped_->channel();
-    if (path_ != nullptr) channels[1] = &path_->channel();
+    if (mapped_ != nullptr) channels.push_back(&mapped_->channel());
+    for (const auto& path : paths_) channels.push_back(&path->channel());
     if (choosing_ || establishing_) return SteadyNow() + kMinLook + options_.idle_connection / 2;
   }
   const absl::Time now = SteadyNow(), before = now - options_.idle_connection;
   bool all = true;
-  for (NodeChannel* const channel : channels) all = (channel == nullptr || channel->CloseIdle(before)) && all;
+  for (NodeChannel* const channel : channels) all = channel->CloseIdle(before) && all;
   if (all) control_.EndIdle(before);
   return now + kMinLook + options_.idle_connection / 2;
 }
@@ -283,7 +345,9 @@ std::string Route::ReadCarrier() const {
 
 std::string Route::WhyNoBetter() const {
   MutexLock lock(&mutex_);
-  return absl::StrJoin(why_no_better_, "; ");
+  std::vector<std::string> why = problems_;
+  if (!why_not_mapped_.empty()) why.insert(why.begin(), why_not_mapped_);
+  return absl::StrJoin(why, "; ");
 }
 
 void Route::FillMemory(RemoteCounters* counters) const {

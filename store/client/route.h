@@ -1,6 +1,10 @@
 // The paths to one node: its session, the carriers that serve it, and the connections over them, opened on demand and
 // closed when idle. RemoteStore is built on it.
 //
+// Payloads travel over one carrier at a time. Unless the options name it, it changes: to another one that works if it
+// fails while the node answers, as after a restart without its port; and in a new session to a better one, if there is
+// any by then.
+//
 // Thread-safety: all methods. Lifetime: everything requested through it must end before it.
 #ifndef KVLINK_STORE_CLIENT_ROUTE_H_
 #define KVLINK_STORE_CLIENT_ROUTE_H_
@@ -55,7 +59,7 @@ class Route {
   // Has a thread of the resources dial, and calls `done` there, or on this thread if they have no room. `done` must not
   // block.
   void Dial(Need need, Done done);
-  // The payload path, chosen on first use.
+  // The payload path, chosen on first use. It stays valid while the route lives, and a later call may return another.
   absl::StatusOr<DataPath*> Data(absl::Time deadline);
   // Null: reads do not map.
   MappedReader* mapped() const;
@@ -87,8 +91,12 @@ class Route {
   struct Dialling;
   absl::Status EstablishOnce(absl::Time deadline);
   absl::Status TryMapping();
-  // `problems`: of the carriers already tried.
-  absl::StatusOr<std::unique_ptr<DataPath>> ChoosePath(absl::Time deadline, std::vector<std::string>* problems);
+  // Those that payloads may use, the best first.
+  std::vector<Carrier> Carriers() const;
+  // The first that works, other than `except`. Adds why others do not to `problems`.
+  absl::StatusOr<DataPath*> ChoosePath(absl::Time deadline, const DataPath* except, std::vector<std::string>* problems);
+  // Chooses anew if an attempt to connect over `path`, which ended with `tried`, calls for it. Returns the path to use.
+  DataPath* Reconsider(DataPath* path, const absl::Status& tried, absl::Time deadline);
   static void RunDial(const std::shared_ptr<Dialling>& dialling, Need need, const absl::Status& turn);
   // Called by the timer: closes idle connections. Returns when to look again.
   absl::Time CloseIdle();
@@ -104,11 +112,14 @@ class Route {
   CondVar changed_;
   bool establishing_ ABSL_GUARDED_BY(mutex_) = false;  // by one of the callers of Establish
   bool established_ ABSL_GUARDED_BY(mutex_) = false;
-  bool choosing_ ABSL_GUARDED_BY(mutex_) = false;  // by one of the callers of Data
-  // Once set, these stay.
-  std::unique_ptr<MappedReader> mapped_ ABSL_GUARDED_BY(mutex_);
-  std::unique_ptr<DataPath> path_ ABSL_GUARDED_BY(mutex_);
-  std::vector<std::string> why_no_better_ ABSL_GUARDED_BY(mutex_);
+  bool choosing_ ABSL_GUARDED_BY(mutex_) = false;                 // by one of the callers of Data or Reconsider
+  std::unique_ptr<MappedReader> mapped_ ABSL_GUARDED_BY(mutex_);  // once set, it stays
+  // Of each carrier that has worked; kept, since callers hold pointers.
+  std::vector<std::unique_ptr<DataPath>> paths_ ABSL_GUARDED_BY(mutex_);
+  DataPath* path_ ABSL_GUARDED_BY(mutex_) = nullptr;           // the one in use
+  uint64_t chosen_in_ ABSL_GUARDED_BY(mutex_) = 0;             // the session in which it was chosen
+  std::string why_not_mapped_ ABSL_GUARDED_BY(mutex_);         // empty: it is, or may not be
+  std::vector<std::string> problems_ ABSL_GUARDED_BY(mutex_);  // of better carriers
   const std::shared_ptr<Dialling> dialling_;
   std::unique_ptr<Alarm> idle_;
 };

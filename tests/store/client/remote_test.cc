@@ -460,5 +460,42 @@ TEST(OpenRemoteTest, TellsWhichCarrierServesAndWhyNoBetterOne) {
   EXPECT_THAT(std::string(mapped.message()), HasSubstr("local socket"));
 }
 
+// A client outlives changes of the network, and of its nodes' options.
+TEST(OpenRemoteTest, FollowsNodeToCarrierThatWorks) {
+  for (const auto carrier : {store::client::Carrier::kAuto, store::client::Carrier::kUcx}) {
+    SCOPED_TRACE(store::client::CarrierName(carrier));
+    const bool may_change = carrier == store::client::Carrier::kAuto;
+    bool serves_ucx = true;
+    RemotePlaceOptions options;
+    options.way = "ucx";
+    options.client = [carrier](RemoteOptions* client) { client->carrier = carrier; };
+    options.node = [&serves_ucx](store::node::NodeOptions* node) {
+      if (!serves_ucx) node->data_address.clear();
+    };
+    RemotePlace place(options);
+    const Synthetic one = MakeSynthetic(1);
+    ASSERT_TRUE(place.store()->Put("ns", one.manifest, one.spans(), Patience()).ok());
+    const auto reads = [&] { return ReadAndCompare(place.store(), "ns", one).ok(); };
+    ASSERT_TRUE(reads());
+    const auto restart = [&](bool with_ucx) {
+      serves_ucx = with_ucx;
+      place.StopNode();
+      place.StartNode();
+    };
+    restart(/*with_ucx=*/false);
+    if (may_change) {
+      EXPECT_TRUE(EventuallyTrue(reads));
+      EXPECT_EQ(place.remote()->ReadCarrier(), "grpc");
+      EXPECT_THAT(place.remote()->Stats()->io, HasSubstr("does not serve data over ucx"));
+    } else {
+      EXPECT_FALSE(reads());
+      EXPECT_EQ(place.remote()->ReadCarrier(), "ucx") << "as was asked";
+    }
+    restart(/*with_ucx=*/true);
+    EXPECT_TRUE(EventuallyTrue(reads));
+    EXPECT_EQ(place.remote()->ReadCarrier(), "ucx");
+  }
+}
+
 }  // namespace
 }  // namespace kvlink::testing
