@@ -64,6 +64,8 @@ etcd::Transaction TransactionOf(const std::string& cluster, const NodeId& id, co
     transaction.then.push_back(etcd::PutOp{key, SerializeMember(*change.record)});
   } else {
     transaction.then.push_back(etcd::DeleteOp{key});
+    // The node may be a member again with any of its directories.
+    transaction.then.push_back(etcd::DeleteOp{KeyOf(cluster, KeyKind::kEntered, id)});
   }
   if (change.places) {
     transaction.conditions.push_back(

@@ -59,6 +59,8 @@ void Contents::Put(const etcd::KeyValue& kv) {
           },
           [&] { members_.erase(id); });
       break;
+    case KeyKind::kEntered:  // read when a node enters
+      break;
     case KeyKind::kAlive:
       TakeOr(
           kv.key, ParseAlive(kv.value), &wrong_liveness_,
@@ -94,6 +96,8 @@ void Contents::Delete(absl::string_view name) {
       break;
     case KeyKind::kMember:
       members_.erase(key->id);
+      break;
+    case KeyKind::kEntered:
       break;
     case KeyKind::kAlive:
       alive_.erase(key->id);

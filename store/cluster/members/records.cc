@@ -409,6 +409,8 @@ std::string KeyOf(absl::string_view cluster, KeyKind kind, const NodeId& id) {
       return absl::StrCat(cluster, "/epoch");
     case KeyKind::kMember:
       return absl::StrCat(cluster, "/members/", IdHex(id));
+    case KeyKind::kEntered:
+      return absl::StrCat(cluster, "/entered/", IdHex(id));
     case KeyKind::kAlive:
       return absl::StrCat(cluster, "/alive/", IdHex(id));
     case KeyKind::kProgress:
@@ -426,6 +428,8 @@ std::optional<ParsedKey> ParseKey(absl::string_view cluster, absl::string_view k
   ParsedKey parsed;
   if (absl::ConsumePrefix(&key, "members/")) {
     parsed.kind = KeyKind::kMember;
+  } else if (absl::ConsumePrefix(&key, "entered/")) {
+    parsed.kind = KeyKind::kEntered;
   } else if (absl::ConsumePrefix(&key, "alive/")) {
     parsed.kind = KeyKind::kAlive;
   } else if (absl::ConsumePrefix(&key, "progress/")) {

@@ -48,7 +48,7 @@ struct MemberRecord {
   ProtocolRange protocol;  // of data messages
   bool operator==(const MemberRecord& other) const;
 };
-// Under the lease of a running node.
+// Under the lease of a running node. Without a lease, under another key: the node's last entry (registration.h).
 struct AliveRecord {
   uint64_t incarnation = 0;
   std::string address;  // as in its MemberRecord; tells apart two processes with one node id
@@ -104,7 +104,7 @@ absl::string_view StateName(MemberState state);
 
 // Keys, without the prefix kKeyPrefix.
 inline constexpr char kKeyPrefix[] = "/kvlink/";
-enum class KeyKind { kCluster, kEpoch, kMember, kAlive, kProgress, kHot };
+enum class KeyKind { kCluster, kEpoch, kMember, kEntered, kAlive, kProgress, kHot };
 // `id`: of a member; ignored if keys of this kind have none.
 std::string KeyOf(absl::string_view cluster, KeyKind kind, const NodeId& id = {});
 struct ParsedKey {

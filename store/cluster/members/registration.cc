@@ -2,6 +2,9 @@
 // two processes cannot both claim it. If it names a process that this one may not displace, Enter() waits for as long
 // as an abandoned lease can live; a process that is still there after that is alive.
 //
+// The number of the last entry (`entered`) is an incarnation, or one more once the node has left. The directory gets it
+// before etcd: after a crash between the two, and after etcd has gone back, the directory is ahead, and may enter.
+//
 // The thread polls the view several times a second rather than waiting for a change, because it also waits for a lost
 // lease and for drafts to write; looking at an unchanged view is cheap.
 #include "store/cluster/members/registration.h"
@@ -28,7 +31,7 @@ constexpr absl::Duration kGrace = absl::Seconds(2);
 }  // namespace
 
 Registration::Registration(Membership* membership, RegistrationOptions options)
-    : membership_(membership), options_(std::move(options)) {}
+    : membership_(membership), options_(std::move(options)), entered_(options_.entered) {}
 
 absl::StatusOr<std::unique_ptr<Registration>> Registration::Start(Membership* membership, RegistrationOptions options,
                                                                   absl::Time deadline) {
@@ -62,8 +65,39 @@ Registration::~Registration() {
   if (lease_.keep == nullptr) return;
   const etcd::LeaseId id = lease_.keep->id();
   lease_.keep = nullptr;
+  const absl::Time deadline = SteadyNow() + kRevokeTimeout;
+  Leave(id, deadline);
   // If etcd is unreachable, the lease expires by itself.
-  lease_.client->Revoke(id, SteadyNow() + kRevokeTimeout).IgnoreError();
+  lease_.client->Revoke(id, deadline).IgnoreError();
+}
+
+// Outdates copies that were made of the directory while the node ran. Unless another process or a removal came first.
+void Registration::Leave(etcd::LeaseId lease, absl::Time deadline) {
+  const uint64_t before = entered_;
+  Keep(entered_ + 1);
+  if (entered_ == before) return;
+  const std::string& cluster = membership_->connection()->cluster();
+  etcd::Compare member = etcd::Compare::ModRevision(KeyOf(cluster, KeyKind::kMember, options_.node_id), 0);
+  member.relation = etcd::Compare::Relation::kGreater;
+  lease_.client
+      ->Commit({{etcd::Compare::Lease(KeyOf(cluster, KeyKind::kAlive, options_.node_id), lease), std::move(member)},
+                {etcd::PutOp{KeyOf(cluster, KeyKind::kEntered, options_.node_id),
+                             SerializeAlive({entered_, options_.record.address})}},
+                {}},
+               deadline)
+      .status()
+      .IgnoreError();
+}
+
+// On an error, as of a full disk, the directory and etcd stay equal.
+void Registration::Keep(uint64_t entered) {
+  if (entered <= entered_) return;
+  const absl::Status kept = options_.keep(entered);
+  if (kept.ok()) {
+    entered_ = entered;
+  } else {
+    Tell(Severity::kWarning, "member_entry_not_kept", kept.message());
+  }
 }
 
 // Complete progress is written at once, since other members wait for it.
@@ -130,12 +164,20 @@ absl::Status Registration::Enter(Entry entry, absl::Time deadline) {
   }
 }
 
-// False if the process `other` holds the alive key. ABORTED: a record changed meanwhile; try again.
+// False if the process `other` holds the alive key. ABORTED: a record changed meanwhile; try again. ALREADY_EXISTS:
+// another directory was the last to be the member.
 absl::StatusOr<bool> Registration::TryEnter(Entry entry, AliveRecord* other, absl::Time deadline) {
   Connection* const connection = membership_->connection();
   const absl::Time by = std::min(deadline, SteadyNow() + kCallTimeout);
   const std::shared_ptr<etcd::Client> client = connection->client();
   const std::string key = KeyOf(connection->cluster(), KeyKind::kAlive, options_.node_id);
+  const std::string entered_key = KeyOf(connection->cluster(), KeyKind::kEntered, options_.node_id);
+  KVLINK_ASSIGN_OR_RETURN(const auto entered, client->Get(entered_key, {}, by));
+  if (!entered.found.empty()) {
+    const auto last = ParseAlive(entered.found[0].value);
+    KVLINK_RETURN_IF_ERROR(Annotate(last.status(), absl::StrCat("etcd's ", kKeyPrefix, entered_key)));
+    if (last->incarnation > entered_) return Outdated(*last);
+  }
   KVLINK_ASSIGN_OR_RETURN(const auto got, client->Get(key, {}, by));
   if (!got.found.empty()) {
     // A malformed record blocks this node only for a while: it is under a lease, too.
@@ -157,19 +199,24 @@ absl::StatusOr<bool> Registration::TryEnter(Entry entry, AliveRecord* other, abs
                       options_.record.weight, " and '", options_.record.zone,
                       "' it was started with: change them with kvlink members"));
   }
-  return Take(client, got.found.empty() ? 0 : got.found[0].mod_revision, by);
+  Keep(options_.incarnation);
+  const auto revision = [](const etcd::GetResult& of) { return of.found.empty() ? 0 : of.found[0].mod_revision; };
+  return Take(client, revision(got), revision(entered), by);
 }
 
 absl::StatusOr<bool> Registration::Take(std::shared_ptr<etcd::Client> client, int64_t alive_revision,
-                                        absl::Time deadline) {
+                                        int64_t entered_revision, absl::Time deadline) {
   const std::string& cluster = membership_->connection()->cluster();
   const std::string key = KeyOf(cluster, KeyKind::kAlive, options_.node_id);
+  const std::string entered_key = KeyOf(cluster, KeyKind::kEntered, options_.node_id);
   KVLINK_ASSIGN_OR_RETURN(const etcd::Lease lease, client->Grant(options_.ttl, deadline));
   etcd::Compare member = etcd::Compare::ModRevision(KeyOf(cluster, KeyKind::kMember, options_.node_id), 0);
   member.relation = etcd::Compare::Relation::kGreater;
   const auto committed =
-      client->Commit({{etcd::Compare::ModRevision(key, alive_revision), std::move(member)},
-                      {etcd::PutOp{key, SerializeAlive({options_.incarnation, options_.record.address}), lease.id}},
+      client->Commit({{etcd::Compare::ModRevision(key, alive_revision),
+                       etcd::Compare::ModRevision(entered_key, entered_revision), std::move(member)},
+                      {etcd::PutOp{key, SerializeAlive({options_.incarnation, options_.record.address}), lease.id},
+                       etcd::PutOp{entered_key, SerializeAlive({entered_, options_.record.address})}},
                       {}},
                      deadline);
   if (!committed.ok() || !committed->succeeded) {
@@ -206,6 +253,15 @@ absl::Status Registration::Occupied(const AliveRecord& other) const {
       absl::StrCat("node ", IdHex(options_.node_id), " already runs at ", other.address, ", so this process at ",
                    options_.record.address,
                    " cannot be it too: one directory is a copy of the other; give this process an empty directory"));
+}
+
+absl::Status Registration::Outdated(const AliveRecord& last) const {
+  return absl::AlreadyExistsError(absl::StrCat(
+      "node ", IdHex(options_.node_id), " was last run at ", last.address,
+      " from another directory, of which this one, at ", options_.record.address,
+      ", is an older copy: start the node from that directory and give this process an empty one; if that directory is "
+      "lost, run kvlink members remove ",
+      IdHex(options_.node_id), ", then start this process again"));
 }
 
 // Whether the view shows this process as alive.

@@ -5,12 +5,17 @@
 // one node id (a copied directory) the later is refused. When a node is restarted, its new process replaces the
 // previous one: at once if it has the same address, else once the previous lease has ended.
 //
+// A copy must not take the place of a node that is down for a moment, either: the node could not return, and what only
+// it holds would be lost. So the directory and etcd both keep a number that grows when the node enters and when it
+// leaves. A directory whose number is below etcd's was not the last to be the member, and is refused.
+//
 // Thread-safety: all methods. Ownership: starts one thread, `cluster-member`, and the lease's. Lifetime: the Membership
 // must outlive it. The destructor revokes the lease (which takes some seconds at most) and leaves the member record.
 #ifndef KVLINK_STORE_CLUSTER_MEMBERS_REGISTRATION_H_
 #define KVLINK_STORE_CLUSTER_MEMBERS_REGISTRATION_H_
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -31,6 +36,10 @@ struct RegistrationOptions {
   uint64_t incarnation = 0;
   // Weight and zone apply when the node joins; later they change only in etcd. The state is ignored.
   MemberRecord record;
+  // The number that the directory keeps; 0: none.
+  uint64_t entered = 0;
+  // Durably replaces the number, if OK. Called by Start and the destructor.
+  std::function<absl::Status(uint64_t entered)> keep;
   absl::Duration ttl = absl::Seconds(10);
   EventSink events;  // may be empty
 };
@@ -38,8 +47,9 @@ struct RegistrationOptions {
 class Registration {
  public:
   // Registers the node; on return it is a living member in the view of `membership`. Waits for the lease of a dead
-  // process with this node id to end. ALREADY_EXISTS: another process with this node id is alive; the message names
-  // both addresses. DEADLINE_EXCEEDED: etcd did not report the registration in time. Errors of administration.h.
+  // process with this node id to end. ALREADY_EXISTS: another process with this node id is alive, or another directory
+  // was the last to be the member; the message names both addresses. DEADLINE_EXCEEDED: etcd did not report the
+  // registration in time. Errors of administration.h.
   static absl::StatusOr<std::unique_ptr<Registration>> Start(Membership* membership, RegistrationOptions options,
                                                              absl::Time deadline);
   // Waits, as Start, until the node may be registered, but writes nothing. Call it before steps that must not be taken
@@ -87,7 +97,11 @@ class Registration {
   Registration(Membership* membership, RegistrationOptions options);
   absl::Status Enter(Entry entry, absl::Time deadline);
   absl::StatusOr<bool> TryEnter(Entry entry, AliveRecord* other, absl::Time deadline);
-  absl::StatusOr<bool> Take(std::shared_ptr<etcd::Client> client, int64_t alive_revision, absl::Time deadline);
+  absl::StatusOr<bool> Take(std::shared_ptr<etcd::Client> client, int64_t alive_revision, int64_t entered_revision,
+                            absl::Time deadline);
+  void Keep(uint64_t entered);
+  void Leave(etcd::LeaseId lease, absl::Time deadline);
+  absl::Status Outdated(const AliveRecord& last) const;
   bool Displaces(const AliveRecord& other, Entry entry) const;
   absl::Status Occupied(const AliveRecord& other) const;
   bool Alive(const View& view) const;
@@ -104,6 +118,7 @@ class Registration {
   // Used by Start, then only by the thread, and by the destructor after it.
   Lease lease_;                         // empty: none
   std::map<KeyKind, Written> written_;  // under this lease
+  uint64_t entered_;                    // kept by the directory
 
   mutable Mutex mutex_;
   CondVar wake_;

@@ -1,12 +1,13 @@
 // Binds a store directory to a cluster, by its file CLUSTER (docs/formats.md "Store directory"). A directory that
 // has belonged to one cluster may join no other, which would serve its encodings under the wrong placement and with
-// another catalog.
+// another catalog. The file ENTERED tells the directory from older copies of it (store/cluster/members/registration.h).
 //
 // Thread-safety: all functions; the writer of a directory must have its store open.
 #ifndef KVLINK_STORE_CLUSTER_NODE_BINDING_H_
 #define KVLINK_STORE_CLUSTER_NODE_BINDING_H_
 
 #include <array>
+#include <cstdint>
 #include <optional>
 #include <string>
 
@@ -31,6 +32,15 @@ absl::StatusOr<Binding> ParseBinding(absl::string_view bytes);
 absl::StatusOr<std::optional<Binding>> ReadBinding(const std::string& directory);
 // Durable on return. Errors of writing the file, with the previous one unchanged.
 absl::Status WriteBinding(const std::string& directory, const Binding& binding);
+
+std::string SerializeEntered(uint64_t entered);
+// INVALID_ARGUMENT: damaged; UNIMPLEMENTED: another format version.
+absl::StatusOr<uint64_t> ParseEntered(absl::string_view bytes);
+
+// RegistrationOptions::entered: 0 if the directory was never a member, or does not exist. Errors of ReadBinding.
+absl::StatusOr<uint64_t> ReadEntered(const std::string& directory);
+// As WriteBinding.
+absl::Status WriteEntered(const std::string& directory, uint64_t entered);
 
 }  // namespace kvlink::store::cluster
 

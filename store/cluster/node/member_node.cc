@@ -150,6 +150,8 @@ absl::Status MemberNode::Open(MemberNodeOptions options, absl::Time deadline) {
   const uint32_t capacity = DefaultWeight(statistics.capacity_bytes);
   if (!options.weight.has_value()) options.weight = capacity;
   KVLINK_ASSIGN_OR_RETURN(RegistrationOptions registration, MakeRegistration(options, build));
+  KVLINK_ASSIGN_OR_RETURN(registration.entered, ReadEntered(directory));
+  registration.keep = [directory](uint64_t entered) { return WriteEntered(directory, entered); };
   // First, because companions assume that what others know of the node refers to this directory.
   KVLINK_RETURN_IF_ERROR(Registration::AwaitPlace(membership_.get(), registration, deadline));
   KVLINK_RETURN_IF_ERROR(StartCompanions(options, deadline));

@@ -4,6 +4,7 @@
 #define KVLINK_TESTS_STORE_CLUSTER_CLUSTER_ETCD_H_
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -104,6 +105,11 @@ class ClusterTest : public ::testing::Test {
     options.record.build = "test";
     options.ttl = absl::Seconds(1);
     options.events = events_.sink();
+    options.entered = entered_[node];
+    options.keep = [this, node](uint64_t entered) {
+      entered_[node] = entered;
+      return absl::OkStatus();
+    };
     return options;
   }
   // The member's index in the view; the test fails if there is none.
@@ -120,6 +126,7 @@ class ClusterTest : public ::testing::Test {
   }
 
   Events events_;
+  std::map<uint8_t, uint64_t> entered_;  // what the directories of the nodes keep
   std::unique_ptr<EtcdCluster> etcd_;
 };
 

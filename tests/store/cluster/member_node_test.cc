@@ -196,6 +196,21 @@ TEST_F(MemberNodeTest, RefusesCopiedDirectory) {
   EXPECT_FALSE(node->ended().has_value());
 }
 
+// The copy is started again while the node is down.
+TEST_F(MemberNodeTest, CopiedDirectoryDoesNotTakeOver) {
+  StartEtcd(1);
+  Create();
+  { ASSERT_NE(Start(OptionsOf("node")), nullptr); }
+  std::filesystem::copy(Directory("node"), Directory("copy"), std::filesystem::copy_options::recursive);
+  { ASSERT_NE(Start(OptionsOf("node")), nullptr); }
+  for (int i = 0; i < 2; ++i) {
+    const absl::Status copy = StartStatus(OptionsOf("copy"));
+    EXPECT_EQ(copy.code(), absl::StatusCode::kAlreadyExists) << copy;
+  }
+  const auto node = Start(OptionsOf("node"));
+  EXPECT_NE(node, nullptr);
+}
+
 TEST_F(MemberNodeTest, RefusesDirectoryOfAnotherCluster) {
   StartEtcd(1);
   const auto a = Create("a");

@@ -83,7 +83,7 @@ TEST(ClusterRecords, GoldenBytes) {
   for (const KeyKind kind : {KeyKind::kCluster, KeyKind::kEpoch}) {
     EXPECT_EQ(ParseKey("x", KeyOf("x", kind))->kind, kind);
   }
-  for (const KeyKind kind : {KeyKind::kMember, KeyKind::kAlive, KeyKind::kProgress, KeyKind::kHot}) {
+  for (const KeyKind kind : {KeyKind::kMember, KeyKind::kEntered, KeyKind::kAlive, KeyKind::kProgress, KeyKind::kHot}) {
     const auto key = ParseKey("x", KeyOf("x", kind, Id()));
     ASSERT_TRUE(key.has_value());
     EXPECT_EQ(key->kind, kind);
@@ -265,6 +265,20 @@ TEST(Binding, GoldenBytes) {
     // A later minor version is read.
     EXPECT_EQ(ParseBinding(bad).ok(), i == 5) << i;
     EXPECT_FALSE(ParseBinding(bytes.substr(0, i)).ok()) << i;
+  }
+}
+
+TEST(Entered, GoldenBytes) {
+  const std::string bytes = SerializeEntered(0x0102030405060708);
+  EXPECT_EQ(absl::BytesToHexString(bytes.substr(0, 12)) + absl::BytesToHexString(bytes.substr(16)),
+            "4b56454e0100000008000000"
+            "0807060504030201");
+  EXPECT_EQ(*ParseEntered(bytes), uint64_t{0x0102030405060708});
+  for (size_t i = 0; i < bytes.size(); ++i) {
+    std::string bad = bytes;
+    bad[i] = static_cast<char>(bad[i] ^ 0x40);
+    EXPECT_EQ(ParseEntered(bad).ok(), i == 5) << i;
+    EXPECT_FALSE(ParseEntered(bytes.substr(0, i)).ok()) << i;
   }
 }
 

@@ -133,6 +133,69 @@ TEST_F(RegistrationTest, RefusesSecondProcessWithSameIdentity) {
   EXPECT_EQ(membership->view()->status[0].address, "127.0.0.1:7001");
 }
 
+// A copy that is started again and again must not take the place of a node that restarts.
+TEST_F(RegistrationTest, RefusesCopyWhileNodeIsDown) {
+  StartEtcd(1);
+  Create();
+  const auto membership = Open();
+  const auto start = [&](uint64_t incarnation, uint64_t entered) {
+    auto options = RegistrationOf(1, incarnation, "127.0.0.1:7777");
+    options.entered = entered;
+    options.keep = [](uint64_t) { return absl::InternalError("a refused directory is left as it is"); };
+    return cluster::Registration::Start(membership.get(), options, Patience()).status();
+  };
+  uint64_t copied;
+  {
+    ASSERT_TRUE(Register(membership.get(), 1, 5).ok());
+    const auto node = Register(membership.get(), 1, 7);
+    ASSERT_TRUE(node.ok()) << node.status();
+    copied = entered_[1];
+    EXPECT_EQ(start(8, 6).code(), absl::StatusCode::kAlreadyExists) << "copied before the node was started";
+  }
+  for (const uint64_t old : {uint64_t{0}, uint64_t{6}, copied}) {
+    const absl::Status refused = start(100, old);
+    EXPECT_EQ(refused.code(), absl::StatusCode::kAlreadyExists) << old << ": " << refused;
+    EXPECT_THAT(std::string(refused.message()),
+                AllOf(HasSubstr("127.0.0.1:7001"), HasSubstr("127.0.0.1:7777"), HasSubstr("kvlink members remove")));
+  }
+  EXPECT_TRUE(Register(membership.get(), 1, 9).ok());
+  // Once the member is removed, there is no place to take.
+  ASSERT_TRUE(cluster::Remove(membership->connection(), NodeOf(1), true, Patience()).ok());
+  EXPECT_TRUE(start(101, copied).ok());
+}
+
+// The directory is ahead of etcd after a crash between the two, and after etcd was restored; etcd does not know it if
+// its last process was of an older build; and it may not be able to keep a number.
+TEST_F(RegistrationTest, ReturnsWithDirectoryThatIsNotOlder) {
+  StartEtcd(1);
+  Create();
+  const auto membership = Open();
+  const auto client = membership->connection()->client();
+  const std::string key = cluster::KeyOf("default", cluster::KeyKind::kEntered, NodeOf(1));
+  const auto in_etcd = [&] {
+    const auto got = client->Get(key, {}, Patience());
+    return got.ok() && got->found.size() == 1 ? cluster::ParseAlive(got->found[0].value)->incarnation : 0;
+  };
+  ASSERT_TRUE(Register(membership.get(), 1, 5).ok());
+  EXPECT_EQ(in_etcd(), 6u);
+  EXPECT_EQ(entered_[1], 6u);
+  entered_[1] = 20;
+  ASSERT_TRUE(Register(membership.get(), 1, 30).ok());
+  EXPECT_EQ(in_etcd(), 31u);
+  ASSERT_TRUE(client->Put(key, cluster::SerializeAlive({2, "127.0.0.1:7001"}), etcd::kNoLease, Patience()).ok());
+  ASSERT_TRUE(Register(membership.get(), 1, 40).ok());
+  ASSERT_TRUE(client->Delete(key, false, Patience()).ok());
+  ASSERT_TRUE(Register(membership.get(), 1, 50).ok());
+  EXPECT_EQ(in_etcd(), 51u);
+  for (const uint64_t incarnation : {60u, 70u}) {
+    auto full = RegistrationOf(1, incarnation);
+    full.keep = [](uint64_t) { return absl::ResourceExhaustedError("the disk is full"); };
+    ASSERT_TRUE(cluster::Registration::Start(membership.get(), full, Patience()).ok());
+    EXPECT_EQ(in_etcd(), 51u);
+  }
+  EXPECT_TRUE(events_.Told("the disk is full"));
+}
+
 // Such a node could neither copy from the others nor be copied from, and no client could write to it.
 TEST_F(RegistrationTest, RefusesNodeWithoutCommonProtocol) {
   StartEtcd(1);
@@ -142,7 +205,10 @@ TEST_F(RegistrationTest, RefusesNodeWithoutCommonProtocol) {
   ASSERT_TRUE(first.ok()) << first.status();
   cluster::RegistrationOptions later = RegistrationOf(2, 1);
   later.record.protocol = {kProtocols.max + 1, kProtocols.max + 2};
-  const auto start = [&] { return cluster::Registration::Start(membership.get(), later, Patience()); };
+  const auto start = [&] {
+    later.entered = entered_[2];
+    return cluster::Registration::Start(membership.get(), later, Patience());
+  };
   const absl::Status refused = start().status();
   EXPECT_EQ(refused.code(), absl::StatusCode::kUnimplemented) << refused;
   EXPECT_THAT(std::string(refused.message()),
