@@ -285,6 +285,17 @@ Indices AllBut(MemberState state, const std::vector<Member>& members) {
 
 std::string Show(const NodeId& id) { return absl::BytesToHexString(BytesOf(id)); }
 
+// As they stood before.
+std::vector<Member> Former(std::vector<Member> members) {
+  for (Member& member : members) {
+    if (!member.former.has_value()) continue;
+    member.zone = member.former->zone;
+    member.weight = member.former->weight;
+    member.former.reset();
+  }
+  return members;
+}
+
 absl::Status Validate(int copies, const std::vector<Member>& members) {
   if (copies < 1 || copies > kMaxCopies) {
     return absl::InvalidArgumentError(absl::StrCat("placement: ", copies, " copies; choose 1 to ", kMaxCopies));
@@ -294,9 +305,11 @@ absl::Status Validate(int copies, const std::vector<Member>& members) {
         absl::StrCat("placement: ", members.size(), " members; a cluster has at most ", kMaxMembers));
   }
   for (size_t i = 0; i < members.size(); ++i) {
-    if (members[i].weight < 1 || members[i].weight > kMaxWeight) {
+    for (const uint32_t weight :
+         {members[i].weight, members[i].former.has_value() ? members[i].former->weight : members[i].weight}) {
+      if (weight >= 1 && weight <= kMaxWeight) continue;
       return absl::InvalidArgumentError(absl::StrCat("placement: member ", Show(members[i].node_id), " has the weight ",
-                                                     members[i].weight, "; choose 1 to ", kMaxWeight));
+                                                     weight, "; choose 1 to ", kMaxWeight));
     }
     if (i > 0 && members[i].node_id == members[i - 1].node_id) {
       return absl::InvalidArgumentError(absl::StrCat("placement: two members are ", Show(members[i].node_id),
@@ -315,14 +328,19 @@ absl::StatusOr<Placement> Placement::Compute(uint64_t epoch, int copies, std::ve
   Placement placement;
   placement.epoch_ = epoch;
   placement.copies_ = copies;
-  const auto shared = std::make_shared<const std::vector<Member>>(std::move(members));
+  const bool stands_anew =
+      std::any_of(members.begin(), members.end(), [](const Member& one) { return one.former.has_value(); });
+  auto former = stands_anew ? std::make_shared<const std::vector<Member>>(Former(members)) : nullptr;
+  const auto latter = std::make_shared<const std::vector<Member>>(std::move(members));
+  if (former == nullptr) former = latter;
   // Those from which another may follow, and which members may own slots in them.
   std::vector<std::pair<const PlacementTable*, Indices>> known;
   if (before != nullptr && before->copies_ == copies) {
     known.emplace_back(&before->next_, AllBut(MemberState::kDraining, before->members()));
     known.emplace_back(&before->current_, AllBut(MemberState::kJoining, before->members()));
   }
-  const auto make = [&](MemberState but, PlacementTable* made) {
+  const auto make = [&](MemberState but, const std::shared_ptr<const std::vector<Member>>& shared,
+                        PlacementTable* made) {
     Indices eligible = AllBut(but, *shared);
     const PlacementTable* from = nullptr;
     Change change;
@@ -343,8 +361,8 @@ absl::StatusOr<Placement> Placement::Compute(uint64_t epoch, int copies, std::ve
     }
     known.emplace_back(made, std::move(eligible));
   };
-  make(MemberState::kDraining, &placement.next_);
-  make(MemberState::kJoining, &placement.current_);
+  make(MemberState::kDraining, latter, &placement.next_);
+  make(MemberState::kJoining, former, &placement.current_);
   return placement;
 }
 

@@ -47,18 +47,27 @@ enum class MemberState {
   kDraining,  // serves reads and hands its slots to other members
 };
 
+// Where a member whose weight or zone was changed stood before.
+struct Standing {
+  std::string zone;
+  uint32_t weight = 1;
+  bool operator==(const Standing&) const = default;
+};
+
 struct Member {
   NodeId node_id = {};
   std::string zone;     // a failure domain, by name; the empty name is a zone too
   uint32_t weight = 1;  // 1 .. kMaxWeight: capacity relative to the other members', in any unit
   MemberState state = MemberState::kActive;
+  std::optional<Standing> former = {};  // while encodings move because of the change
   bool operator==(const Member&) const = default;
 };
 
 // The owners of each slot, as indices into members().
 class PlacementTable {
  public:
-  // In order of node id. Includes members that own nothing.
+  // In order of node id. Includes members that own nothing. In a current table, members with a former standing have
+  // that.
   const std::vector<Member>& members() const { return *members_; }
   // width() owners. The first ones are in distinct zones.
   absl::Span<const uint16_t> Owners(int slot) const {
@@ -89,11 +98,11 @@ class Placement {
   int copies() const { return copies_; }
   const std::vector<Member>& members() const { return next_.members(); }
 
-  // Where encodings are before any slot has moved: ACTIVE and DRAINING members. Readers ask these owners until a slot
-  // is filled at its next owners, and may ask both.
+  // Where encodings are before any slot has moved: ACTIVE and DRAINING members, in their former standing. Readers ask
+  // these owners until a slot is filled at its next owners, and may ask both.
   const PlacementTable& current() const { return current_; }
-  // Where encodings go: ACTIVE and JOINING members. Writers write here. The same as current() while no member joins or
-  // drains.
+  // Where encodings go: ACTIVE and JOINING members. Writers write here. The same as current() while no member joins,
+  // drains or has a former standing.
   const PlacementTable& next() const { return next_; }
 
   absl::Span<const uint16_t> CurrentOwners(const Identity& identity) const { return current_.Owners(SlotOf(identity)); }

@@ -174,6 +174,18 @@ absl::Status StillAt(const Contents& contents, uint64_t epoch) {
       absl::StrCat("the placement is now at epoch ", EpochOf(contents), ", not ", epoch));
 }
 
+// Call before a change of weight or zone.
+absl::Status KeepFormer(const NodeId& id, MemberRecord* record) {
+  if (record->former.has_value()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(IdHex(id), " still moves from weight ", record->former->weight, " and zone '",
+                     record->former->zone, "': wait until kvlink members shows that all members are complete"));
+  }
+  // A joining member holds nothing yet.
+  if (record->state != MemberState::kJoining) record->former = Standing{record->zone, record->weight};
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::array<uint8_t, 16>> RandomId() {
   std::array<uint8_t, 16> id;
   if (getrandom(id.data(), id.size(), 0) == static_cast<ssize_t>(id.size())) return id;
@@ -232,6 +244,7 @@ absl::StatusOr<uint64_t> CancelDrain(Connection* connection, const NodeId& id, a
 absl::StatusOr<uint64_t> SetWeight(Connection* connection, const NodeId& id, uint32_t weight, absl::Time deadline) {
   KVLINK_RETURN_IF_ERROR(ValidateWeight(weight));
   return Modify(connection, id, deadline, [&](const Contents&, MemberRecord* record) -> absl::StatusOr<std::string> {
+    if (record->weight != weight) KVLINK_RETURN_IF_ERROR(KeepFormer(id, record));
     record->weight = weight;
     return absl::StrCat("weight ", weight);
   });
@@ -241,6 +254,7 @@ absl::StatusOr<uint64_t> SetZone(Connection* connection, const NodeId& id, const
                                  absl::Time deadline) {
   KVLINK_RETURN_IF_ERROR(ValidateZone(zone));
   return Modify(connection, id, deadline, [&](const Contents&, MemberRecord* record) -> absl::StatusOr<std::string> {
+    if (record->zone != zone) KVLINK_RETURN_IF_ERROR(KeepFormer(id, record));
     record->zone = zone;
     return absl::StrCat("zone '", zone, "'");
   });
@@ -279,8 +293,23 @@ absl::StatusOr<uint64_t> CompleteJoin(Connection* connection, const NodeId& id, 
                 [&](const Contents& contents, MemberRecord* record) -> absl::StatusOr<std::string> {
                   if (record->state != MemberState::kJoining) return "";  // done
                   KVLINK_RETURN_IF_ERROR(StillAt(contents, epoch));
+                  for (const auto& [other, member] : contents.members()) {
+                    if (!member.record.former.has_value()) continue;
+                    return absl::FailedPreconditionError(
+                        absl::StrCat(IdHex(id), " joins once the change of ", IdHex(other), " is complete"));
+                  }
                   record->state = MemberState::kActive;
                   return "has joined";
+                });
+}
+
+absl::StatusOr<uint64_t> CompleteMove(Connection* connection, const NodeId& id, uint64_t epoch, absl::Time deadline) {
+  return Modify(connection, id, deadline,
+                [&](const Contents& contents, MemberRecord* record) -> absl::StatusOr<std::string> {
+                  if (!record->former.has_value()) return "";  // done
+                  KVLINK_RETURN_IF_ERROR(StillAt(contents, epoch));
+                  record->former.reset();
+                  return "has moved";
                 });
 }
 
@@ -354,6 +383,7 @@ absl::StatusOr<MemberRecord> SetMember(Connection* connection, const NodeId& id,
       holds.state = there->state;
       holds.zone = there->zone;
       holds.weight = there->weight;
+      holds.former = there->former;
       change.places = false;
       change.done = holds == *there;
     } else {

@@ -36,6 +36,9 @@ absl::StatusOr<ClusterSettings> CreateCluster(Connection* connection, ClusterSet
 absl::StatusOr<uint64_t> Drain(Connection* connection, const NodeId& id, absl::Time deadline);
 // DRAINING to ACTIVE. FAILED_PRECONDITION: it is joining.
 absl::StatusOr<uint64_t> CancelDrain(Connection* connection, const NodeId& id, absl::Time deadline);
+// A member that is not joining keeps its former standing as well, until CompleteMove: what it and others hold is served
+// from there while it moves. FAILED_PRECONDITION: it still has a former standing. Changes of several members may run at
+// once; what was written meanwhile only to nodes that the later change passes over is then a miss.
 absl::StatusOr<uint64_t> SetWeight(Connection* connection, const NodeId& id, uint32_t weight, absl::Time deadline);
 absl::StatusOr<uint64_t> SetZone(Connection* connection, const NodeId& id, const std::string& zone,
                                  absl::Time deadline);
@@ -45,8 +48,11 @@ absl::StatusOr<uint64_t> SetZone(Connection* connection, const NodeId& id, const
 absl::StatusOr<uint64_t> Remove(Connection* connection, const NodeId& id, bool force, absl::Time deadline);
 
 // For the node itself, once it holds all that it owns at `epoch`. JOINING to ACTIVE. FAILED_PRECONDITION: the placement
-// now has another epoch.
+// now has another epoch, or a member has a former standing: the node would own slots of which it holds nothing.
 absl::StatusOr<uint64_t> CompleteJoin(Connection* connection, const NodeId& id, uint64_t epoch, absl::Time deadline);
+// For the node itself, once all members hold, at `epoch`, what they gain. Forgets its former standing.
+// FAILED_PRECONDITION: the placement now has another epoch.
+absl::StatusOr<uint64_t> CompleteMove(Connection* connection, const NodeId& id, uint64_t epoch, absl::Time deadline);
 // For the node itself, once the others hold, at `epoch`, what it held. Deletes a DRAINING member. FAILED_PRECONDITION:
 // as CompleteJoin, or it is not draining, or no other member is active.
 absl::StatusOr<uint64_t> CompleteDrain(Connection* connection, const NodeId& id, uint64_t epoch, absl::Time deadline);

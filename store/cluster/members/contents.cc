@@ -25,7 +25,8 @@ void TakeOr(const std::string& key, absl::StatusOr<Record> parsed, std::map<std:
 }
 
 bool SamePlaced(const Member& a, const Member& b) {
-  return a.node_id == b.node_id && a.zone == b.zone && a.weight == b.weight && a.state == b.state;
+  return a.node_id == b.node_id && a.zone == b.zone && a.weight == b.weight && a.state == b.state &&
+         a.former == b.former;
 }
 
 }  // namespace
@@ -141,7 +142,7 @@ absl::StatusOr<std::shared_ptr<const View>> Contents::MakeView(const std::shared
   std::vector<std::pair<uint16_t, const HotRecord*>> hot;
   // In order of node id, like Placement::members().
   for (const auto& [id, stored] : members_) {
-    members.push_back({id, stored.record.zone, stored.record.weight, stored.record.state});
+    members.push_back({id, stored.record.zone, stored.record.weight, stored.record.state, stored.record.former});
     MemberStatus status{stored.record.address, stored.record.build, std::nullopt};
     if (const auto alive = alive_.find(id); alive != alive_.end()) {
       status.incarnation = alive->second.record.incarnation;

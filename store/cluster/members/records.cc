@@ -83,6 +83,16 @@ class Fields {
     }
   }
 
+  // Calls `take` with an object, if there is one.
+  template <typename Take>
+  void IfPresent(const char* name, const Take& take) {
+    if (!status_.ok() || !record_.contains(name)) return;
+    const std::string what = absl::StrCat("'", name, "' of the ", what_);
+    Fields fields(what, record_[name]);
+    take(&fields);
+    if (status_.ok()) status_ = fields.status_;
+  }
+
   uint64_t Number(const char* name, uint64_t min, uint64_t max) {
     const json* const value = Find(name);
     if (value == nullptr) return min;
@@ -201,7 +211,8 @@ bool HoldsPassword(absl::string_view text) {
 
 bool MemberRecord::operator==(const MemberRecord& other) const {
   return address == other.address && zone == other.zone && weight == other.weight && state == other.state &&
-         build == other.build && protocol.min == other.protocol.min && protocol.max == other.protocol.max;
+         build == other.build && protocol.min == other.protocol.min && protocol.max == other.protocol.max &&
+         former == other.former;
 }
 
 absl::Status ValidateClusterName(absl::string_view name) {
@@ -246,13 +257,17 @@ std::string SerializeCluster(const ClusterSettings& settings) {
 }
 
 std::string SerializeMember(const MemberRecord& record) {
-  return Dump({{"format", kRecordFormat},
-               {"address", record.address},
-               {"zone", record.zone},
-               {"weight", record.weight},
-               {"state", std::string(StateName(record.state))},
-               {"build", record.build},
-               {"protocol", {record.protocol.min, record.protocol.max}}});
+  json fields = {{"format", kRecordFormat},
+                 {"address", record.address},
+                 {"zone", record.zone},
+                 {"weight", record.weight},
+                 {"state", std::string(StateName(record.state))},
+                 {"build", record.build},
+                 {"protocol", {record.protocol.min, record.protocol.max}}};
+  if (record.former.has_value()) {
+    fields["former"] = {{"zone", record.former->zone}, {"weight", record.former->weight}};
+  }
+  return Dump(fields);
 }
 
 std::string SerializeAlive(const AliveRecord& record) {
@@ -320,10 +335,17 @@ absl::StatusOr<ClusterSettings> ParseCluster(absl::string_view name, absl::strin
 absl::StatusOr<MemberRecord> ParseMember(absl::string_view bytes) {
   Fields fields("record of a member", bytes);
   MemberRecord record;
+  const auto standing = [](Fields* of) {
+    Standing read{.zone = of->Text("zone", kMaxZoneBytes)};
+    of->Check(ValidateZone(read.zone));
+    read.weight = static_cast<uint32_t>(of->Number("weight", 1, kMaxWeight));
+    return read;
+  };
   record.address = fields.Address("address");
-  record.zone = fields.Text("zone", kMaxZoneBytes);
-  fields.Check(ValidateZone(record.zone));
-  record.weight = static_cast<uint32_t>(fields.Number("weight", 1, kMaxWeight));
+  const Standing now = standing(&fields);
+  record.zone = now.zone;
+  record.weight = now.weight;
+  fields.IfPresent("former", [&](Fields* former) { record.former = standing(former); });
   record.state = fields.State("state");
   record.build = fields.Text("build", kMaxBuildBytes);
   record.protocol = fields.Protocol("protocol");

@@ -45,7 +45,8 @@ struct MemberRecord {
   uint32_t weight = 1;
   MemberState state = MemberState::kJoining;
   std::string build;
-  ProtocolRange protocol;  // of data messages
+  ProtocolRange protocol;               // of data messages
+  std::optional<Standing> former = {};  // as Member::former
   bool operator==(const MemberRecord& other) const;
 };
 // Under the lease of a running node. Without a lease, under another key: the node's last entry (registration.h).

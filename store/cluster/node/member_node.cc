@@ -81,7 +81,25 @@ std::optional<uint16_t> IndexOf(const View& view, const NodeId& id) {
   return std::nullopt;
 }
 
+// Removes members that have published complete progress at the view's epoch.
+void RemoveComplete(const View& view, const std::map<NodeId, ProgressRecord>& progress, std::set<uint16_t>* awaited) {
+  std::erase_if(*awaited, [&](uint16_t member) {
+    const auto found = progress.find(view.placement.members()[member].node_id);
+    return found != progress.end() && found->second.epoch == view.placement.epoch() && found->second.complete();
+  });
+}
+
 }  // namespace
+
+std::set<uint16_t> AwaitedByMove(const View& view, const std::map<NodeId, ProgressRecord>& progress) {
+  std::set<uint16_t> awaited;
+  ForEachMove(view.placement.current(), view.placement.next(), [&](const Move& move) {
+    if (move.added.has_value()) awaited.insert(*move.added);
+    return true;
+  });
+  RemoveComplete(view, progress, &awaited);
+  return awaited;
+}
 
 std::set<uint16_t> AwaitedByDrain(const View& view, const std::map<NodeId, ProgressRecord>& progress,
                                   const NodeId& draining) {
@@ -98,12 +116,7 @@ std::set<uint16_t> AwaitedByDrain(const View& view, const std::map<NodeId, Progr
       if (!Contains(current, owner) || view.alive(owner) || !kept) awaited.insert(owner);
     }
   }
-  for (auto it = awaited.begin(); it != awaited.end();) {
-    const auto found = progress.find(placement.members()[*it].node_id);
-    const bool complete =
-        found != progress.end() && found->second.epoch == placement.epoch() && found->second.complete();
-    it = complete ? awaited.erase(it) : std::next(it);
-  }
+  RemoveComplete(view, progress, &awaited);
   return awaited;
 }
 
@@ -326,40 +339,46 @@ std::vector<node::Figure> MemberNode::Figures() const {
   return all;
 }
 
-// Completes a join or drain of this member if it is ready.
+// Completes a join, a drain or a move of this member if it is ready.
 absl::Status MemberNode::Step() {
   const std::shared_ptr<const View> view = membership_->view();
   const std::optional<uint16_t> self = IndexOf(*view, id_);
   if (!self.has_value()) return absl::OkStatus();
-  const MemberState state = view->placement.members()[*self].state;
+  const uint64_t epoch = view->placement.epoch();
+  const std::vector<Member>& members = view->placement.members();
+  const MemberState state = members[*self].state;
   if (state == MemberState::kDraining) return CompleteOwnDrain(*view);
+  if (members[*self].former.has_value()) {
+    if (!NoneAwaited(*view, AwaitedByMove(*view, membership_->progress()), "move_waits")) return absl::OkStatus();
+    return CompleteMove(membership_->connection(), id_, epoch, SteadyNow() + kCallTimeout).status();
+  }
   awaited_.clear();
-  if (state != MemberState::kJoining) return absl::OkStatus();
+  const bool others_move = absl::c_any_of(members, [](const Member& one) { return one.former.has_value(); });
+  if (state != MemberState::kJoining || others_move) return absl::OkStatus();
   std::optional<ProgressRecord> progress;
   {
     MutexLock lock(&mutex_);
     progress = progress_;
   }
-  const uint64_t epoch = view->placement.epoch();
   if (!progress.has_value() || progress->epoch != epoch || !progress->complete()) return absl::OkStatus();
   return CompleteJoin(membership_->connection(), id_, epoch, SteadyNow() + kCallTimeout).status();
 }
 
+bool MemberNode::NoneAwaited(const View& view, const std::set<uint16_t>& awaited, absl::string_view event) {
+  std::set<NodeId> ids;
+  for (const uint16_t member : awaited) ids.insert(view.placement.members()[member].node_id);
+  if (!ids.empty() && ids != awaited_) {
+    Log(Severity::kInfo, event,
+        absl::StrCat("waiting for ", absl::StrJoin(ids, ", ", [](std::string* out, const NodeId& id) {
+                       absl::StrAppend(out, IdHex(id));
+                     })));
+  }
+  if (!ids.empty()) awaited_ = std::move(ids);
+  return awaited.empty();
+}
+
 absl::Status MemberNode::CompleteOwnDrain(const View& view) {
-  std::set<NodeId> awaited;
-  for (const uint16_t member : AwaitedByDrain(view, membership_->progress(), id_)) {
-    awaited.insert(view.placement.members()[member].node_id);
-  }
-  if (!awaited.empty()) {
-    if (awaited != awaited_) {
-      Log(Severity::kInfo, "drain_waits",
-          absl::StrCat("waiting for ", absl::StrJoin(awaited, ", ", [](std::string* out, const NodeId& id) {
-                         absl::StrAppend(out, IdHex(id));
-                       })));
-    }
-    awaited_ = std::move(awaited);
-    return absl::OkStatus();
-  }
+  if (!NoneAwaited(view, AwaitedByDrain(view, membership_->progress(), id_), "drain_waits")) return absl::OkStatus();
   return registration_->LeaveDrained(view.placement.epoch(), SteadyNow() + kCallTimeout);
 }
 

@@ -53,6 +53,10 @@ struct MemberNodeOptions {
 std::set<uint16_t> AwaitedByDrain(const View& view, const std::map<NodeId, ProgressRecord>& progress,
                                   const NodeId& draining);
 
+// The members that a member with a former standing must wait for: those that gain a slot and have not published
+// complete progress at the view's epoch.
+std::set<uint16_t> AwaitedByMove(const View& view, const std::map<NodeId, ProgressRecord>& progress);
+
 class MemberNode {
  public:
   // On return the node is a member and serves. On an error the member record may stay in etcd, and nothing else.
@@ -92,6 +96,8 @@ class MemberNode {
   std::vector<node::Figure> Figures() const;
   absl::Status Step();
   absl::Status CompleteOwnDrain(const View& view);
+  // Logs `awaited` as `event` if it has changed. Returns whether there are none.
+  bool NoneAwaited(const View& view, const std::set<uint16_t>& awaited, absl::string_view event);
   void Run();
 
   node::Log log_;

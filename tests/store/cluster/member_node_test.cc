@@ -334,12 +334,51 @@ TEST_F(MemberNodeTest, RepairFillsAndHandsOver) {
     EXPECT_EQ(copies, 2 * static_cast<int>(encodings.size()));
   };
   owners_have();
+  const auto heavier = cluster::SetWeight(Connect().get(), joined.id(), 12, Patience());
+  ASSERT_TRUE(heavier.ok()) << heavier.status();
+  ASSERT_TRUE(Eventually([&] { return joined.membership().view()->placement.epoch() > *heavier; })) << "it has moved";
+  owners_have();
   ASSERT_TRUE(cluster::Drain(Connect().get(), nodes[0]->id(), Patience()).ok());
   ASSERT_TRUE(Eventually([&] { return nodes[0]->ended().has_value(); }));
   EXPECT_TRUE(nodes[0]->ended()->ok()) << *nodes[0]->ended();
   nodes[0] = nullptr;
   ASSERT_TRUE(Eventually([&] { return joined.membership().view()->status.size() == 2; }));
   owners_have();
+}
+
+// Both placements are served until what moves has arrived; and nothing joins before.
+TEST_F(MemberNodeTest, ChangesWeightWithoutMisses) {
+  StartEtcd(1);
+  Create("default", 1);
+  const auto first = Start(OptionsOf("first")), second = Start(OptionsOf("second"));
+  ASSERT_TRUE(first != nullptr && second != nullptr);
+  const auto view = [&] { return second->membership().view(); };
+  ASSERT_TRUE(Eventually([&] { return StateOf(*view(), second->id()) == MemberState::kActive; }));
+  const cluster::Placement before = view()->placement;
+  const auto moves = [](const cluster::PlacementTable& from, const cluster::PlacementTable& to) {
+    int moved = 0;
+    cluster::ForEachMove(from, to, [&](const cluster::Move&) { return ++moved > 0; });
+    return moved;
+  };
+  filler_.complete = false;
+  const auto changed = cluster::SetWeight(Connect().get(), second->id(), 60, Patience());
+  ASSERT_TRUE(changed.ok()) << changed.status();
+  ASSERT_TRUE(Eventually([&] { return Logged("move_waits"); }));
+  ASSERT_TRUE(Eventually([&] { return view()->placement.epoch() == *changed; }));
+  EXPECT_EQ(moves(view()->placement.current(), before.current()), 0);
+  EXPECT_GT(moves(view()->placement.current(), view()->placement.next()), 0);
+  const auto third = Start(OptionsOf("third"));
+  ASSERT_NE(third, nullptr);
+  filler_.complete = true;
+  ASSERT_TRUE(Eventually([&] {
+    const auto now = third->membership().view();
+    return StateOf(*now, third->id()) == MemberState::kActive && view()->placement.epoch() == now->placement.epoch();
+  }));
+  EXPECT_EQ(moves(view()->placement.current(), view()->placement.next()), 0);
+  for (const cluster::Member& member : view()->placement.members()) {
+    EXPECT_EQ(member.weight, member.node_id == second->id() ? 60u : 3u);
+    EXPECT_EQ(member.former, std::nullopt);
+  }
 }
 
 // The drop cannot remove a push that has begun and not committed, and repair would spread it to all owners. A push that
@@ -480,6 +519,26 @@ TEST(AwaitedByDrain, WaitsForMembersThatGainSlots) {
   EXPECT_EQ(AwaitedByDrain(view, {}, NodeOf(1)), Set{1}) << "the other owner may lack encodings";
   view.status[1].incarnation = 1;
   EXPECT_EQ(AwaitedByDrain(view, {}, NodeOf(1)), Set{1});
+}
+
+TEST(AwaitedByMove, WaitsForMembersThatGainSlots) {
+  cluster::View view;
+  std::vector<cluster::Member> members;
+  for (uint8_t i = 1; i <= 3; ++i) members.push_back({NodeOf(i), "", 4, MemberState::kActive});
+  members[0].former = cluster::Standing{"", 1};
+  view.placement = *cluster::Placement::Compute(10, 1, members);
+  view.status.resize(3);
+  using Set = std::set<uint16_t>;
+  EXPECT_EQ(AwaitedByMove(view, {}), Set{0}) << "it weighs more";
+  members[0].former->weight = 100;
+  view.placement = *cluster::Placement::Compute(10, 1, members);
+  EXPECT_EQ(AwaitedByMove(view, {}), (Set{1, 2})) << "it weighs less";
+  std::map<cluster::NodeId, cluster::ProgressRecord> progress;
+  progress[NodeOf(2)] = {10, 5, 5, 0, 0};
+  progress[NodeOf(3)] = {9, 5, 5, 0, 0};
+  EXPECT_EQ(AwaitedByMove(view, progress), Set{2}) << "of an epoch before";
+  progress[NodeOf(3)] = {10, 5, 5, 0, 0};
+  EXPECT_EQ(AwaitedByMove(view, progress), Set{});
 }
 
 }  // namespace

@@ -27,6 +27,13 @@ class MembershipTest : public ClusterTest {
     const auto added = cluster::AddMember(connection, NodeOf(node), RecordOf(node), Patience());
     ASSERT_TRUE(added.ok()) << added.status();
   }
+  // Sets the weight of node 1, from which nothing moves. Returns the last epoch.
+  absl::StatusOr<uint64_t> Reweigh(uint32_t weight) {
+    const auto connection = Connect();
+    const auto changed = cluster::SetWeight(connection.get(), NodeOf(1), weight, Patience());
+    if (!changed.ok()) return changed.status();
+    return cluster::CompleteMove(connection.get(), NodeOf(1), *changed, Patience());
+  }
   // Waits until the view has reached the epoch.
   static bool Reaches(const cluster::Membership& membership, uint64_t epoch) {
     return Eventually([&] { return membership.view()->placement.epoch() >= epoch; });
@@ -68,8 +75,35 @@ TEST_F(MembershipTest, FollowsChanges) {
     epoch = *changed;
   };
   changes(cluster::CompleteJoin(connection.get(), NodeOf(3), epoch, Patience()));
+  // A change of weight or zone is in two steps, and one after the other.
+  const auto former = [&] {
+    const auto now = membership->view();
+    return now->placement.members()[IndexOf(*now, 2)].former;
+  };
   changes(cluster::SetWeight(connection.get(), NodeOf(2), 5, Patience()));
+  EXPECT_EQ(former(), (cluster::Standing{"", 1}));
+  const auto early = cluster::SetZone(connection.get(), NodeOf(2), "b", Patience());
+  EXPECT_TRUE(absl::IsFailedPrecondition(early.status())) << early.status();
+  EXPECT_TRUE(
+      absl::IsFailedPrecondition(cluster::CompleteMove(connection.get(), NodeOf(2), epoch - 1, Patience()).status()));
+  // A node that starts again keeps it, and none joins meanwhile.
+  Add(connection.get(), 2);
+  Add(connection.get(), 4);
+  ASSERT_TRUE(Eventually([&] { return membership->view()->status.size() == 4; }));
+  EXPECT_EQ(former(), (cluster::Standing{"", 1}));
+  epoch = membership->view()->placement.epoch();
+  EXPECT_TRUE(
+      absl::IsFailedPrecondition(cluster::CompleteJoin(connection.get(), NodeOf(4), epoch, Patience()).status()));
+  // What joins holds nothing yet.
+  changes(cluster::SetWeight(connection.get(), NodeOf(4), 2, Patience()));
+  EXPECT_EQ(membership->view()->placement.members()[IndexOf(*membership->view(), 4)].former, std::nullopt);
+  changes(cluster::CompleteMove(connection.get(), NodeOf(2), epoch, Patience()));
+  EXPECT_EQ(former(), std::nullopt);
+  EXPECT_EQ(*cluster::CompleteMove(connection.get(), NodeOf(2), 1, Patience()), epoch) << "it is done";
+  changes(cluster::Remove(connection.get(), NodeOf(4), false, Patience()));
   changes(cluster::SetZone(connection.get(), NodeOf(2), "b", Patience()));
+  EXPECT_EQ(former(), (cluster::Standing{"", 5}));
+  changes(cluster::CompleteMove(connection.get(), NodeOf(2), epoch, Patience()));
   view = membership->view();
   EXPECT_EQ(view->placement.members()[IndexOf(*view, 2)].weight, 5u);
   EXPECT_EQ(view->placement.members()[IndexOf(*view, 2)].zone, "b");
@@ -228,7 +262,7 @@ TEST_F(MembershipTest, ContinuesAfterCompactionAndRestart) {
     }
     uint64_t epoch = 0;
     for (int i = 0; i < 3; ++i) {
-      const auto changed = cluster::SetWeight(Connect().get(), NodeOf(1), ++weight, Patience());
+      const auto changed = Reweigh(++weight);
       ASSERT_TRUE(changed.ok()) << changed.status();
       epoch = *changed;
     }
@@ -279,7 +313,7 @@ TEST_F(MembershipTest, FailsOverWithEtcd) {
     const int leader = etcd_->Leader();
     const bool kill = random() % 2 == 0;
     kill ? etcd_->Kill(leader) : etcd_->Freeze(leader);
-    const auto changed = cluster::SetWeight(Connect().get(), NodeOf(1), ++weight, Patience());
+    const auto changed = Reweigh(++weight);
     ASSERT_TRUE(changed.ok()) << changed.status();
     ASSERT_TRUE(Reaches(*membership, *changed)) << membership->health().status;
     EXPECT_EQ(membership->view()->placement.epoch(), *changed);
@@ -375,7 +409,7 @@ TEST_F(MembershipTest, RecoversFromRestoredSnapshot) {
   Create();
   auto connection = Connect();
   Add(connection.get(), 1);
-  ASSERT_TRUE(cluster::SetWeight(connection.get(), NodeOf(1), 2, Patience()).ok());
+  ASSERT_TRUE(Reweigh(2).ok());
   etcd_->Backup();
   const auto membership = Open();
   auto registration = Register(membership.get(), 2);

@@ -36,6 +36,8 @@ constexpr char kCluster[] =
     R"({"acknowledged":1,"copies":2,"database":"postgresql://db/kvlink","format":1,"id":"000102030405060708090a0b0c0d0e0f"})";
 constexpr char kMember[] =
     R"({"address":"host:7400","build":"kvlink 1","format":1,"protocol":[2,3],"state":"draining","weight":64,"zone":"a-1"})";
+constexpr char kMovingMember[] =
+    R"({"address":"host:7400","build":"kvlink 1","format":1,"former":{"weight":3,"zone":"b"},"protocol":[2,3],"state":"draining","weight":64,"zone":"a-1"})";
 constexpr char kAlive[] = R"({"address":"host:7400","format":1,"incarnation":1700000000000000})";
 constexpr char kProgress[] =
     R"({"bytes_left":5000000000,"bytes_per_second":1000,"epoch":42,"format":1,"slots":65536,"slots_done":7})";
@@ -61,6 +63,10 @@ TEST(ClusterRecords, GoldenBytes) {
   const MemberRecord member{"host:7400", "a-1", 64, MemberState::kDraining, "kvlink 1", {2, 3}};
   EXPECT_EQ(SerializeMember(member), kMember);
   EXPECT_EQ(*ParseMember(kMember), member);
+  MemberRecord moving = member;
+  moving.former = Standing{"b", 3};
+  EXPECT_EQ(SerializeMember(moving), kMovingMember);
+  EXPECT_EQ(*ParseMember(kMovingMember), moving);
 
   EXPECT_EQ(SerializeAlive({1700000000000000, "host:7400"}), kAlive);
   EXPECT_EQ(ParseAlive(kAlive)->incarnation, 1700000000000000u);
@@ -161,6 +167,12 @@ TEST(ClusterRecords, EveryFieldIsChecked) {
                  {R"("protocol":[2,3])", R"("protocol":[0,3])"},
                  {R"("protocol":[2,3])", R"("protocol":2)"}});
   EXPECT_FALSE(ParseMember(absl::StrReplaceAll(kMember, {{"a-1", "a/1"}})).ok());
+  ExpectRefused(kMovingMember, [](const std::string& bytes) { return ParseMember(bytes); },
+                {{R"("weight":3)", R"("weight":0)"},
+                 {R"("weight":3,)", ""},
+                 {R"("zone":"b")", R"("zone":7)"},
+                 {R"("former":{)", R"("former":7,"x":{)"},
+                 {R"("former":{)", R"("former":null,"x":{)"}});
   ExpectRefused(kCluster, [](const std::string& bytes) { return ParseCluster("default", bytes); },
                 {{R"("copies":2)", R"("copies":0)"},
                  {R"("copies":2)", R"("copies":17)"},
