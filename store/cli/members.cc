@@ -224,16 +224,59 @@ absl::Status RunMembers(absl::Span<char* const> args) {
   return wanted == 1 ? List(*membership, flags.json) : Change(*membership, words, flags.force);
 }
 
+namespace {
+
+absl::Status CreateTheCluster(const ClusterFlags& flags, const cluster::ClusterSettings& settings) {
+  KVLINK_ASSIGN_OR_RETURN(const cluster::ClusterAddress address, ClusterAddressOf(flags));
+  KVLINK_ASSIGN_OR_RETURN(const auto connection, cluster::Connection::Open(address));
+  KVLINK_ASSIGN_OR_RETURN(const auto made,
+                          cluster::CreateCluster(connection.get(), settings, SteadyNow() + kCallTimeout));
+  if (!made.database.empty()) {
+    // Nodes would create the tables, too; here a mistake shows earlier.
+    const auto prepared = PrepareDatabase(made, SteadyNow() + kCallTimeout);
+    KVLINK_RETURN_IF_ERROR(Annotate(prepared.status(),
+                                    "the cluster was created, but its nodes cannot start yet; if the connection string "
+                                    "is wrong, correct it with kvlink cluster set --database"));
+  }
+  absl::PrintF("cluster %s (%s): %d copies, %d acknowledged; nodes join with kvlink store --cluster %s\n", made.name,
+               cluster::IdHex(made.id), made.copies, made.acknowledged, connection->ToString());
+  return absl::OkStatus();
+}
+
+// The new database is tried first: a wrong one would keep every process from starting.
+absl::Status SetTheDatabase(const ClusterFlags& flags, const std::string& database) {
+  KVLINK_ASSIGN_OR_RETURN(const auto membership, OpenCluster(flags));
+  cluster::ClusterSettings settings = membership->view()->settings;
+  if (settings.database.empty()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(membership->connection()->ToString(),
+                     ": the cluster was created without a database, so what its nodes hold is in no catalog; create "
+                     "another cluster with kvlink cluster create --database"));
+  }
+  settings.database = database;
+  KVLINK_RETURN_IF_ERROR(cluster::ValidateSettings(settings));
+  KVLINK_RETURN_IF_ERROR(PrepareDatabase(settings, SteadyNow() + kCallTimeout).status());
+  KVLINK_RETURN_IF_ERROR(cluster::SetDatabase(membership->connection(), database, SteadyNow() + kCallTimeout).status());
+  absl::PrintF("cluster %s: processes use this database from their next start\n", settings.name);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 absl::Status RunCluster(absl::Span<char* const> args) {
   ClusterFlags flags;
   cluster::ClusterSettings settings;
   int64_t copies = settings.copies, acknowledged = 0;
-  Arguments arguments("cluster", "create",
-                      "Creates a cluster in etcd: how many nodes keep each encoding, how many of them must have it on\n"
-                      "disk before a write is acknowledged, and which database keeps the documents. Nodes then join\n"
-                      "with kvlink store --cluster.\n\n"
-                      "The connection string must not contain a password, since everyone who can read etcd can see\n"
-                      "it; each process takes the password from the file that PGPASSFILE names.");
+  Arguments arguments(
+      "cluster", "create | set",
+      "create makes a cluster in etcd: how many nodes keep each encoding, how many of them must have it\n"
+      "on disk before a write is acknowledged, and which database keeps the documents. Nodes then join\n"
+      "with kvlink store --cluster.\n\n"
+      "set replaces the connection string of the database, for example when its host has changed;\n"
+      "processes use it from their next start. The database must hold this cluster's catalog: restore it\n"
+      "there first.\n\n"
+      "The connection string must not contain a password, since everyone who can read etcd can see\n"
+      "it; each process takes the password from the file that PGPASSFILE names.");
   AddClusterFlags(arguments, flags);
   arguments.Integer("copies", "N", "Number of nodes that keep each encoding.", 1, cluster::kMaxCopies, &copies);
   arguments.Integer("acknowledged", "N", "Number of copies on disk before a write is acknowledged. If not given: all.",
@@ -244,23 +287,18 @@ absl::Status RunCluster(absl::Span<char* const> args) {
                  &settings.database);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
-  if (arguments.operands() != std::vector<std::string>{"create"}) {
-    return absl::InvalidArgumentError("expected kvlink cluster create");
+  const std::vector<std::string>& words = arguments.operands();
+  const std::string verb = words.size() == 1 ? words[0] : "";
+  if (verb == "create") {
+    settings.copies = static_cast<int>(copies);
+    settings.acknowledged = static_cast<int>(arguments.given("acknowledged") ? acknowledged : copies);
+    return CreateTheCluster(flags, settings);
   }
-  settings.copies = static_cast<int>(copies);
-  settings.acknowledged = static_cast<int>(arguments.given("acknowledged") ? acknowledged : copies);
-  KVLINK_ASSIGN_OR_RETURN(const cluster::ClusterAddress address, ClusterAddressOf(flags));
-  KVLINK_ASSIGN_OR_RETURN(const auto connection, cluster::Connection::Open(address));
-  KVLINK_ASSIGN_OR_RETURN(const auto made,
-                          cluster::CreateCluster(connection.get(), settings, SteadyNow() + kCallTimeout));
-  if (!made.database.empty()) {
-    // Nodes would create the tables, too; here a mistake shows earlier.
-    const auto prepared = PrepareDatabase(made, SteadyNow() + kCallTimeout);
-    KVLINK_RETURN_IF_ERROR(Annotate(prepared.status(), "the cluster was created, but its nodes cannot start yet"));
+  if (verb != "set") return absl::InvalidArgumentError("expected kvlink cluster create, or set");
+  if (arguments.given("copies") || arguments.given("acknowledged") || settings.database.empty()) {
+    return absl::InvalidArgumentError("kvlink cluster set changes the database alone: give --database CONNSTRING");
   }
-  absl::PrintF("cluster %s (%s): %d copies, %d acknowledged; nodes join with kvlink store --cluster %s\n", made.name,
-               cluster::IdHex(made.id), made.copies, made.acknowledged, connection->ToString());
-  return absl::OkStatus();
+  return SetTheDatabase(flags, settings.database);
 }
 
 namespace {

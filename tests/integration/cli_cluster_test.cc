@@ -179,6 +179,36 @@ TEST_F(CliClusterTest, TheDatabaseOfACluster) {
   EXPECT_EQ(Members()["members"].size(), 0u);
 }
 
+// A mistake at the creation can be corrected, and the database may move.
+TEST_F(CliClusterTest, TheDatabaseOfAClusterMoves) {
+  if (!PostgresServer::Installed()) GTEST_SKIP() << "no PostgreSQL here (Debian's postgresql)";
+  PostgresServer postgres;
+  const std::string wrong = postgres.connection("misspelled"), right = postgres.connection();
+  ExpectRefused(Kvlink({"cluster", "set", "--database", right}), "cluster", {place_, "no cluster 'default'"});
+  ExpectRefused(Kvlink({"cluster", "create", "--database", wrong}), "cluster",
+                {"the cluster was created", "misspelled", "kvlink cluster set --database"});
+  // What cannot be used is not written.
+  ExpectRefused(Kvlink({"cluster", "set", "--database", postgres.connection("another")}), "cluster", {"another"});
+  ExpectRefused(Kvlink({"cluster", "set", "--database", right + "?password=secret"}), "cluster", {"password"});
+  ExpectRefused(Kvlink({"cluster", "set", "--copies", "3", "--database", right}), "cluster", {"the database alone"});
+  ExpectRefused(Kvlink({"cluster", "set"}), "cluster", {"--database CONNSTRING"});
+  const Finished set = Kvlink({"cluster", "set", "--database", right});
+  EXPECT_EQ(set.status, 0) << set.errors;
+  EXPECT_THAT(set.output, HasSubstr("from their next start"));
+  NodeProcess node = NodeIn("node");
+  ASSERT_TRUE(node.Start());
+  EXPECT_EQ(node.Stop(), 0) << node.process().errors();
+  // The database of another cluster is refused, and so is one for a cluster that has none.
+  const std::string here = place_, second = postgres.connection(postgres.NewDatabase());
+  place_ = here + "/other";
+  ASSERT_EQ(Kvlink({"cluster", "create", "--database", second}).status, 0);
+  ExpectRefused(Kvlink({"cluster", "set", "--database", right}), "cluster", {"name the database of this cluster"});
+  place_ = here + "/bare";
+  ASSERT_EQ(Kvlink({"cluster", "create"}).status, 0);
+  ExpectRefused(Kvlink({"cluster", "set", "--database", postgres.connection(postgres.NewDatabase())}), "cluster",
+                {"without a database"});
+}
+
 // Status shows all that needs no database; what needs one says that there is none.
 TEST_F(CliClusterTest, NoDatabase) {
   ASSERT_EQ(Kvlink({"cluster", "create"}).status, 0);

@@ -215,6 +215,23 @@ absl::StatusOr<ClusterSettings> CreateCluster(Connection* connection, ClusterSet
                                                there.ok() ? absl::StrCat(", ", IdHex(there->id)) : ""));
 }
 
+absl::StatusOr<ClusterSettings> SetDatabase(Connection* connection, const std::string& database, absl::Time deadline) {
+  const std::string key = KeyOf(connection->cluster(), KeyKind::kCluster);
+  const auto client = connection->client();
+  KVLINK_ASSIGN_OR_RETURN(const auto got, client->Get(key, {}, deadline));
+  if (got.found.empty()) return absl::NotFoundError(absl::StrCat(connection->ToString(), ": there is no such cluster"));
+  KVLINK_ASSIGN_OR_RETURN(ClusterSettings settings, ParseCluster(connection->cluster(), got.found[0].value));
+  settings.database = database;
+  KVLINK_RETURN_IF_ERROR(ValidateSettings(settings));
+  KVLINK_ASSIGN_OR_RETURN(const auto committed,
+                          client->Commit({{etcd::Compare::ModRevision(key, got.found[0].mod_revision)},
+                                          {etcd::PutOp{key, SerializeCluster(settings)}},
+                                          {}},
+                                         deadline));
+  if (committed.succeeded) return settings;
+  return absl::AbortedError(absl::StrCat(connection->ToString(), ": its record changed meanwhile; try again"));
+}
+
 absl::StatusOr<uint64_t> Drain(Connection* connection, const NodeId& id, absl::Time deadline) {
   return Modify(
       connection, id, deadline, [&](const Contents& contents, MemberRecord* record) -> absl::StatusOr<std::string> {
