@@ -376,6 +376,18 @@ absl::StatusOr<std::vector<float>> Generator::Score(Conversation& conversation, 
   return scores;
 }
 
+absl::Status Generator::Rewind(Conversation& conversation, int64_t length) {
+  if (length < conversation.stats_.prompt_tokens || length > conversation.length_) {
+    return absl::InvalidArgumentError(absl::StrCat("generator: cannot rewind to ", length, " tokens; the prompt has ",
+                                                   conversation.stats_.prompt_tokens, ", the conversation ",
+                                                   conversation.length_));
+  }
+  // After the prompt, each position has one token of the sequence.
+  conversation.sequence_.Truncate(conversation.sequence_.tokens() - (conversation.length_ - length));
+  conversation.length_ = length;
+  return absl::OkStatus();
+}
+
 absl::Status Generator::ExtendRows(Conversation& conversation, absl::Span<const int32_t> tokens, const Limits& limits,
                                    std::vector<float>* scores) {
   if (tokens.empty()) return absl::InvalidArgumentError("generator: no tokens to feed");

@@ -167,6 +167,10 @@ class Generator {
   // Like Extend, and returns the logits after each token, [tokens, vocab]; for measurements.
   absl::StatusOr<std::vector<float>> Score(Conversation& conversation, absl::Span<const int32_t> tokens,
                                            const Limits& limits);
+  // Forgets the tokens fed since the conversation had `length` positions, and keeps the prompt; for measurements. What
+  // is fed next follows the tokens that remain; next() and logits() are out of date until then. INVALID_ARGUMENT,
+  // changing nothing: `length` is within the prompt or beyond the end.
+  absl::Status Rewind(Conversation& conversation, int64_t length);
   // Sets how the conversation's next tokens are sampled.
   void SetSampling(Conversation& conversation, const kernels::SampleParams& sampling) {
     conversation.sampling_ = sampling;

@@ -124,6 +124,32 @@ TEST_P(GeneratorTest, ContinuingEqualsComputingAgain) {
   EXPECT_LE(LargestDifference(LogitsOf(*conversation), LogitsOf(*recomputed)), tolerance());
 }
 
+TEST_P(GeneratorTest, ARewoundConversationContinuesFromTheOlderToken) {
+  FillStore();
+  const auto generator = MakeGenerator(store_.get(), Options());
+  const auto rewound = Start(*generator, Ask());
+  const auto fresh = Start(*generator, Ask());
+  const int64_t prompt = rewound->length();
+  std::mt19937_64 random(TestSeed());
+  const std::vector<int32_t> other = RandomTokens(random, 70, loaded_.model->config().vocab);  // onto another page
+  ASSERT_TRUE(generator->Extend(*rewound, other, {}).ok());
+  ASSERT_TRUE(generator->Rewind(*rewound, prompt).ok());
+  EXPECT_EQ(rewound->length(), prompt);
+  for (const int32_t token : {5, 9, 17}) {
+    ASSERT_TRUE(generator->Extend(*rewound, {token}, {}).ok());
+    ASSERT_TRUE(generator->Extend(*fresh, {token}, {}).ok());
+    EXPECT_LE(LargestDifference(LogitsOf(*rewound), LogitsOf(*fresh)), tolerance());
+  }
+  // Within an answer as well, but not into the prompt and not beyond the end.
+  ASSERT_TRUE(generator->Rewind(*rewound, prompt + 1).ok());
+  ASSERT_TRUE(generator->Extend(*rewound, {9, 17}, {}).ok());
+  EXPECT_LE(LargestDifference(LogitsOf(*rewound), LogitsOf(*fresh)), tolerance());
+  for (const int64_t length : {prompt - 1, prompt + 4}) {
+    EXPECT_EQ(generator->Rewind(*rewound, length).code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(rewound->length(), prompt + 3);
+  }
+}
+
 TEST_P(GeneratorTest, ABatchOfConversationsStepsAsEachAlone) {
   FillStore();
   const auto generator = MakeGenerator(store_.get(), Options());
