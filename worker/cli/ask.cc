@@ -2,7 +2,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <csignal>
 #include <cstdio>
 #include <iostream>
 #include <utility>
@@ -15,6 +14,7 @@
 #include "base/status.h"
 #include "worker/cli/ask_session.h"
 #include "worker/cli/commands.h"
+#include "worker/cli/interrupt.h"
 #include "worker/cli/questions.h"
 
 namespace kvlink::cli {
@@ -51,8 +51,6 @@ struct Flags {
   int64_t seed = 0;
   double timeout = 600;
 };
-
-volatile std::sig_atomic_t interrupted = 0;
 
 // Takes the question from --question, the operands or standard input.
 absl::Status TakeQuestion(const Arguments& arguments, Flags& flags) {
@@ -159,7 +157,7 @@ absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& fl
 }
 
 infer::Limits LimitsOf(const Flags& flags) {
-  return {absl::Seconds(flags.timeout), [] { return interrupted != 0 || OutputFailed(); }};
+  return {absl::Seconds(flags.timeout), [] { return Interrupted() || OutputFailed(); }};
 }
 
 void Print(absl::string_view text) {
@@ -314,7 +312,7 @@ absl::Status AnswerQuestions(AskSession& session, const Flags& flags, const std:
   Totals totals;
   int failed = 0;
   size_t asked = 0;
-  for (; asked < questions.size() && interrupted == 0 && !OutputFailed(); ++asked) {
+  for (; asked < questions.size() && !Interrupted() && !OutputFailed(); ++asked) {
     const Question& question = questions[asked];
     if (!flags.quiet) {
       absl::PrintF("\n[%d/%d] %s\n  documents     %s\n", asked + 1, questions.size(), Printable(question.text),
@@ -324,22 +322,14 @@ absl::Status AnswerQuestions(AskSession& session, const Flags& flags, const std:
       std::fflush(stdout);
     }
     const absl::Status status = AnswerOne(session, flags, question, &totals);
-    if (status.ok() || interrupted != 0) continue;
+    if (status.ok() || Interrupted()) continue;
     std::fprintf(stderr, "%s\n", OneLine(absl::StrCat("kvlink ask: question ", asked + 1), status.message()).c_str());
     ++failed;
   }
   if (!flags.quiet) PrintTotals(totals, flags.compare);
-  if (asked < questions.size() || interrupted != 0) return absl::CancelledError("interrupted");
+  if (asked < questions.size() || Interrupted()) return absl::CancelledError("interrupted");
   if (failed == 0) return absl::OkStatus();
   return absl::AbortedError(absl::StrCat(failed, " of ", questions.size(), " questions were not answered"));
-}
-
-// The first ^C ends the answer, or the wait for a question: without SA_RESTART, blocked reads return, which std::signal
-// does not guarantee.
-void StopOnInterrupt() {
-  struct sigaction action = {};
-  action.sa_handler = [](int) { interrupted = 1; };
-  sigaction(SIGINT, &action, nullptr);
 }
 
 absl::Status Converse(AskSession& session, const Flags& flags, std::vector<infer::RequestDocument> documents) {
@@ -349,7 +339,7 @@ absl::Status Converse(AskSession& session, const Flags& flags, std::vector<infer
   if (!flags.chat) return absl::OkStatus();
   const bool terminal = isatty(STDIN_FILENO) != 0;
   std::string line;
-  while (interrupted == 0) {
+  while (!Interrupted()) {
     if (terminal) Print("> ");
     if (!std::getline(std::cin, line)) break;
     const std::string question(absl::StripAsciiWhitespace(line));
@@ -406,7 +396,7 @@ absl::Status RunAsk(absl::Span<char* const> args) {
                  "[no documents given, the model answers from its own knowledge; add some with --doc ID (kvlink "
                  "inspect documents lists them) or --file PATH]\n");
   }
-  StopOnInterrupt();
+  CatchInterrupt();  // the first ^C ends the answer, or the wait for a question
   const absl::Status status = AnswerAll(*session, flags, questions, std::move(documents));
   if (const absl::Status recording = session->generator().model().recording(); !flags.quiet && !recording.ok()) {
     std::fprintf(stderr, "[forward passes ran without device graphs: %s]\n", std::string(recording.message()).c_str());
