@@ -16,7 +16,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-absl::StatusOr<std::vector<std::string>> ReadSpellings(const Json& answer) {
+absl::StatusOr<std::vector<std::string>> ReadSpellings(absl::string_view name, const Json& answer) {
   const Json list = answer.is_array() ? answer : Json::array({answer});
   std::vector<std::string> spellings;
   for (const Json& spelling : list) {
@@ -27,7 +27,7 @@ absl::StatusOr<std::vector<std::string>> ReadSpellings(const Json& answer) {
     spellings.push_back(spelling.get<std::string>());
   }
   if (!spellings.empty()) return spellings;
-  return absl::InvalidArgumentError("\"answer\" must be a string or a list of accepted spellings");
+  return absl::InvalidArgumentError(absl::StrCat("\"", name, "\" must be a string or a list of accepted spellings"));
 }
 
 // "id" or {"id": "...", "parts": "2-5"}.
@@ -57,9 +57,10 @@ absl::StatusOr<Question> ParseQuestion(const std::string& line) {
     KVLINK_ASSIGN_OR_RETURN(DocumentParts parts, ParseDocument(document));
     question.documents.push_back(std::move(parts));
   }
-  const auto answer = json.find("answer");
-  if (answer != json.end()) {
-    KVLINK_ASSIGN_OR_RETURN(question.expected, ReadSpellings(*answer));
+  for (const char* name : {"answers", "answer"}) {
+    const auto answer = json.find(name);
+    if (answer == json.end()) continue;
+    KVLINK_ASSIGN_OR_RETURN(question.expected, ReadSpellings(name, *answer));
   }
   return question;
 }

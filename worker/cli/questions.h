@@ -1,4 +1,4 @@
-// The questions for `kvlink ask --questions`, and whether an answer contains what was expected.
+// The questions for `--questions` of `kvlink ask` and `kvlink eval`, and whether an answer contains what was expected.
 // Thread-safety: pure functions over the file system.
 #ifndef KVLINK_WORKER_CLI_QUESTIONS_H_
 #define KVLINK_WORKER_CLI_QUESTIONS_H_
