@@ -71,7 +71,8 @@ absl::Status AskSession::OpenStoreOrScratch() {
     StoreFlags flags = options_.store;
     flags.store = scratch_.path();
     flags.cluster.cluster = flags.default_cluster;
-    flags.capacity = std::min(flags.capacity, int64_t{4} << 30);
+    constexpr int64_t kMaxCapacity = int64_t{4} << 30;
+    flags.capacity = flags.capacity == 0 ? kMaxCapacity : std::min(flags.capacity, kMaxCapacity);
     opened = OpenStore(flags, StoreUse::kCreate);
     note_ = absl::StrCat("no store at ", PlaceName(options_.store), ": new encodings will not be saved");
   }
