@@ -1,0 +1,342 @@
+// Generated questions: the same everywhere, unambiguous, and different in the two splits.
+#include "worker/eval/question_generator.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
+#include "base/checksum.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "worker/eval/language.h"
+
+namespace kvlink::eval {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+constexpr Split kSplits[] = {Split::kTune, Split::kTest};
+
+Item Make(const ItemOptions& options, Kind kind, int64_t index) {
+  auto item = MakeItem(options, kind, index);
+  EXPECT_TRUE(item.ok()) << item.status();
+  return *std::move(item);
+}
+
+std::string TextOf(const Item& item) {
+  std::string text = absl::StrCat(item.id, "\n", item.question, "\n", item.stem, "\n", absl::StrJoin(item.answers, "|"),
+                                  "\n", absl::StrJoin(item.candidates, "|"), "\n", absl::StrJoin(item.gold, "|"), "\n");
+  for (const ItemDocument& document : item.documents) absl::StrAppend(&text, document.title, "\n", document.text, "\n");
+  return text;
+}
+
+// Items of all kinds and of few and many documents.
+std::vector<Item> Sample(Split split, int64_t each) {
+  std::vector<Item> items;
+  for (const int64_t documents : {2, 3, 5, 8, 32}) {
+    for (const Kind kind : AllKinds()) {
+      for (int64_t i = 0; i < each; ++i) {
+        items.push_back(Make({.split = split, .seed = 7, .documents = documents, .document_tokens = 80}, kind, i));
+      }
+    }
+  }
+  return items;
+}
+
+std::vector<int64_t> DocumentsWith(const Item& item, absl::string_view text) {
+  std::vector<int64_t> found;
+  for (size_t i = 0; i < item.documents.size(); ++i) {
+    if (absl::StrContains(item.documents[i].text, text)) found.push_back(static_cast<int64_t>(i));
+  }
+  return found;
+}
+
+TEST(QuestionGenerator, ItemsAreTheSameOnEveryMachine) {
+  // A change of these values is a change of kGeneratorVersion.
+  const std::map<std::string, uint64_t> golden = {{"tune", 10233795361620997943u}, {"test", 6453585167660076642u}};
+  for (const Split split : kSplits) {
+    std::string text;
+    for (const Item& item : Sample(split, 3)) text += TextOf(item);
+    EXPECT_EQ(Xxh3(text.data(), text.size()), golden.at(std::string(SplitName(split)))) << SplitName(split);
+  }
+}
+
+TEST(QuestionGenerator, ItemsDependOnSeedAndIndexAlone) {
+  const ItemOptions options{.seed = 3};
+  std::set<std::string> texts;
+  for (const Kind kind : AllKinds()) {
+    for (const int64_t index : {5, 0, 1 << 30}) {
+      const std::string text = TextOf(Make(options, kind, index));
+      EXPECT_EQ(TextOf(Make(options, kind, index)), text);
+      EXPECT_TRUE(texts.insert(text).second);
+      EXPECT_NE(TextOf(Make({.seed = 4}, kind, index)), text);
+    }
+  }
+}
+
+TEST(QuestionGenerator, TheSplitsShareNoNameNoWordingAndNoTemplate) {
+  std::set<std::string> words[2], sentences[2], questions[2], wordings[2];
+  for (const Split split : kSplits) {
+    const size_t k = static_cast<size_t>(split);
+    for (const Item& item : Sample(split, 10)) {
+      for (const ItemDocument& document : item.documents) {
+        for (const absl::string_view word : absl::StrSplit(document.title, ' ')) words[k].emplace(word);
+        for (const absl::string_view sentence : absl::StrSplit(document.text, ". ")) sentences[k].emplace(sentence);
+      }
+      for (const std::string& candidate : item.candidates) {
+        if (candidate == kUnknown) continue;
+        for (const absl::string_view word : absl::StrSplit(candidate, ' ')) words[k].emplace(word);
+      }
+      questions[k].insert(item.question);
+    }
+    const Language& language = LanguageOf(split);
+    for (const Relation& relation : language.relations) {
+      wordings[k].emplace(relation.phrase);
+      wordings[k].insert(relation.statements.begin(), relation.statements.end());
+    }
+    for (const Quantity& quantity : language.quantities) {
+      for (const absl::string_view text : {quantity.statement, quantity.smaller, quantity.larger})
+        wordings[k].emplace(text);
+    }
+    for (const auto& list : {language.questions, language.fillers, language.times, language.adjectives, language.nouns,
+                             language.verbs, language.places, language.goods}) {
+      wordings[k].insert(list.begin(), list.end());
+    }
+    for (const absl::string_view text :
+         {language.person_opening, language.town_opening, language.company_opening, language.comparison}) {
+      wordings[k].emplace(text);
+    }
+  }
+  const auto common = [](const std::set<std::string>* sets) {
+    std::vector<std::string> both;
+    std::set_intersection(sets[0].begin(), sets[0].end(), sets[1].begin(), sets[1].end(), std::back_inserter(both));
+    return both;
+  };
+  EXPECT_THAT(common(words), IsEmpty());
+  EXPECT_THAT(common(sentences), IsEmpty());
+  EXPECT_THAT(common(questions), IsEmpty());
+  EXPECT_THAT(common(wordings), IsEmpty());
+}
+
+TEST(QuestionGenerator, CandidatesAreTheAnswerAndOthersOfTheDocuments) {
+  for (const Split split : kSplits) {
+    for (const Item& item : Sample(split, 10)) {
+      SCOPED_TRACE(TextOf(item));
+      ASSERT_FALSE(item.answers.empty());
+      ASSERT_GE(item.candidates.size(), 2u);
+      EXPECT_EQ(item.candidates[0], item.answers[0]);
+      EXPECT_EQ(std::set<std::string>(item.candidates.begin(), item.candidates.end()).size(), item.candidates.size());
+      for (size_t i = 1; i < item.candidates.size(); ++i) {
+        EXPECT_FALSE(DocumentsWith(item, item.candidates[i]).empty()) << item.candidates[i];
+        if (item.kind != Kind::kCompare) {
+          EXPECT_FALSE(absl::StrContains(item.question, item.candidates[i]));
+        }
+      }
+    }
+  }
+}
+
+TEST(QuestionGenerator, AnswersStandInGoldDocumentsOnly) {
+  for (const Split split : kSplits) {
+    for (const Item& item : Sample(split, 10)) {
+      SCOPED_TRACE(TextOf(item));
+      ASSERT_FALSE(item.gold.empty());
+      EXPECT_TRUE(std::is_sorted(item.gold.begin(), item.gold.end()));
+      for (const std::string& answer : item.answers) {
+        const std::vector<int64_t> found = DocumentsWith(item, answer);
+        EXPECT_EQ(found.empty(), item.kind == Kind::kUnanswerable);
+        for (const int64_t i : found) EXPECT_TRUE(std::binary_search(item.gold.begin(), item.gold.end(), i));
+      }
+    }
+  }
+}
+
+// Whether a document states a relation of a subject, whatever the object.
+bool States(const std::string& text, const Relation& relation, const std::string& subject) {
+  std::vector<std::string> statements(relation.statements.begin(), relation.statements.end());
+  statements.push_back(absl::StrCat(relation.phrase.substr(1), " is {o}."));  // its first letter may be a capital
+  return std::any_of(statements.begin(), statements.end(), [&](absl::string_view statement) {
+    const std::string sentence = absl::StrReplaceAll(statement, {{"{s}", subject}});
+    const std::pair<std::string, std::string> parts = absl::StrSplit(sentence, "{o}");
+    return absl::StrContains(text, parts.first) && absl::StrContains(text, parts.second);
+  });
+}
+
+TEST(QuestionGenerator, NobodySaysWhatAnUnanswerableQuestionAsks) {
+  for (const Split split : kSplits) {
+    for (const Kind kind : {Kind::kUnanswerable, Kind::kLookup}) {
+      for (int64_t i = 0; i < 50; ++i) {
+        const Item item = Make({.split = split, .document_tokens = 80}, kind, i);
+        SCOPED_TRACE(TextOf(item));
+        const std::string& subject = item.documents[item.gold[0]].title;
+        int asked = 0;
+        for (const Relation& relation : LanguageOf(split).relations) {
+          if (!absl::StrContains(item.question, absl::StrReplaceAll(relation.phrase, {{"{s}", subject}}))) continue;
+          ++asked;
+          for (const ItemDocument& document : item.documents) {
+            const bool states = States(document.text, relation, subject);
+            EXPECT_EQ(states, kind == Kind::kLookup && document.title == subject) << document.text;
+          }
+        }
+        EXPECT_EQ(asked, 1);
+      }
+    }
+  }
+}
+
+TEST(QuestionGenerator, EveryGoldDocumentOfAChainIsNeeded) {
+  std::set<size_t> lengths;
+  for (const Split split : kSplits) {
+    for (const Item& item : Sample(split, 20)) {
+      if (item.kind != Kind::kHopsAcross && item.kind != Kind::kChain) continue;
+      SCOPED_TRACE(TextOf(item));
+      lengths.insert(item.gold.size());
+      if (item.kind == Kind::kHopsAcross) {
+        EXPECT_EQ(item.gold.size(), 2u);
+      }
+      // Follow the titles from the one that the question names: each is told by the document before alone.
+      std::set<int64_t> left(item.gold.begin(), item.gold.end());
+      int64_t at = -1;
+      for (const int64_t i : item.gold) {
+        if (!absl::StrContains(item.question, item.documents[i].title)) continue;
+        EXPECT_EQ(at, -1) << "the question names two";
+        at = i;
+      }
+      ASSERT_NE(at, -1);
+      EXPECT_EQ(DocumentsWith(item, item.documents[at].title), std::vector<int64_t>{at});
+      left.erase(at);
+      while (!left.empty()) {
+        const auto next = std::find_if(left.begin(), left.end(), [&](int64_t i) {
+          return absl::StrContains(item.documents[at].text, item.documents[i].title);
+        });
+        ASSERT_NE(next, left.end());
+        EXPECT_EQ(DocumentsWith(item, item.documents[*next].title),
+                  (std::vector<int64_t>{std::min(at, *next), std::max(at, *next)}));
+        at = *next;
+        left.erase(next);
+      }
+      EXPECT_EQ(DocumentsWith(item, item.answers[0]), std::vector<int64_t>{at}) << "the last document answers";
+    }
+  }
+  EXPECT_EQ(lengths, (std::set<size_t>{2, 3, 4}));
+}
+
+TEST(QuestionGenerator, BothHopsInsideAreOfOneDocument) {
+  for (const Split split : kSplits) {
+    for (int64_t i = 0; i < 20; ++i) {
+      const Item item = Make({.split = split}, Kind::kHopsInside, i);
+      SCOPED_TRACE(TextOf(item));
+      ASSERT_EQ(item.gold.size(), 1u);
+      EXPECT_THAT(item.question, HasSubstr(item.documents[item.gold[0]].title));
+      EXPECT_EQ(DocumentsWith(item, item.answers[0]), item.gold);
+    }
+  }
+}
+
+TEST(QuestionGenerator, DistractorsShareNames) {
+  for (const Split split : kSplits) {
+    for (int64_t i = 0; i < 20; ++i) {
+      const Item item = Make({.split = split}, Kind::kDistractors, i);
+      SCOPED_TRACE(TextOf(item));
+      const std::vector<std::string> meant = absl::StrSplit(item.documents[item.gold[0]].title, ' ');
+      int given = 0, surname = 0;
+      for (const ItemDocument& document : item.documents) {
+        const std::vector<std::string> name = absl::StrSplit(document.title, ' ');
+        given += name[0] == meant[0];
+        surname += name[1] == meant[1];
+        EXPECT_TRUE(name[0] == meant[0] || name[1] == meant[1]);
+      }
+      EXPECT_GE(given, 2);
+      EXPECT_GE(surname, 2);
+    }
+  }
+}
+
+TEST(QuestionGenerator, ComparisonsAreRight) {
+  const auto number_in = [](const std::string& text) {
+    const size_t begin = text.find_first_of("0123456789");
+    EXPECT_NE(begin, std::string::npos) << text;
+    return begin == std::string::npos ? 0 : std::stoll(text.substr(begin));
+  };
+  int larger_asked = 0, smaller_asked = 0, first_named = 0;
+  for (const Split split : kSplits) {
+    for (int64_t i = 0; i < 50; ++i) {
+      const Item item = Make({.split = split}, Kind::kCompare, i);
+      SCOPED_TRACE(TextOf(item));
+      ASSERT_EQ(item.gold.size(), 2u);
+      ASSERT_EQ(item.candidates.size(), 2u);
+      const ItemDocument &a = item.documents[item.gold[0]], &b = item.documents[item.gold[1]];
+      const std::string& larger = number_in(a.text) > number_in(b.text) ? a.title : b.title;
+      const std::string& smaller = number_in(a.text) > number_in(b.text) ? b.title : a.title;
+      int asked = 0;
+      for (const Quantity& quantity : LanguageOf(split).quantities) {
+        for (const bool turned : {false, true}) {
+          const auto asks = [&](absl::string_view which) {
+            return item.question ==
+                   absl::StrReplaceAll(
+                       LanguageOf(split).comparison,
+                       {{"{a}", turned ? b.title : a.title}, {"{b}", turned ? a.title : b.title}, {"{c}", which}});
+          };
+          if (asks(quantity.larger)) {
+            EXPECT_EQ(item.answers[0], larger);
+            EXPECT_EQ(item.stem, absl::StrCat("The one that ", quantity.larger, " is"));
+          }
+          if (asks(quantity.smaller)) {
+            EXPECT_EQ(item.answers[0], smaller);
+            EXPECT_EQ(item.stem, absl::StrCat("The one that ", quantity.smaller, " is"));
+          }
+          larger_asked += asks(quantity.larger);
+          smaller_asked += asks(quantity.smaller);
+          asked += asks(quantity.larger) + asks(quantity.smaller);
+        }
+      }
+      EXPECT_EQ(asked, 1);
+      first_named += item.question.find(item.candidates[0]) < item.question.find(item.candidates[1]);
+    }
+  }
+  EXPECT_GT(larger_asked, 20);
+  EXPECT_GT(smaller_asked, 20);
+  EXPECT_GT(first_named, 20);
+  EXPECT_LT(first_named, 80);
+}
+
+TEST(QuestionGenerator, DocumentsHaveAboutTheLengthAskedFor) {
+  for (const int64_t tokens : {100, 400, 4000}) {
+    for (const Kind kind : AllKinds()) {
+      for (const ItemDocument& document : Make({.document_tokens = tokens}, kind, 0).documents) {
+        const int64_t words = std::count(document.text.begin(), document.text.end(), ' ') + 1;
+        EXPECT_GE(words, tokens * 3 / 4);
+        EXPECT_LE(words, tokens * 3 / 4 + 15);
+      }
+    }
+  }
+}
+
+TEST(QuestionGenerator, BadOptionsAreRefused) {
+  const std::pair<ItemOptions, const char*> cases[] = {
+      {{.documents = 1}, "1 documents"},
+      {{.documents = 33}, "33 documents"},
+      {{.document_tokens = 49}, "49 tokens per document"},
+      {{.document_tokens = 8001}, "8001 tokens per document"},
+  };
+  for (const auto& [options, message] : cases) {
+    const absl::Status status = MakeItem(options, Kind::kLookup, 0).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(status.message()), HasSubstr(message));
+  }
+  EXPECT_EQ(MakeItem({}, Kind::kLookup, -1).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(*ParseKind("hops-across"), Kind::kHopsAcross);
+  EXPECT_THAT(std::string(ParseKind("hop").status().message()), HasSubstr("lookup, hops-inside"));
+}
+
+}  // namespace
+}  // namespace kvlink::eval

@@ -1,0 +1,80 @@
+// Multi-document questions over invented entities, so that no model knows an answer and each question has exactly one.
+//
+// An item is a pure function of (options, kind, index) and the same on every machine: items can be made in any order,
+// by several processes, and again after an interruption. The splits `tune` and `test` share no name, no wording of a
+// relation, no question template and no filler sentence (docs/quality-of-answers.md).
+// Thread-safety: pure functions.
+#ifndef KVLINK_WORKER_EVAL_QUESTION_GENERATOR_H_
+#define KVLINK_WORKER_EVAL_QUESTION_GENERATOR_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+
+namespace kvlink::eval {
+
+// Part of the settings of a results file. To be increased with every change of what MakeItem returns.
+inline constexpr int kGeneratorVersion = 1;
+
+enum class Split { kTune, kTest };
+absl::string_view SplitName(Split split);
+
+enum class Kind {
+  kLookup,        // one fact of one document; the others state the same relation of other subjects
+  kHopsInside,    // two facts of one document: the founder of the employer of X
+  kHopsAcross,    // two facts of two documents
+  kChain,         // two to four facts, each of another document
+  kCompare,       // which of two subjects, each with its document, has the larger or smaller number
+  kUnanswerable,  // a lookup whose fact stands nowhere; the answer is kUnknown
+  kDistractors,   // a lookup among people who share first names or surnames with the one meant
+};
+absl::Span<const Kind> AllKinds();
+absl::string_view KindName(Kind kind);
+// INVALID_ARGUMENT: lists the kinds.
+absl::StatusOr<Kind> ParseKind(absl::string_view name);
+
+// The answer of an unanswerable question. Some other ways to say that the documents do not say are accepted as well.
+inline constexpr absl::string_view kUnknown = "unknown";
+
+inline constexpr int64_t kMinDocuments = 2, kMaxDocuments = 32;
+inline constexpr int64_t kMinDocumentTokens = 50, kMaxDocumentTokens = 8000;
+
+struct ItemOptions {
+  Split split = Split::kTest;
+  uint64_t seed = 1;
+  int64_t documents = 5;  // a chain has at most as many facts
+  // Approximate length of each document: three words for four tokens, as byte-level vocabularies take for this text.
+  // Facts are never left out, so that a very short document may be longer.
+  int64_t document_tokens = 200;
+};
+
+struct ItemDocument {
+  std::string title;
+  std::string text;
+};
+
+struct Item {
+  std::string id;  // unique for equal options: "lookup-17"
+  Kind kind = Kind::kLookup;
+  Split split = Split::kTest;
+  std::vector<ItemDocument> documents;
+  std::string question;
+  std::vector<std::string> answers;  // accepted spellings; not empty
+  std::string stem;                  // a sentence that an answer completes: "The founder of X is"
+  // The answer first, then wrong answers of the same type that occur in the documents; at least two in all.
+  std::vector<std::string> candidates;
+  // Documents that the answer follows from, ascending; for kUnanswerable, the one about the question's subject.
+  std::vector<int64_t> gold;
+};
+
+// INVALID_ARGUMENT: options outside the limits above, or a negative index.
+absl::StatusOr<Item> MakeItem(const ItemOptions& options, Kind kind, int64_t index);
+
+}  // namespace kvlink::eval
+
+#endif  // KVLINK_WORKER_EVAL_QUESTION_GENERATOR_H_

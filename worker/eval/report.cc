@@ -1,0 +1,254 @@
+// Cells of equal kind, order and codec are compared question by question, so that a linker that has answered fewer is
+// compared over those alone.
+#include "worker/eval/report.h"
+
+#include <algorithm>
+#include <functional>
+#include <map>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "nlohmann/json.hpp"
+
+namespace kvlink::eval {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using Group = std::vector<const Result*>;
+using Score = std::optional<double> Result::*;
+
+std::optional<Estimate> EstimateOf(const Group& group, Score score, uint64_t seed) {
+  std::vector<double> values;
+  for (const Result* result : group) {
+    if (result->*score) values.push_back(*(result->*score));
+  }
+  return MeanOf(values, seed);
+}
+
+std::map<std::string, double> ByItem(const Group& group, Score score) {
+  std::map<std::string, double> values;
+  for (const Result* result : group) {
+    if (result->*score) values[result->item] = *(result->*score);
+  }
+  return values;
+}
+
+std::optional<Recovery> RecoveryIn(const Group& group, const Group& concat, const Group& full, Score score,
+                                   uint64_t seed) {
+  const auto concat_by_item = ByItem(concat, score), full_by_item = ByItem(full, score);
+  std::vector<double> values, concat_values, full_values;
+  for (const auto& [item, value] : ByItem(group, score)) {
+    const auto of_concat = concat_by_item.find(item), of_full = full_by_item.find(item);
+    if (of_concat == concat_by_item.end() || of_full == full_by_item.end()) continue;
+    values.push_back(value);
+    concat_values.push_back(of_concat->second);
+    full_values.push_back(of_full->second);
+  }
+  return RecoveryOf(values, concat_values, full_values, seed);
+}
+
+double Median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const size_t half = values.size() / 2;
+  return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
+}
+
+Cell CellOf(const Group& group, uint64_t seed) {
+  Cell cell;
+  cell.linker = group[0]->linker;
+  cell.questions = static_cast<int64_t>(group.size());
+  cell.exact = EstimateOf(group, &Result::exact, seed);
+  cell.f1 = EstimateOf(group, &Result::f1, seed);
+  cell.rouge_l = EstimateOf(group, &Result::rouge_l, seed);
+  cell.choice = EstimateOf(group, &Result::choice, seed);
+  std::vector<double> divergences, times;
+  double bytes = 0, prompt = 0, fresh = 0;
+  for (const Result* result : group) {
+    divergences.push_back(result->divergence);
+    times.push_back(result->first_token_seconds);
+    bytes += static_cast<double>(result->bytes_read);
+    prompt += static_cast<double>(result->prompt_tokens);
+    fresh += static_cast<double>(result->fresh_tokens);
+    cell.documents_encoded += result->documents_encoded;
+  }
+  cell.divergence = *MeanOf(divergences, seed);
+  cell.first_token_seconds = Median(std::move(times));
+  cell.bytes_read = bytes / static_cast<double>(group.size());
+  cell.fresh_share = prompt > 0 ? fresh / prompt : 0;
+  return cell;
+}
+
+// Values in the order of their first appearance.
+class Sequence {
+ public:
+  void Add(const std::string& value) {
+    if (std::find(values_.begin(), values_.end(), value) == values_.end()) values_.push_back(value);
+  }
+  const std::vector<std::string>& values() const { return values_; }
+
+ private:
+  std::vector<std::string> values_;
+};
+
+std::string Percent(double share) { return absl::StrFormat("%.1f", 100 * share); }
+std::string PercentOf(const Interval& interval) {
+  return absl::StrCat(Percent(interval.low), "..", Percent(interval.high));
+}
+std::string BytesText(double bytes) {
+  return bytes >= 1 << 20 ? absl::StrFormat("%.1f MiB", bytes / (1 << 20)) : absl::StrFormat("%.0f KiB", bytes / 1024);
+}
+
+struct Column {
+  absl::string_view head;
+  std::function<std::string(const Cell&)> text;  // "": the cell has none
+  bool left = false;
+};
+
+std::vector<Column> Columns(absl::Span<const Cell> cells) {
+  const auto estimate = [](std::optional<Estimate> Cell::*member) {
+    return [member](const Cell& cell) { return cell.*member ? Percent((cell.*member)->mean) : ""; };
+  };
+  const auto interval = [](std::optional<Estimate> Cell::*member) {
+    return [member](const Cell& cell) { return cell.*member ? PercentOf((cell.*member)->interval) : ""; };
+  };
+  const auto recovery = [](std::optional<Recovery> Cell::*member) {
+    return [member](const Cell& cell) { return cell.*member ? Percent((cell.*member)->value) : ""; };
+  };
+  const auto recovery_interval = [](std::optional<Recovery> Cell::*member) {
+    return [member](const Cell& cell) {
+      return cell.*member && (cell.*member)->interval ? PercentOf(*(cell.*member)->interval) : "";
+    };
+  };
+  Sequence orders, codecs;
+  for (const Cell& cell : cells) {
+    orders.Add(cell.order);
+    codecs.Add(cell.codec);
+  }
+  std::vector<Column> columns = {{"kind", [](const Cell& cell) { return cell.kind; }, true}};
+  if (orders.values().size() > 1) columns.push_back({"order", [](const Cell& cell) { return cell.order; }, true});
+  if (codecs.values().size() > 1) columns.push_back({"codec", [](const Cell& cell) { return cell.codec; }, true});
+  columns.insert(
+      columns.end(),
+      {{"linker", [](const Cell& cell) { return cell.linker; }, true},
+       {"n", [](const Cell& cell) { return absl::StrCat(cell.questions); }},
+       {"EM", estimate(&Cell::exact)},
+       {"95%", interval(&Cell::exact)},
+       {"recovery", recovery(&Cell::exact_recovery)},
+       {"95%", recovery_interval(&Cell::exact_recovery)},
+       {"F1", estimate(&Cell::f1)},
+       {"choice", estimate(&Cell::choice)},
+       {"95%", interval(&Cell::choice)},
+       {"recovery", recovery(&Cell::choice_recovery)},
+       {"95%", recovery_interval(&Cell::choice_recovery)},
+       {"KL", [](const Cell& cell) { return absl::StrFormat("%.3f", cell.divergence.mean); }},
+       {"first token", [](const Cell& cell) { return absl::StrFormat("%.0f ms", 1000 * cell.first_token_seconds); }},
+       {"read", [](const Cell& cell) { return BytesText(cell.bytes_read); }},
+       {"fresh", [](const Cell& cell) { return Percent(cell.fresh_share); }}});
+  std::erase_if(columns, [&](const Column& column) {
+    return std::all_of(cells.begin(), cells.end(), [&](const Cell& cell) { return column.text(cell).empty(); });
+  });
+  return columns;
+}
+
+void AddEstimate(Json& json, const std::string& name, const std::optional<Estimate>& estimate) {
+  if (estimate) {
+    json[name] = {{"mean", estimate->mean}, {"interval", {estimate->interval.low, estimate->interval.high}}};
+  }
+}
+void AddRecovery(Json& json, const std::string& name, const std::optional<Recovery>& recovery) {
+  if (!recovery) return;
+  json[name] = {{"value", recovery->value}};
+  if (recovery->interval) json[name]["interval"] = {recovery->interval->low, recovery->interval->high};
+}
+
+}  // namespace
+
+std::vector<Cell> Summarise(absl::Span<const Result> results, uint64_t seed) {
+  Sequence kinds, orders, codecs, linkers;
+  std::map<std::vector<std::string>, Group> groups;
+  for (const Result& result : results) {
+    kinds.Add(result.kind);
+    orders.Add(result.order);
+    codecs.Add(result.codec);
+    linkers.Add(result.linker);
+    groups[{result.kind, result.order, result.codec, result.linker}].push_back(&result);
+    groups[{std::string(kAllKinds), result.order, result.codec, result.linker}].push_back(&result);
+  }
+  if (kinds.values().size() > 1) kinds.Add(std::string(kAllKinds));
+  std::vector<Cell> cells;
+  for (const std::string& kind : kinds.values()) {
+    for (const std::string& order : orders.values()) {
+      for (const std::string& codec : codecs.values()) {
+        const auto group = [&](absl::string_view linker) -> const Group& {
+          return groups[{kind, order, codec, std::string(linker)}];
+        };
+        for (const std::string& linker : linkers.values()) {
+          if (group(linker).empty()) continue;
+          Cell cell = CellOf(group(linker), seed);
+          cell.kind = kind;
+          cell.order = order;
+          cell.codec = codec;
+          if (linker != kClosedBook) {
+            cell.exact_recovery = RecoveryIn(group(linker), group("concat"), group("full"), &Result::exact, seed);
+            cell.choice_recovery = RecoveryIn(group(linker), group("concat"), group("full"), &Result::choice, seed);
+          }
+          cells.push_back(std::move(cell));
+        }
+      }
+    }
+  }
+  return cells;
+}
+
+std::string TableText(absl::Span<const Cell> cells) {
+  const std::vector<Column> columns = Columns(cells);
+  std::vector<std::vector<std::string>> rows = {{}};
+  for (const Column& column : columns) rows[0].emplace_back(column.head);
+  for (const Cell& cell : cells) {
+    rows.emplace_back();
+    for (const Column& column : columns) {
+      const std::string text = column.text(cell);
+      rows.back().push_back(text.empty() ? "-" : text);
+    }
+  }
+  std::vector<int> widths(columns.size(), 0);
+  for (const auto& row : rows) {
+    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], static_cast<int>(row[i].size()));
+  }
+  std::string table;
+  for (const auto& row : rows) {
+    std::string line;
+    for (size_t i = 0; i < row.size(); ++i) {
+      absl::StrAppendFormat(&line, "%s%*s", i > 0 ? "  " : "", columns[i].left ? -widths[i] : widths[i], row[i]);
+    }
+    absl::StrAppend(&table, line, "\n");
+  }
+  return table;
+}
+
+std::string ReportJson(const Settings& settings, absl::Span<const Cell> cells) {
+  Json json = {{"settings", settings}, {"cells", Json::array()}};
+  for (const Cell& cell : cells) {
+    Json one = {{"kind", cell.kind},
+                {"order", cell.order},
+                {"codec", cell.codec},
+                {"linker", cell.linker},
+                {"questions", cell.questions}};
+    AddEstimate(one, "exact", cell.exact);
+    AddEstimate(one, "f1", cell.f1);
+    AddEstimate(one, "rouge_l", cell.rouge_l);
+    AddEstimate(one, "choice", cell.choice);
+    AddEstimate(one, "divergence", cell.divergence);
+    AddRecovery(one, "exact_recovery", cell.exact_recovery);
+    AddRecovery(one, "choice_recovery", cell.choice_recovery);
+    one["first_token_seconds"] = cell.first_token_seconds;
+    one["bytes_read"] = cell.bytes_read;
+    one["fresh_share"] = cell.fresh_share;
+    one["documents_encoded"] = cell.documents_encoded;
+    json["cells"].push_back(std::move(one));
+  }
+  return json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+}  // namespace kvlink::eval

@@ -1,0 +1,50 @@
+// Results as a table: one row for each kind of question, order, codec and linker.
+// Thread-safety: pure functions.
+#ifndef KVLINK_WORKER_EVAL_REPORT_H_
+#define KVLINK_WORKER_EVAL_REPORT_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "worker/eval/metrics.h"
+#include "worker/eval/results.h"
+
+namespace kvlink::eval {
+
+// The row over all kinds, if there are several.
+inline constexpr absl::string_view kAllKinds = "all";
+
+struct Cell {
+  std::string kind;
+  std::string order;
+  std::string codec;
+  std::string linker;
+  int64_t questions = 0;
+  // Over the questions that have expected answers or candidates.
+  std::optional<Estimate> exact, f1, rouge_l, choice;
+  Estimate divergence;
+  // Over the questions that concat and full have answered as well, of `exact` and of `choice`. Absent for the control
+  // without documents, and as RecoveryOf says.
+  std::optional<Recovery> exact_recovery, choice_recovery;
+  double first_token_seconds = 0;  // median
+  double bytes_read = 0;           // mean
+  double fresh_share = 0;          // fresh tokens of all prompts over tokens of all prompts
+  int64_t documents_encoded = 0;   // RequestStats::documents_encoded; the times include it
+};
+
+// Kinds, orders, codecs and linkers in the order of their first result. `seed`: of the bootstrap.
+std::vector<Cell> Summarise(absl::Span<const Result> results, uint64_t seed);
+
+// Lines of a table, with shares in percent. Leaves out the columns that no cell has, and order and codec if there is
+// only one.
+std::string TableText(absl::Span<const Cell> cells);
+// An object with the settings and the cells (docs/formats.md "Results of eval").
+std::string ReportJson(const Settings& settings, absl::Span<const Cell> cells);
+
+}  // namespace kvlink::eval
+
+#endif  // KVLINK_WORKER_EVAL_REPORT_H_

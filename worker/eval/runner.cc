@@ -1,0 +1,296 @@
+// One prefill for each linker: the conversation is rewound to the end of the prompt between the greedy answer, the
+// reference's answer and each candidate.
+#include "worker/eval/runner.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/clock.h"
+#include "base/status.h"
+#include "worker/eval/metrics.h"
+
+namespace kvlink::eval {
+namespace {
+
+constexpr Order kOrders[] = {Order::kGenerated, Order::kFirst, Order::kMiddle, Order::kLast};
+// Tokens of full attention's answer over which its distributions are compared.
+constexpr size_t kComparedTokens = 8;
+constexpr absl::Duration kWriteTimeout = absl::Seconds(60);
+
+// The calls of one task share its time limit.
+class Remaining {
+ public:
+  explicit Remaining(const infer::Limits& limits) : limits_(limits), deadline_(SteadyNow() + limits.timeout) {}
+  infer::Limits operator()() const { return {deadline_ - SteadyNow(), limits_.cancelled}; }
+
+ private:
+  const infer::Limits& limits_;
+  const absl::Time deadline_;
+};
+
+std::vector<infer::RequestDocument> Ordered(const Task& task, Order order) {
+  if (order == Order::kGenerated) return task.documents;
+  std::vector<infer::RequestDocument> gold, others;
+  for (size_t i = 0; i < task.documents.size(); ++i) {
+    const bool is_gold = std::binary_search(task.gold.begin(), task.gold.end(), static_cast<int64_t>(i));
+    (is_gold ? gold : others).push_back(task.documents[i]);
+  }
+  const size_t before = order == Order::kFirst ? 0 : order == Order::kMiddle ? others.size() / 2 : others.size();
+  others.insert(others.begin() + static_cast<ptrdiff_t>(before), gold.begin(), gold.end());
+  return others;
+}
+
+}  // namespace
+
+absl::string_view OrderName(Order order) {
+  switch (order) {
+    case Order::kGenerated:
+      return "generated";
+    case Order::kFirst:
+      return "first";
+    case Order::kMiddle:
+      return "middle";
+    case Order::kLast:
+      return "last";
+  }
+  return "";
+}
+
+absl::StatusOr<Order> ParseOrder(absl::string_view name) {
+  for (Order order : kOrders) {
+    if (name == OrderName(order)) return order;
+  }
+  const auto append = [](std::string* out, Order order) { absl::StrAppend(out, OrderName(order)); };
+  return absl::InvalidArgumentError(
+      absl::StrCat("unknown order '", name, "'; use ", absl::StrJoin(kOrders, ", ", append)));
+}
+
+absl::StatusOr<Task> TaskOf(const Item& item, const model::Tokenizer& tokenizer, const link::LinkProfile& profile) {
+  Task task{item.id,  std::string(KindName(item.kind)), item.question, item.answers, item.candidates, item.stem, {},
+            item.gold};
+  for (const ItemDocument& document : item.documents) {
+    auto tokens = tokenizer.Encode(link::DocumentText(profile, document.title, document.text), /*parse_special=*/false);
+    KVLINK_RETURN_IF_ERROR(Annotate(tokens.status(), item.id));
+    task.documents.push_back({*std::move(tokens), std::nullopt});
+  }
+  return task;
+}
+
+struct Runner::Answered {
+  std::vector<int32_t> tokens;  // with the end-of-sequence token, if the model ended the answer
+  std::string text;
+  std::vector<float> distributions;  // logits, one row for each compared token
+  double divergence = 0;
+  std::optional<double> choice;
+  absl::Duration time_to_first_token;
+  infer::RequestStats stats;
+};
+
+Runner::Runner(infer::Generator* generator, const model::Tokenizer* tokenizer, const model::ChatTemplate* chat,
+               RunnerOptions options, Results* results)
+    : generator_(generator), tokenizer_(tokenizer), template_(chat), options_(std::move(options)), results_(results) {}
+
+Result::Key Runner::KeyOf(const Task& task, absl::string_view linker, Order order) const {
+  return {task.id, std::string(linker), std::string(OrderName(order)),
+          std::string(CodecName(generator_->options().codec))};
+}
+
+absl::Status Runner::Run(const Task& task, const infer::Limits& limits) {
+  for (const Order order : options_.orders) {
+    if (order != Order::kGenerated && task.gold.empty()) {
+      return absl::InvalidArgumentError(absl::StrCat("question ", task.id, " does not say which of its documents hold ",
+                                                     "the answer; use the order ", OrderName(Order::kGenerated)));
+    }
+    KVLINK_RETURN_IF_ERROR(Annotate(RunOrder(task, order, limits), absl::StrCat("question ", task.id)));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Runner::RunOrder(const Task& task, Order order, const infer::Limits& limits) {
+  const link::Linker full = link::Linker::kFull;
+  const std::string full_name(link::LinkerName(full));
+  const auto missing = [&](absl::string_view linker) { return !results_->Has(KeyOf(task, linker, order)); };
+  std::vector<link::Linker> linkers;
+  bool full_missing = false;
+  for (const link::Linker& linker : options_.linkers) {
+    if (!missing(std::string(link::LinkerName(linker)))) continue;
+    if (linker == full) {
+      full_missing = true;
+    } else {
+      linkers.push_back(linker);
+    }
+  }
+  if (linkers.empty() && !full_missing && !missing(kClosedBook)) return absl::OkStatus();
+
+  const Remaining remaining(limits);
+  const std::vector<infer::RequestDocument> documents = Ordered(task, order);
+  if (!linkers.empty()) KVLINK_RETURN_IF_ERROR(Store(task, documents, remaining()));
+  KVLINK_ASSIGN_OR_RETURN(const Answered reference, Answer(task, full, documents, nullptr, remaining()));
+  if (full_missing) KVLINK_RETURN_IF_ERROR(Append(task, full_name, order, reference));
+  if (missing(kClosedBook)) {
+    KVLINK_ASSIGN_OR_RETURN(const Answered answered, Answer(task, full, {}, &reference, remaining()));
+    KVLINK_RETURN_IF_ERROR(Append(task, kClosedBook, order, answered));
+  }
+  for (const link::Linker& linker : linkers) {
+    KVLINK_ASSIGN_OR_RETURN(const Answered answered, Answer(task, linker, documents, &reference, remaining()));
+    KVLINK_RETURN_IF_ERROR(Append(task, std::string(link::LinkerName(linker)), order, answered));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Runner::Store(const Task& task, const std::vector<infer::RequestDocument>& documents,
+                           const infer::Limits& limits) {
+  infer::Request request;
+  request.linker = link::Linker::kConcat;
+  request.documents = documents;
+  request.limits = limits;
+  KVLINK_ASSIGN_OR_RETURN(request.prompt,
+                          link::MakePrompt(*tokenizer_, *template_, options_.chat, generator_->options().profile,
+                                           options_.system, task.question));
+  KVLINK_RETURN_IF_ERROR(generator_->Start(request).status());
+  // What the store does not take in time, the requests encode themselves, which their results say.
+  generator_->DrainWriteBack(SteadyNow() + std::min(limits.timeout, kWriteTimeout));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Runner::Answered> Runner::Answer(const Task& task, link::Linker linker,
+                                                const std::vector<infer::RequestDocument>& documents,
+                                                const Answered* reference, const infer::Limits& limits) {
+  const Remaining remaining(limits);
+  generator_->pool().Clear();
+  const absl::Time began = SteadyNow();
+  infer::Request request;
+  request.linker = linker;
+  request.documents = documents;
+  request.keep_logits = true;
+  request.limits = limits;
+  KVLINK_ASSIGN_OR_RETURN(request.prompt,
+                          link::MakePrompt(*tokenizer_, *template_, options_.chat, generator_->options().profile,
+                                           options_.system, task.question));
+  KVLINK_ASSIGN_OR_RETURN(const Candidates candidates, CandidatesOf(task, request.prompt.after.back()));
+  size_t room = static_cast<size_t>(options_.max_tokens);
+  for (const std::vector<int32_t>& text : candidates.texts) room = std::max(room, candidates.stem.size() + text.size());
+  request.answer_tokens = static_cast<int64_t>(room);
+  KVLINK_ASSIGN_OR_RETURN(const auto conversation, generator_->Start(request));
+  Answered answered;
+  answered.time_to_first_token = SteadyNow() - began;
+  answered.stats = conversation->stats();
+  const std::vector<float> first(conversation->logits().begin(), conversation->logits().end());
+
+  KVLINK_RETURN_IF_ERROR(Decode(*conversation, remaining(), &answered));
+  const std::vector<int32_t>& compared = reference != nullptr ? reference->tokens : answered.tokens;
+  KVLINK_ASSIGN_OR_RETURN(answered.distributions, Distributions(*conversation, first, compared, remaining()));
+  if (reference != nullptr) {
+    const size_t vocab = first.size(), rows = answered.distributions.size() / vocab;
+    for (size_t row = 0; row < rows; ++row) {
+      answered.divergence += Divergence(absl::MakeConstSpan(reference->distributions).subspan(row * vocab, vocab),
+                                        absl::MakeConstSpan(answered.distributions).subspan(row * vocab, vocab)) /
+                             static_cast<double>(rows);
+    }
+  }
+  if (!candidates.texts.empty()) {
+    KVLINK_ASSIGN_OR_RETURN(answered.choice, Choice(*conversation, first, candidates, remaining()));
+  }
+  return answered;
+}
+
+absl::StatusOr<Runner::Candidates> Runner::CandidatesOf(const Task& task, int32_t previous) const {
+  Candidates candidates;
+  if (!task.stem.empty()) {
+    KVLINK_ASSIGN_OR_RETURN(candidates.stem, tokenizer_->EncodeAfter(previous, task.stem, /*parse_special=*/false));
+    previous = candidates.stem.back();
+  }
+  for (const std::string& candidate : task.candidates) {
+    const std::string text = absl::StrCat(task.stem.empty() ? "" : " ", candidate);
+    KVLINK_ASSIGN_OR_RETURN(std::vector<int32_t> tokens,
+                            tokenizer_->EncodeAfter(previous, text, /*parse_special=*/false));
+    if (tokens.empty()) return absl::InvalidArgumentError("a candidate has no tokens");
+    candidates.texts.push_back(std::move(tokens));
+  }
+  return candidates;
+}
+
+absl::Status Runner::Decode(infer::Conversation& conversation, const infer::Limits& limits, Answered* answered) {
+  const Remaining remaining(limits);
+  const int64_t prompt = conversation.length();
+  std::vector<int32_t> text;
+  while (true) {
+    const int32_t token = conversation.next();
+    answered->tokens.push_back(token);
+    if (generator_->IsEnd(token)) break;
+    if (!tokenizer_->IsSpecial(token)) text.push_back(token);
+    if (static_cast<int64_t>(answered->tokens.size()) >= options_.max_tokens) break;
+    KVLINK_RETURN_IF_ERROR(generator_->Step(conversation, remaining()));
+  }
+  answered->text = tokenizer_->Decode(text, /*skip_special=*/true);
+  return generator_->Rewind(conversation, prompt);
+}
+
+absl::StatusOr<std::vector<float>> Runner::Distributions(infer::Conversation& conversation,
+                                                         absl::Span<const float> first,
+                                                         absl::Span<const int32_t> answer,
+                                                         const infer::Limits& limits) {
+  std::vector<float> distributions(first.begin(), first.end());
+  // The distribution of a token follows from those before it, so the last one compared is not fed.
+  const absl::Span<const int32_t> fed = answer.first(std::min(answer.size(), kComparedTokens) - 1);
+  if (fed.empty()) return distributions;
+  const int64_t prompt = conversation.length();
+  KVLINK_ASSIGN_OR_RETURN(const std::vector<float> scores, generator_->Score(conversation, fed, limits));
+  KVLINK_RETURN_IF_ERROR(generator_->Rewind(conversation, prompt));
+  distributions.insert(distributions.end(), scores.begin(), scores.end());
+  return distributions;
+}
+
+absl::StatusOr<double> Runner::Choice(infer::Conversation& conversation, std::vector<float> first,
+                                      const Candidates& candidates, const infer::Limits& limits) {
+  const Remaining remaining(limits);
+  const size_t vocab = first.size();
+  const int64_t prompt = conversation.length();
+  if (!candidates.stem.empty()) {
+    KVLINK_ASSIGN_OR_RETURN(const std::vector<float> scores,
+                            generator_->Score(conversation, candidates.stem, remaining()));
+    first.assign(scores.end() - static_cast<ptrdiff_t>(vocab), scores.end());
+  }
+  const int64_t begin = conversation.length();
+  std::vector<double> means;
+  for (const std::vector<int32_t>& text : candidates.texts) {
+    double sum = LogProbability(first, text[0]);
+    if (text.size() > 1) {
+      const absl::Span<const int32_t> fed = absl::MakeConstSpan(text).first(text.size() - 1);
+      KVLINK_ASSIGN_OR_RETURN(const std::vector<float> scores, generator_->Score(conversation, fed, remaining()));
+      KVLINK_RETURN_IF_ERROR(generator_->Rewind(conversation, begin));
+      for (size_t i = 1; i < text.size(); ++i) {
+        sum += LogProbability(absl::MakeConstSpan(scores).subspan((i - 1) * vocab, vocab), text[i]);
+      }
+    }
+    means.push_back(sum / static_cast<double>(text.size()));
+  }
+  KVLINK_RETURN_IF_ERROR(generator_->Rewind(conversation, prompt));
+  // A draw is not a choice.
+  return std::all_of(means.begin() + 1, means.end(), [&](double wrong) { return means[0] > wrong; }) ? 1.0 : 0.0;
+}
+
+absl::Status Runner::Append(const Task& task, absl::string_view linker, Order order, const Answered& answered) {
+  Result result;
+  std::tie(result.item, result.linker, result.order, result.codec) = KeyOf(task, linker, order);
+  result.kind = task.kind;
+  result.answer = answered.text;
+  if (!task.answers.empty()) {
+    result.exact = ContainsAnswer(answered.text, task.answers) ? 1.0 : 0.0;
+    result.f1 = TokenF1(answered.text, task.answers);
+    result.rouge_l = RougeL(answered.text, task.answers);
+  }
+  result.choice = answered.choice;
+  result.divergence = answered.divergence;
+  result.first_token_seconds = absl::ToDoubleSeconds(answered.time_to_first_token);
+  const infer::RequestStats& stats = answered.stats;
+  result.bytes_read = stats.bytes_host + stats.bytes_dram + stats.bytes_segments;
+  result.prompt_tokens = stats.prompt_tokens;
+  result.fresh_tokens = stats.fresh_tokens;
+  result.documents_encoded = stats.documents_encoded;
+  return results_->Append(std::move(result));
+}
+
+}  // namespace kvlink::eval
