@@ -91,7 +91,7 @@ TEST_F(CliTest, WhatWasTypedWrongIsNamed) {
   EXPECT_EQ(unknown.status, 2);
   EXPECT_EQ(unknown.errors,
             "kvlink: unknown command 'veriyf'; did you mean verify? kvlink --help lists the commands\n");
-  for (const std::string command : {"ingest", "ask", "inspect", "plan", "verify"}) {
+  for (const std::string command : {"ingest", "ask", "eval", "inspect", "plan", "verify"}) {
     const Finished help = RunToEnd({KVLINK_BINARY, command, "--help"}, {.environment = {"KVLINK_STORE=/store"}});
     EXPECT_EQ(help.status, 0);
     EXPECT_THAT(help.output, HasSubstr(absl::StrCat("Usage: kvlink ", command)));

@@ -22,7 +22,7 @@ ScratchStore::~ScratchStore() {
 absl::Status ScratchStore::Make() {
   std::error_code error;
   const std::filesystem::path folder = std::filesystem::temp_directory_path(error);
-  std::string path = (folder / "kvlink-ask-XXXXXX").string();
+  std::string path = (folder / "kvlink-store-XXXXXX").string();
   if (error || mkdtemp(path.data()) == nullptr) {
     return absl::UnavailableError(absl::StrCat(path, ": cannot create a temporary directory (", std::strerror(errno),
                                                "); name a store with --store"));
@@ -64,22 +64,28 @@ absl::StatusOr<std::unique_ptr<AskSession>> AskSession::Open(const AskOptions& o
 }
 
 absl::Status AskSession::OpenStoreOrScratch() {
+  if (options_.scratch_store) return OpenScratch();
   auto opened = OpenStore(options_.store, StoreUse::kReading);
   KVLINK_ASSIGN_OR_RETURN(const PlaceKind kind, PlaceOf(options_.store));
   if (kind == PlaceKind::kDirectory && absl::IsNotFound(opened.status()) && !options_.store_needed) {
-    KVLINK_RETURN_IF_ERROR(scratch_.Make());
-    StoreFlags flags = options_.store;
-    flags.store = scratch_.path();
-    flags.cluster.cluster = flags.default_cluster;
-    constexpr int64_t kMaxCapacity = int64_t{4} << 30;
-    flags.capacity = flags.capacity == 0 ? kMaxCapacity : std::min(flags.capacity, kMaxCapacity);
-    opened = OpenStore(flags, StoreUse::kCreate);
     note_ = absl::StrCat("no store at ", PlaceName(options_.store), ": new encodings will not be saved");
+    return OpenScratch();
   }
   KVLINK_RETURN_IF_ERROR(opened.status());
   store_ = *std::move(opened);
   if (store_.read_only)
     note_ = absl::StrCat(PlaceName(options_.store), " is read-only: new encodings will not be saved");
+  return absl::OkStatus();
+}
+
+absl::Status AskSession::OpenScratch() {
+  KVLINK_RETURN_IF_ERROR(scratch_.Make());
+  StoreFlags flags = options_.store;
+  flags.store = scratch_.path();
+  flags.cluster.cluster = flags.default_cluster;
+  constexpr int64_t kMaxCapacity = int64_t{4} << 30;
+  flags.capacity = flags.capacity == 0 ? kMaxCapacity : std::min(flags.capacity, kMaxCapacity);
+  KVLINK_ASSIGN_OR_RETURN(store_, OpenStore(flags, StoreUse::kCreate));
   return absl::OkStatus();
 }
 

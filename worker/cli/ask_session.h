@@ -1,4 +1,4 @@
-// Implements `kvlink ask`: model, store, generator, and documents by id or file.
+// Implements `kvlink ask` and `kvlink eval`: model, store, generator, and documents by id or file.
 // Thread-safety: one thread at a time.
 #ifndef KVLINK_WORKER_CLI_ASK_SESSION_H_
 #define KVLINK_WORKER_CLI_ASK_SESSION_H_
@@ -31,11 +31,12 @@ struct AskOptions {
   int64_t host_memory = 0;                     // bytes of host memory for copies of encodings beside a device; 0: none
   int64_t device_buffer = int64_t{512} << 20;  // bytes of device memory in which encodings arrive from a node; 0: none
   bool store_needed = true;                    // some document is named by id
+  bool scratch_store = false;                  // a temporary store, whatever `store` names
   int64_t private_tokens = 0;                  // GeneratorOptions
 };
 
-// A temporary directory for a store, removed with the object. Used when no store exists and the answer needs no stored
-// document.
+// A temporary directory for a store, removed with the object. Used on request, and when no store exists and the answer
+// needs no stored document.
 class ScratchStore {
  public:
   ScratchStore() = default;
@@ -67,12 +68,16 @@ class AskSession {
   // A note about the store for the user, or empty.
   const std::string& note() const { return note_; }
   link::Linker linker() const { return options_.linker; }
+  const OpenedModel& opened() const { return opened_; }
+  const model::ChatTemplate& chat_template() const { return *template_; }
+  const model::ChatOptions& chat_options() const { return chat_options_; }
   infer::Generator& generator() { return *generator_; }
 
  private:
   AskSession() = default;
 
   absl::Status OpenStoreOrScratch();
+  absl::Status OpenScratch();
 
   AskOptions options_;
   std::string note_;

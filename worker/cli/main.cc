@@ -8,6 +8,7 @@ namespace {
 constexpr kvlink::cli::Command kCommands[] = {
     {"ingest", kvlink::cli::RunIngest, "encode documents and store the encodings"},
     {"ask", kvlink::cli::RunAsk, "answer a question from stored documents"},
+    {"eval", kvlink::cli::RunEval, "measure how good a model's answers are with each linker"},
     {"inspect", kvlink::cli::RunInspect, "show the contents of a store, a document or a model"},
     {"plan", kvlink::cli::RunPlan, "estimate the size of a corpus's encodings, and when loading them pays off"},
     {"catalog", kvlink::cli::RunCatalog, "export or import a catalog, or check for missing encodings"},

@@ -1,0 +1,110 @@
+// kvlink eval as a command: its table, its results file, and what it refuses.
+#include <gmock/gmock.h>
+
+#include <fstream>
+#include <iterator>
+
+#include "absl/strings/str_cat.h"
+#include "tests/integration/cli_workplace.h"
+
+namespace kvlink::testing {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+
+class CliEvalTest : public CliTest {
+ protected:
+  void SetUp() override {
+    CliTest::SetUp();
+    TinyModelOptions options;
+    options.layers = 2;
+    options.context = 4096;  // a token of its tokenizer is about a byte
+    model_ = MakeModel("long", options);
+  }
+  Finished Eval(const std::vector<std::string>& arguments) const {
+    std::vector<std::string> words = {"--memory",          "64M", "--threads",    "1", "--documents", "2",
+                                      "--document-tokens", "50",  "--max-tokens", "4"};
+    words.insert(words.end(), arguments.begin(), arguments.end());
+    return Run("eval", words);
+  }
+  std::string Read(const std::string& name) const {
+    std::ifstream file(Path(name), std::ios::binary);
+    return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  }
+};
+
+TEST_F(CliEvalTest, ResultsAccumulateInAFile) {
+  const std::string results = Path("results.jsonl");
+  const std::vector<std::string> some = {"--kinds",   "lookup,compare", "--count",   "2",
+                                         "--linkers", "concat",         "--results", results};
+  const Finished first = Eval(some);
+  EXPECT_EQ(first.status, 0) << first.errors;
+  EXPECT_THAT(first.output, AllOf(HasSubstr("lookup"), HasSubstr("compare"), HasSubstr("all"), HasSubstr("closed-book"),
+                                  Not(HasSubstr("full"))));
+  EXPECT_THAT(first.errors, Not(HasSubstr("questions"))) << "progress is for terminals";
+  const std::string after_first = Read("results.jsonl");
+  EXPECT_EQ(std::count(after_first.begin(), after_first.end(), '\n'), 1 + 4 * 2) << after_first;
+
+  EXPECT_EQ(Eval(some).output, first.output);
+  EXPECT_EQ(Read("results.jsonl"), after_first);
+
+  const Finished more = Eval({"--kinds", "lookup,compare", "--count", "2", "--linkers", "concat,full", "--results",
+                              results, "--json", Path("table.json")});
+  EXPECT_EQ(more.status, 0) << more.errors;
+  EXPECT_THAT(more.output, HasSubstr("full"));
+  const std::string after_more = Read("results.jsonl");
+  EXPECT_EQ(after_more.substr(0, after_first.size()), after_first);
+  EXPECT_EQ(std::count(after_more.begin(), after_more.end(), '\n'), 1 + 4 * 3);
+  const auto json = nlohmann::json::parse(Read("table.json"), nullptr, false);
+  ASSERT_TRUE(json.is_object());
+  EXPECT_EQ(json["cells"].size(), 9u);
+  EXPECT_EQ(json["settings"]["documents"], "2");
+
+  const Finished other = Eval({"--seed", "2", "--results", results});
+  ExpectRefused(other, "eval", {results, "seed was 1 and is 2"});
+  EXPECT_EQ(other.status, 4);
+  ExpectRefused(Eval({"--results", results, "--profile", "kvlink-llama-5"}), "eval", {"kvlink-llama-5"});
+  EXPECT_EQ(Read("results.jsonl"), after_more);
+}
+
+TEST_F(CliEvalTest, QuestionsOfAFileAreAskedOfStoredDocuments) {
+  const std::string questions = Write("questions.jsonl",
+                                      "{\"question\": \"How many?\", \"documents\": [\"d0\", \"d1\"], \"answers\": "
+                                      "[\"0\", \"none\"]}\n"
+                                      "{\"question\": \"Why?\", \"documents\": [\"d1\"]}\n");
+  ASSERT_EQ(Run("ingest", {Write("in.jsonl", Lines(0, 2))}).status, 0);
+  const std::vector<std::string> words = {"--max-tokens", "4",   "--threads",   "1",
+                                          "--memory",     "64M", "--questions", questions};
+  const Finished answered = Run("eval", words);
+  EXPECT_EQ(answered.status, 0) << answered.errors;
+  EXPECT_THAT(answered.output, AllOf(HasSubstr("EM"), HasSubstr("file"), Not(HasSubstr("choice"))));
+  EXPECT_THAT(answered.errors, IsEmpty());
+  ExpectRefused(Run("eval", {"--questions", questions, "--count", "3"}), "eval", {"--questions", "--count"});
+  ExpectRefused(Run("eval", {"--questions", questions, "--order", "last"}), "eval", {"--questions", "--order"});
+  ExpectRefused(Run("eval", {"--questions", Path("nothing")}), "eval", {"nothing"});
+  ExpectRefused(Run("eval", {"--questions", Write("bad", "{\"question\": \"q\", \"documents\": [], \"answers\": 3}")}),
+                "eval", {"bad:1", "\"answers\" must be a string or a list"});
+  ExpectRefused(Run("eval", {"--questions", Write("lost", "{\"question\": \"q\", \"documents\": [\"nobody\"]}")}),
+                "eval", {"question 1", "'nobody'"});
+}
+
+TEST_F(CliEvalTest, WhatWasTypedWrongIsNamed) {
+  ExpectRefused(Eval({"--linkers", "concat,everything"}), "eval", {"--linkers", "everything", "concat"});
+  ExpectRefused(Eval({"--kinds", "lookup,"}), "eval", {"--kinds", "lookup, hops-inside"});
+  ExpectRefused(Eval({"--order", "best"}), "eval", {"--order", "best", "middle"});
+  ExpectRefused(Eval({"--split", "train"}), "eval", {"--split", "tune, test"});
+  ExpectRefused(Eval({"--documents", "33"}), "eval", {"--documents", "2 to 32"});
+  ExpectRefused(Eval({"--document-tokens", "10"}), "eval", {"--document-tokens", "50 to 8000"});
+  ExpectRefused(Eval({"questions.jsonl"}), "eval", {"'questions.jsonl'", "--questions"});
+  ExpectRefused(Eval({"--json", Path("no/table.json")}), "eval", {"no/table.json"});
+  ExpectRefused(Eval({"--results", root_.string()}), "eval", {root_.string()});
+  ASSERT_EQ(Run("ingest", {Write("in.jsonl", Lines(0, 1))}).status, 0);  // without a store there is a note as well
+  ExpectRefused(Eval({"--count", "1", "--linkers", "links"}), "eval", {"question lookup-0", "no link tokens"});
+  ExpectRefused(Eval({"--count", "1", "--documents", "32"}), "eval", {"question lookup-0", "no room"});
+}
+
+}  // namespace
+}  // namespace kvlink::testing

@@ -1,0 +1,289 @@
+// kvlink eval: answers many questions with several linkers and prints how good the answers are. Results are appended to
+// a file one by one, so that a run of hours can be interrupted.
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <functional>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "base/checksum.h"
+#include "base/cli/progress.h"
+#include "base/cli/standard_streams.h"
+#include "base/status.h"
+#include "worker/cli/ask_session.h"
+#include "worker/cli/commands.h"
+#include "worker/cli/interrupt.h"
+#include "worker/cli/questions.h"
+#include "worker/eval/question_generator.h"
+#include "worker/eval/report.h"
+#include "worker/eval/results.h"
+#include "worker/eval/runner.h"
+
+namespace kvlink::cli {
+namespace {
+
+constexpr absl::string_view kSummary =
+    "Answers questions with each linker and prints how good the answers are, beside full attention and\n"
+    "questions without documents (closed-book): exact match (EM: the answer contains the expected text),\n"
+    "F1, forced choice among candidates, divergence from full attention (KL), how much of what concat\n"
+    "loses a linker recovers, time to first token, bytes read, share of the prompt that was computed.\n\n"
+    "Questions are generated over invented entities, or read from a file of JSON lines with --questions:\n"
+    "{\"question\": ..., \"documents\": [ids], \"answers\": [accepted spellings]}, as for kvlink ask.\n\n"
+    "With --results, each result is kept in a file at once. The same command continues an interrupted\n"
+    "run; other linkers, orders, codecs, kinds or a higher --count add to it. The table shows all of it.\n\n"
+    "Without --store or --cluster, generated documents go to a temporary store.";
+
+struct Flags {
+  AskOptions ask;
+  std::string questions;
+  std::string linkers = "concat,full";
+  std::string kinds;
+  std::string orders = "generated";
+  std::string split = "test";
+  eval::ItemOptions items;
+  int64_t count = 20;
+  int64_t seed = 1;
+  std::string results;
+  std::string json;
+  double timeout = 600;
+};
+
+// What the flags say, checked.
+struct Parsed {
+  std::vector<link::Linker> linkers;
+  std::vector<eval::Kind> kinds;
+  std::vector<eval::Order> orders;
+};
+
+// A list of names, each once. INVALID_ARGUMENT naming the option.
+template <typename T>
+absl::Status ParseList(absl::string_view option, const std::string& text, absl::StatusOr<T> (*parse)(absl::string_view),
+                       std::vector<T>* out) {
+  for (const absl::string_view name : absl::StrSplit(text, ',')) {
+    const absl::StatusOr<T> value = parse(absl::StripAsciiWhitespace(name));
+    KVLINK_RETURN_IF_ERROR(Annotate(value.status(), absl::StrCat("option --", option)));
+    if (std::find(out->begin(), out->end(), *value) == out->end()) out->push_back(*value);
+  }
+  return absl::OkStatus();
+}
+
+void AddFlags(Arguments& arguments, Flags& flags) {
+  const auto append = [](std::string* out, eval::Kind kind) { absl::StrAppend(out, eval::KindName(kind)); };
+  flags.kinds = absl::StrJoin(eval::AllKinds(), ", ", append);
+  flags.ask.max_tokens = 32;
+  AddStoreFlags(arguments, flags.ask.store);
+  AddModelFlags(arguments, flags.ask.model);
+  arguments.Text("linkers", "NAMES", "How documents are combined; see kvlink ask.", &flags.linkers);
+  arguments.Text("questions", "FILE", "Ask the questions in a JSON lines file instead of generated ones.",
+                 &flags.questions);
+  arguments.Text("kinds", "NAMES", "Kinds of generated questions.", &flags.kinds);
+  arguments.Integer("count", "N", "Questions of each kind.", 1, int64_t{1} << 30, &flags.count);
+  arguments.Integer("documents", "N", "Documents of each question.", eval::kMinDocuments, eval::kMaxDocuments,
+                    &flags.items.documents);
+  arguments.Integer("document-tokens", "N", "Length of each document, approximately.", eval::kMinDocumentTokens,
+                    eval::kMaxDocumentTokens, &flags.items.document_tokens);
+  arguments.Choice("split", {"tune", "test"},
+                   "tune: questions to train and to choose settings with; test: others, with other names and wordings.",
+                   &flags.split);
+  arguments.Integer("seed", "N", "Seed of the questions, and of the intervals.", 0, INT64_MAX, &flags.seed);
+  arguments.Text("order", "NAMES",
+                 "Order of the documents: generated, or with those that hold the answer first, middle or last.",
+                 &flags.orders);
+  arguments.Text("system", "TEXT", "System message of the chat.", &flags.ask.system);
+  arguments.Integer("max-tokens", "N", "Maximum number of tokens in an answer.", 1, 4096, &flags.ask.max_tokens);
+  arguments.Text("results", "FILE", "Keep results in this file, and continue from what it holds.", &flags.results);
+  arguments.Text("json", "FILE", "Write the table to this file as JSON.", &flags.json);
+  arguments.Number("timeout", "SECONDS", "Time limit for one question with all linkers.", &flags.timeout);
+  arguments.Bytes("device-memory",
+                  "With --device cuda: device memory for encodings. It must hold all encodings of one question.",
+                  &flags.ask.device_memory);
+}
+
+absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& flags, Parsed& parsed) {
+  AddFlags(arguments, flags);
+  KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
+  if (arguments.help_wanted()) return absl::OkStatus();
+  if (!arguments.operands().empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("'", arguments.operands()[0], "': unexpected operand; --questions reads a file of questions"));
+  }
+  KVLINK_ASSIGN_OR_RETURN(flags.ask.tenant_secret, TenantSecret(arguments, flags.ask.store));
+  KVLINK_RETURN_IF_ERROR(ParseList<link::Linker>("linkers", flags.linkers, link::ParseLinker, &parsed.linkers));
+  KVLINK_RETURN_IF_ERROR(ParseList<eval::Kind>("kinds", flags.kinds, eval::ParseKind, &parsed.kinds));
+  KVLINK_RETURN_IF_ERROR(ParseList<eval::Order>("order", flags.orders, eval::ParseOrder, &parsed.orders));
+  if (arguments.given("questions") && flags.questions.empty()) {
+    return absl::InvalidArgumentError("--questions names no file");
+  }
+  for (const char* option : {"kinds", "count", "documents", "document-tokens", "split", "order"}) {
+    if (arguments.given("questions") && arguments.given(option)) {
+      return absl::InvalidArgumentError(absl::StrCat("--questions cannot be combined with --", option));
+    }
+  }
+  flags.items.split = flags.split == "tune" ? eval::Split::kTune : eval::Split::kTest;
+  flags.items.seed = static_cast<uint64_t>(flags.seed);
+  flags.ask.store_needed = arguments.given("questions");
+  flags.ask.scratch_store = !arguments.given("questions") && !arguments.given("store") && !arguments.given("cluster");
+  return absl::OkStatus();
+}
+
+std::string Digest(absl::string_view bytes) {
+  return absl::StrCat(absl::Hex(Xxh3(bytes.data(), bytes.size()), absl::kZeroPad16));
+}
+
+// Of everything in a profile that affects answers.
+std::string ProfileDigest(const link::LinkProfile& profile, const std::vector<float>& embeddings) {
+  const auto id = [](const std::optional<int32_t>& token) { return token ? absl::StrCat(*token) : "none"; };
+  return Digest(absl::StrCat(
+      profile.links_per_document, ",", profile.slots, ",", id(profile.first_link_id), ",", id(profile.mem_start), ",",
+      id(profile.mem_end), ",", static_cast<int>(profile.place), ",", profile.document_template,
+      absl::string_view(reinterpret_cast<const char*>(embeddings.data()), embeddings.size() * sizeof(float))));
+}
+
+eval::Settings SettingsOf(const Flags& flags, AskSession& session) {
+  const OpenedModel& opened = session.opened();
+  eval::Settings settings = {
+      {"model", opened.fingerprint.Hex()},
+      {"compute", std::string(kernels::DtypeName(opened.backend->compute_dtype()))},
+      {"profile", absl::StrCat(opened.profile.name, "/",
+                               ProfileDigest(opened.profile, session.generator().options().link_embeddings))},
+      {"system", flags.ask.system},
+      {"max-tokens", absl::StrCat(flags.ask.max_tokens)}};
+  if (!flags.questions.empty()) {
+    settings["questions"] = "file";
+    return settings;
+  }
+  settings["questions"] = absl::StrCat("generated/", eval::kGeneratorVersion);
+  settings["split"] = flags.split;
+  settings["seed"] = absl::StrCat(flags.seed);
+  settings["documents"] = absl::StrCat(flags.items.documents);
+  settings["document-tokens"] = absl::StrCat(flags.items.document_tokens);
+  return settings;
+}
+
+// A question of a file. Its id says what it asks and of which tokens, so that a results file serves a changed file of
+// questions as well.
+absl::StatusOr<eval::Task> TaskOf(const Question& question, size_t number, AskSession& session) {
+  eval::Task task;
+  task.kind = "file";
+  task.question = question.text;
+  task.answers = question.expected;
+  for (const DocumentParts& wanted : question.documents) {
+    KVLINK_RETURN_IF_ERROR(session.AddStored(wanted, &task.documents));
+  }
+  std::string content = absl::StrCat(task.question, "\n", absl::StrJoin(task.answers, "\n"), "\n");
+  for (const infer::RequestDocument& document : task.documents) {
+    absl::StrAppend(&content, absl::StrJoin(document.tokens, " "), "\n");
+  }
+  task.id = absl::StrCat(number, "-", Digest(content));
+  return task;
+}
+
+// The tasks of a run, made one at a time.
+struct Tasks {
+  int64_t count = 0;
+  std::function<absl::StatusOr<eval::Task>(int64_t)> make;
+};
+
+// Kinds take turns, so that an interrupted run has answered some of each.
+Tasks GeneratedTasks(const Flags& flags, const Parsed& parsed, AskSession& session) {
+  const int64_t kinds = static_cast<int64_t>(parsed.kinds.size());
+  return {flags.count * kinds, [&flags, &parsed, &session, kinds](int64_t i) -> absl::StatusOr<eval::Task> {
+            KVLINK_ASSIGN_OR_RETURN(const eval::Item item,
+                                    eval::MakeItem(flags.items, parsed.kinds[i % kinds], i / kinds));
+            return eval::TaskOf(item, *session.opened().tokenizer, session.opened().profile);
+          }};
+}
+
+Tasks FileTasks(const std::vector<Question>& questions, AskSession& session) {
+  return {static_cast<int64_t>(questions.size()), [&questions, &session](int64_t i) -> absl::StatusOr<eval::Task> {
+            auto task = TaskOf(questions[i], i + 1, session);
+            KVLINK_RETURN_IF_ERROR(Annotate(task.status(), absl::StrCat("question ", i + 1)));
+            return task;
+          }};
+}
+
+absl::Status RunAll(const Tasks& tasks, const Flags& flags, eval::Runner& runner) {
+  const infer::Limits limits{absl::Seconds(flags.timeout), Interrupted};
+  const bool terminal = isatty(STDERR_FILENO) == 1;
+  ProgressBar progress;
+  for (int64_t i = 0; i < tasks.count && !Interrupted(); ++i) {
+    if (terminal) {
+      progress.Update(static_cast<double>(i) / static_cast<double>(tasks.count),
+                      absl::StrCat(i, " of ", tasks.count, " questions"));
+    }
+    KVLINK_ASSIGN_OR_RETURN(const eval::Task task, tasks.make(i));
+    const absl::Status status = runner.Run(task, limits);
+    if (!Interrupted()) KVLINK_RETURN_IF_ERROR(status);
+  }
+  if (!Interrupted()) return absl::OkStatus();
+  return absl::CancelledError(flags.results.empty() ? "interrupted; --results would keep what is computed"
+                                                    : "interrupted; run the command again to continue");
+}
+
+absl::Status WriteFile(const std::string& path, const std::string& bytes, std::ios::openmode mode) {
+  std::ofstream file(path, std::ios::binary | mode);
+  file << bytes;
+  file.close();
+  if (file) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrCat(path, ": cannot be written"));
+}
+
+absl::Status Report(const Flags& flags, const eval::Settings& settings, const eval::Results& results) {
+  const std::vector<eval::Cell> cells = eval::Summarise(results.all(), static_cast<uint64_t>(flags.seed));
+  absl::PrintF("%s", eval::TableText(cells));
+  int64_t encoded = 0;
+  for (const eval::Cell& cell : cells) encoded += cell.kind == eval::kAllKinds ? 0 : cell.documents_encoded;
+  if (encoded > 0) {
+    std::fprintf(stderr,
+                 "[%lld encodings were not in the store when they were needed: times to first token include "
+                 "computing them]\n",
+                 static_cast<long long>(encoded));
+  }
+  return flags.json.empty() ? absl::OkStatus()
+                            : WriteFile(flags.json, eval::ReportJson(settings, cells), std::ios::trunc);
+}
+
+}  // namespace
+
+absl::Status RunEval(absl::Span<char* const> args) {
+  Flags flags;
+  Parsed parsed;
+  Arguments arguments("eval", "", kSummary);
+  KVLINK_RETURN_IF_ERROR(Parse(args, arguments, flags, parsed));
+  if (arguments.help_wanted()) return absl::OkStatus();
+  std::vector<Question> questions;
+  if (!flags.questions.empty()) {
+    KVLINK_ASSIGN_OR_RETURN(questions, ReadQuestions(flags.questions));
+  }
+  // A file that cannot be written is named now, not after hours.
+  if (!flags.json.empty()) KVLINK_RETURN_IF_ERROR(WriteFile(flags.json, "", std::ios::app));
+  KVLINK_ASSIGN_OR_RETURN(const auto session, AskSession::Open(flags.ask));
+  const eval::Settings settings = SettingsOf(flags, *session);
+  auto results = std::make_unique<eval::Results>();
+  if (!flags.results.empty()) {
+    KVLINK_ASSIGN_OR_RETURN(results, eval::Results::Open(flags.results, settings));
+  }
+  if (!session->note().empty()) std::fprintf(stderr, "[%s]\n", Printable(session->note()).c_str());
+  CatchInterrupt();
+  KVLINK_RETURN_IF_ERROR(session->WarmUp());
+  eval::RunnerOptions options;
+  options.linkers = parsed.linkers;
+  options.orders = parsed.orders;
+  options.max_tokens = flags.ask.max_tokens;
+  options.system = flags.ask.system;
+  options.chat = session->chat_options();
+  eval::Runner runner(&session->generator(), session->opened().tokenizer.get(), &session->chat_template(), options,
+                      results.get());
+  const Tasks tasks = questions.empty() ? GeneratedTasks(flags, parsed, *session) : FileTasks(questions, *session);
+  KVLINK_RETURN_IF_ERROR(RunAll(tasks, flags, runner));
+  return Report(flags, settings, *results);
+}
+
+}  // namespace kvlink::cli
