@@ -126,7 +126,7 @@ absl::Status Runner::RunOrder(const Task& task, Order order, const infer::Limits
 
   const Remaining remaining(limits);
   const std::vector<infer::RequestDocument> documents = Ordered(task, order);
-  if (!linkers.empty()) KVLINK_RETURN_IF_ERROR(Store(task, documents, remaining()));
+  if (!linkers.empty()) KVLINK_RETURN_IF_ERROR(Store(documents, remaining()));
   KVLINK_ASSIGN_OR_RETURN(const Answered reference, Answer(task, full, documents, nullptr, remaining()));
   if (full_missing) KVLINK_RETURN_IF_ERROR(Append(task, full_name, order, reference));
   if (missing(kClosedBook)) {
@@ -140,18 +140,19 @@ absl::Status Runner::RunOrder(const Task& task, Order order, const infer::Limits
   return absl::OkStatus();
 }
 
-absl::Status Runner::Store(const Task& task, const std::vector<infer::RequestDocument>& documents,
-                           const infer::Limits& limits) {
-  infer::Request request;
-  request.linker = link::Linker::kConcat;
-  request.documents = documents;
-  request.limits = limits;
-  KVLINK_ASSIGN_OR_RETURN(request.prompt,
-                          link::MakePrompt(*tokenizer_, *template_, options_.chat, generator_->options().profile,
-                                           options_.system, task.question));
-  KVLINK_RETURN_IF_ERROR(generator_->Start(request).status());
-  // What the store does not take in time, the requests encode themselves, which their results say.
-  generator_->DrainWriteBack(SteadyNow() + std::min(limits.timeout, kWriteTimeout));
+absl::Status Runner::Store(const std::vector<infer::RequestDocument>& documents, const infer::Limits& limits) {
+  const Remaining remaining(limits);
+  // One at a time, because what is written back waits in a bounded queue. What the store does not take, the requests
+  // encode themselves, which their results say.
+  for (const infer::RequestDocument& document : documents) {
+    infer::Request request;
+    request.linker = link::Linker::kConcat;
+    request.prompt.after = {0};
+    request.documents = {document};
+    request.limits = remaining();
+    KVLINK_RETURN_IF_ERROR(generator_->Start(request).status());
+    generator_->DrainWriteBack(SteadyNow() + std::min(remaining().timeout, kWriteTimeout));
+  }
   return absl::OkStatus();
 }
 

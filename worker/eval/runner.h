@@ -74,8 +74,7 @@ class Runner {
   Result::Key KeyOf(const Task& task, absl::string_view linker, Order order) const;
   absl::Status RunOrder(const Task& task, Order order, const infer::Limits& limits);
   // Makes sure that the store has the encodings.
-  absl::Status Store(const Task& task, const std::vector<infer::RequestDocument>& documents,
-                     const infer::Limits& limits);
+  absl::Status Store(const std::vector<infer::RequestDocument>& documents, const infer::Limits& limits);
   // `reference`: of full attention; nullptr: this is it.
   absl::StatusOr<Answered> Answer(const Task& task, link::Linker linker,
                                   const std::vector<infer::RequestDocument>& documents, const Answered* reference,
