@@ -33,6 +33,7 @@ TEST(Metrics, F1CountsWordsInCommon) {
   EXPECT_DOUBLE_EQ(TokenF1("The cat sat on a mat", Texts{"cat on the red mat"}), 0.75);
   // A third of the prediction, all of the answer.
   EXPECT_DOUBLE_EQ(TokenF1("go go go", Texts{"go"}), 0.5);
+  EXPECT_DOUBLE_EQ(TokenF1("go", Texts{"go go go"}), 0.5);
   EXPECT_DOUBLE_EQ(TokenF1("go", Texts{"stay", "go"}), 1);
   EXPECT_DOUBLE_EQ(TokenF1("", Texts{"go"}), 0);
 }
