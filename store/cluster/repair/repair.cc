@@ -143,16 +143,17 @@ void Repairer::Impl::Run() {
       context_.ledger.Tell(/*at_once=*/true);
       fresh_ = true;
     }
+    if (context_.kept.TakeReleased()) unowned_.LookAgain();
+    // Only once the node's own slots are filled; and before a pass, since members that come and go make one due again
+    // and again.
+    const bool complete = !fresh_ && context_.ledger.progress().complete();
+    if (plan_.member && complete && SteadyNow() >= unowned_.due()) unowned_.Remove(*view_);
     bool whole = false;
     const absl::Time due = NextPass(&whole);
     if (plan_.member && SteadyNow() >= due) {
       RunPass(whole);
       continue;
     }
-    if (context_.kept.TakeReleased()) unowned_.LookAgain();
-    // Only once the node's own slots are filled.
-    const bool complete = !fresh_ && context_.ledger.progress().complete();
-    if (plan_.member && complete && SteadyNow() >= unowned_.due()) unowned_.Remove(*view_);
     const absl::Time until = std::min(plan_.member ? due : absl::InfiniteFuture(), SteadyNow() + kLook);
     (void)context_.views->WaitForChange(view_, until);
   }
