@@ -2,31 +2,16 @@
 
 #include <sys/mman.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
+#include "base/populate.h"
 #include "base/status.h"
-
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23  // missing from older glibc headers
-#endif
 
 namespace kvlink::transport {
 namespace {
 
 constexpr int64_t kPageBytes = 4096, kHugePageBytes = int64_t{2} << 20, kMaxBytes = int64_t{1} << 44;
-
-// In small steps: each holds a lock of the whole address space, and threads that map memory or grow a heap wait for it.
-bool Populate(std::byte* data, int64_t bytes) {
-  for (int64_t done = 0; done < bytes; done += kHugePageBytes) {
-    const int64_t step = std::min(kHugePageBytes, bytes - done);
-    if (madvise(data + done, step, MADV_POPULATE_WRITE) == 0) continue;
-    if (errno == ENOMEM) return false;
-    for (int64_t i = 0; i < step; i += kPageBytes) static_cast<volatile std::byte*>(data)[done + i] = std::byte{0};
-  }
-  return true;
-}
 
 }  // namespace
 
@@ -44,7 +29,7 @@ absl::StatusOr<std::unique_ptr<HostMemory>> HostMemory::Map(int64_t bytes) {
   madvise(data, bytes, MADV_HUGEPAGE);
   madvise(data, bytes, MADV_DONTFORK);
   std::unique_ptr<HostMemory> memory(new HostMemory(static_cast<std::byte*>(data), bytes));
-  if (!Populate(memory->data(), bytes)) {
+  if (!PopulateMemory(memory->data(), bytes)) {
     return absl::ResourceExhaustedError(absl::StrCat("transport: no memory for a buffer of ", bytes, " bytes"));
   }
   return memory;

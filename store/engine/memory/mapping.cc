@@ -6,18 +6,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <utility>
 
 #include "base/descriptor.h"
+#include "base/populate.h"
 #include "base/status.h"
 
 // Missing from older glibc headers.
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23
-#endif
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25
 #endif
@@ -38,11 +35,6 @@ absl::Status Failed(absl::string_view what, int64_t bytes) {
   const std::string message = absl::StrCat(what, " for ", bytes, " bytes of memory: ", std::strerror(errno));
   return errno == ENOMEM || errno == EMFILE || errno == ENFILE ? absl::ResourceExhaustedError(message)
                                                                : absl::UnavailableError(message);
-}
-
-void TouchEach(std::byte* data, int64_t bytes, int64_t step) {
-  // An atomic operation rather than a write, since the byte may be in use.
-  for (int64_t i = 0; i < bytes; i += step) __atomic_fetch_or(reinterpret_cast<unsigned char*>(data + i), 0, 0);
 }
 
 // Reserves aligned address space without memory.
@@ -122,15 +114,8 @@ absl::Status Mapping::Populate(int64_t offset, int64_t bytes) {
     TouchEach(data, bytes, kHugePageBytes);
     madvise(data, bytes, MADV_COLLAPSE);
   }
-  // In small steps: each holds a lock of the whole address space, and threads that map memory or grow a heap wait for
-  // it.
-  for (int64_t done = 0; done < bytes; done += kHugePageBytes) {
-    const int64_t step = std::min(kHugePageBytes, bytes - done);
-    if (madvise(data + done, step, MADV_POPULATE_WRITE) == 0) continue;
-    if (errno != EINVAL) {
-      return absl::ResourceExhaustedError(absl::StrCat("no memory for ", bytes, " bytes: ", std::strerror(errno)));
-    }
-    TouchEach(data + done, step, kPageBytes);  // a kernel before 5.14
+  if (!PopulateMemory(data, bytes)) {
+    return absl::ResourceExhaustedError(absl::StrCat("no memory for ", bytes, " bytes: ", std::strerror(errno)));
   }
   return absl::OkStatus();
 }
