@@ -1,6 +1,7 @@
-// What etcd holds of a cluster, and the file that binds a store to one: whatever parses must survive being written and
+// What etcd holds of a cluster, and the files that bind a store to one: whatever parses must survive being written and
 // read again. The first byte says which: 'c' the cluster, 'm' a member, 'a' who is alive, 'p' progress, 'e' the epoch,
-// 'h' what is hot, 'k' a key, 'b' the payload of a CLUSTER file, which gets its envelope here.
+// 'h' what is hot, 'k' a key, 'b' the payload of a CLUSTER file and 'n' that of an ENTERED file, which get their
+// envelopes here.
 #include <cstdint>
 #include <cstdlib>
 #include <string>
@@ -51,6 +52,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     case 'b': {
       const kvlink::EnvelopeKind kind{0x4c43564b, 1, 0, "CLUSTER file"};
       Check(ParseBinding, SerializeBinding, kvlink::WrapEnvelope(kind, rest));
+      break;
+    }
+    case 'n': {
+      const kvlink::EnvelopeKind kind{0x4e45564b, 1, 0, "ENTERED file"};
+      Check(ParseEntered, SerializeEntered, kvlink::WrapEnvelope(kind, rest));
       break;
     }
   }
