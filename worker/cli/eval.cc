@@ -21,7 +21,7 @@
 #include "worker/cli/commands.h"
 #include "worker/cli/interrupt.h"
 #include "worker/cli/questions.h"
-#include "worker/eval/question_generator.h"
+#include "worker/data/question_generator.h"
 #include "worker/eval/report.h"
 #include "worker/eval/results.h"
 #include "worker/eval/runner.h"
@@ -47,7 +47,7 @@ struct Flags {
   std::string kinds;
   std::string orders = "generated";
   std::string split = "test";
-  eval::ItemOptions items;
+  data::ItemOptions items;
   int64_t count = 20;
   int64_t seed = 1;
   std::string results;
@@ -58,7 +58,7 @@ struct Flags {
 // What the flags say, checked.
 struct Parsed {
   std::vector<link::Linker> linkers;
-  std::vector<eval::Kind> kinds;
+  std::vector<data::Kind> kinds;
   std::vector<eval::Order> orders;
 };
 
@@ -75,8 +75,8 @@ absl::Status ParseList(absl::string_view option, const std::string& text, absl::
 }
 
 void AddFlags(Arguments& arguments, Flags& flags) {
-  const auto append = [](std::string* out, eval::Kind kind) { absl::StrAppend(out, eval::KindName(kind)); };
-  flags.kinds = absl::StrJoin(eval::AllKinds(), ", ", append);
+  const auto append = [](std::string* out, data::Kind kind) { absl::StrAppend(out, data::KindName(kind)); };
+  flags.kinds = absl::StrJoin(data::AllKinds(), ", ", append);
   flags.ask.max_tokens = 32;
   AddStoreFlags(arguments, flags.ask.store);
   AddModelFlags(arguments, flags.ask.model);
@@ -85,10 +85,10 @@ void AddFlags(Arguments& arguments, Flags& flags) {
                  &flags.questions);
   arguments.Text("kinds", "NAMES", "Kinds of generated questions.", &flags.kinds);
   arguments.Integer("count", "N", "Questions of each kind.", 1, int64_t{1} << 30, &flags.count);
-  arguments.Integer("documents", "N", "Documents of each question.", eval::kMinDocuments, eval::kMaxDocuments,
+  arguments.Integer("documents", "N", "Documents of each question.", data::kMinDocuments, data::kMaxDocuments,
                     &flags.items.documents);
-  arguments.Integer("document-tokens", "N", "Length of each document, approximately.", eval::kMinDocumentTokens,
-                    eval::kMaxDocumentTokens, &flags.items.document_tokens);
+  arguments.Integer("document-tokens", "N", "Length of each document, approximately.", data::kMinDocumentTokens,
+                    data::kMaxDocumentTokens, &flags.items.document_tokens);
   arguments.Choice("split", {"tune", "test"},
                    "tune: questions to train and to choose settings with; test: others, with other names and wordings.",
                    &flags.split);
@@ -116,7 +116,7 @@ absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& fl
   }
   KVLINK_ASSIGN_OR_RETURN(flags.ask.tenant_secret, TenantSecret(arguments, flags.ask.store));
   KVLINK_RETURN_IF_ERROR(ParseList<link::Linker>("linkers", flags.linkers, link::ParseLinker, &parsed.linkers));
-  KVLINK_RETURN_IF_ERROR(ParseList<eval::Kind>("kinds", flags.kinds, eval::ParseKind, &parsed.kinds));
+  KVLINK_RETURN_IF_ERROR(ParseList<data::Kind>("kinds", flags.kinds, data::ParseKind, &parsed.kinds));
   KVLINK_RETURN_IF_ERROR(ParseList<eval::Order>("order", flags.orders, eval::ParseOrder, &parsed.orders));
   if (arguments.given("questions") && flags.questions.empty()) {
     return absl::InvalidArgumentError("--questions names no file");
@@ -126,7 +126,7 @@ absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& fl
       return absl::InvalidArgumentError(absl::StrCat("--questions cannot be combined with --", option));
     }
   }
-  flags.items.split = flags.split == "tune" ? eval::Split::kTune : eval::Split::kTest;
+  flags.items.split = flags.split == "tune" ? data::Split::kTune : data::Split::kTest;
   flags.items.seed = static_cast<uint64_t>(flags.seed);
   flags.ask.store_needed = arguments.given("questions");
   flags.ask.scratch_store = !arguments.given("questions") && !arguments.given("store") && !arguments.given("cluster");
@@ -159,7 +159,7 @@ eval::Settings SettingsOf(const Flags& flags, AskSession& session) {
     settings["questions"] = "file";
     return settings;
   }
-  settings["questions"] = absl::StrCat("generated/", eval::kGeneratorVersion);
+  settings["questions"] = absl::StrCat("generated/", data::kGeneratorVersion);
   settings["split"] = flags.split;
   settings["seed"] = absl::StrCat(flags.seed);
   settings["documents"] = absl::StrCat(flags.items.documents);
@@ -195,8 +195,8 @@ struct Tasks {
 Tasks GeneratedTasks(const Flags& flags, const Parsed& parsed, AskSession& session) {
   const int64_t kinds = static_cast<int64_t>(parsed.kinds.size());
   return {flags.count * kinds, [&flags, &parsed, &session, kinds](int64_t i) -> absl::StatusOr<eval::Task> {
-            KVLINK_ASSIGN_OR_RETURN(const eval::Item item,
-                                    eval::MakeItem(flags.items, parsed.kinds[i % kinds], i / kinds));
+            KVLINK_ASSIGN_OR_RETURN(const data::Item item,
+                                    data::MakeItem(flags.items, parsed.kinds[i % kinds], i / kinds));
             return eval::TaskOf(item, *session.opened().tokenizer, session.opened().profile);
           }};
 }

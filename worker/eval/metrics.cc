@@ -9,7 +9,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
-#include "worker/eval/random.h"
+#include "worker/data/random.h"
 
 namespace kvlink::eval {
 namespace {
@@ -93,7 +93,7 @@ double MeanAt(absl::Span<const double> values, absl::Span<const size_t> chosen) 
 // Draws `count` of `count` indices with replacement, kResamples times.
 template <typename Each>
 void Resample(size_t count, uint64_t seed, const Each& each) {
-  Random random(seed);
+  data::Random random(seed);
   std::vector<size_t> chosen(count);
   for (size_t round = 0; round < kResamples; ++round) {
     for (size_t& index : chosen) index = random.Below(count);

@@ -67,10 +67,12 @@ absl::StatusOr<Order> ParseOrder(absl::string_view name) {
       absl::StrCat("unknown order '", name, "'; use ", absl::StrJoin(kOrders, ", ", append)));
 }
 
-absl::StatusOr<Task> TaskOf(const Item& item, const model::Tokenizer& tokenizer, const link::LinkProfile& profile) {
-  Task task{item.id,  std::string(KindName(item.kind)), item.question, item.answers, item.candidates, item.stem, {},
-            item.gold};
-  for (const ItemDocument& document : item.documents) {
+absl::StatusOr<Task> TaskOf(const data::Item& item, const model::Tokenizer& tokenizer,
+                            const link::LinkProfile& profile) {
+  Task task{
+      item.id,  std::string(data::KindName(item.kind)), item.question, item.answers, item.candidates, item.stem, {},
+      item.gold};
+  for (const data::ItemDocument& document : item.documents) {
     auto tokens = tokenizer.Encode(link::DocumentText(profile, document.title, document.text), /*parse_special=*/false);
     KVLINK_RETURN_IF_ERROR(Annotate(tokens.status(), item.id));
     task.documents.push_back({*std::move(tokens), std::nullopt});

@@ -15,7 +15,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
-#include "worker/eval/question_generator.h"
+#include "worker/data/question_generator.h"
 #include "worker/eval/results.h"
 #include "worker/infer/generator.h"
 #include "worker/link/plan.h"
@@ -43,7 +43,8 @@ struct Task {
   std::vector<int64_t> gold;  // ascending indices into documents; empty: not known
 };
 // Tokenises as ingest does. Errors of Tokenizer::Encode.
-absl::StatusOr<Task> TaskOf(const Item& item, const model::Tokenizer& tokenizer, const link::LinkProfile& profile);
+absl::StatusOr<Task> TaskOf(const data::Item& item, const model::Tokenizer& tokenizer,
+                            const link::LinkProfile& profile);
 
 struct RunnerOptions {
   std::vector<link::Linker> linkers;  // beside the control without documents

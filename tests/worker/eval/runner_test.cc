@@ -18,6 +18,7 @@
 namespace kvlink::eval {
 namespace {
 
+using data::Kind;
 using ::testing::HasSubstr;
 
 constexpr Kind kSomeKinds[] = {Kind::kLookup, Kind::kHopsAcross, Kind::kUnanswerable};
@@ -52,7 +53,7 @@ class RunnerTest : public ::testing::Test {
   }
 
   Task MakeTask(Kind kind, int64_t index, int64_t documents = 2) const {
-    const auto item = MakeItem({.documents = documents, .document_tokens = 50}, kind, index);
+    const auto item = data::MakeItem({.documents = documents, .document_tokens = 50}, kind, index);
     EXPECT_TRUE(item.ok()) << item.status();
     auto task = TaskOf(*item, *tokenizer_, generator_->options().profile);
     EXPECT_TRUE(task.ok()) << task.status();

@@ -4,8 +4,8 @@
 // by several processes, and again after an interruption. The splits `tune` and `test` share no name, no wording of a
 // relation, no question template and no filler sentence (docs/quality-of-answers.md).
 // Thread-safety: pure functions.
-#ifndef KVLINK_WORKER_EVAL_QUESTION_GENERATOR_H_
-#define KVLINK_WORKER_EVAL_QUESTION_GENERATOR_H_
+#ifndef KVLINK_WORKER_DATA_QUESTION_GENERATOR_H_
+#define KVLINK_WORKER_DATA_QUESTION_GENERATOR_H_
 
 #include <cstdint>
 #include <string>
@@ -16,7 +16,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 
-namespace kvlink::eval {
+namespace kvlink::data {
 
 // Part of the settings of a results file. To be increased with every change of what MakeItem returns.
 inline constexpr int kGeneratorVersion = 1;
@@ -75,6 +75,6 @@ struct Item {
 // INVALID_ARGUMENT: options outside the limits above, or a negative index.
 absl::StatusOr<Item> MakeItem(const ItemOptions& options, Kind kind, int64_t index);
 
-}  // namespace kvlink::eval
+}  // namespace kvlink::data
 
-#endif  // KVLINK_WORKER_EVAL_QUESTION_GENERATOR_H_
+#endif  // KVLINK_WORKER_DATA_QUESTION_GENERATOR_H_

@@ -1,8 +1,8 @@
 // Goods and the words of fillers do not overlap, so that an answer stands only where a relation says it. No ending of a
 // name is the beginning of another ending of its list, so that no name is a part of another.
-#include "worker/eval/language.h"
+#include "worker/data/language.h"
 
-namespace kvlink::eval {
+namespace kvlink::data {
 namespace {
 
 const Language& Tune() {
@@ -177,4 +177,4 @@ const Language& Test() {
 
 const Language& LanguageOf(Split split) { return split == Split::kTune ? Tune() : Test(); }
 
-}  // namespace kvlink::eval
+}  // namespace kvlink::data

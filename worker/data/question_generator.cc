@@ -2,7 +2,7 @@
 // shuffled at the end. A name is used for one entity only, and a subject has one object of a relation, so that the
 // question is unambiguous. Each random number is drawn in a statement of its own: the order in which a compiler
 // evaluates arguments must not matter.
-#include "worker/eval/question_generator.h"
+#include "worker/data/question_generator.h"
 
 #include <algorithm>
 #include <array>
@@ -15,10 +15,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
-#include "worker/eval/language.h"
-#include "worker/eval/random.h"
+#include "worker/data/language.h"
+#include "worker/data/random.h"
 
-namespace kvlink::eval {
+namespace kvlink::data {
 namespace {
 
 constexpr Kind kKinds[] = {Kind::kLookup,  Kind::kHopsInside,   Kind::kHopsAcross, Kind::kChain,
@@ -387,4 +387,4 @@ absl::StatusOr<Item> MakeItem(const ItemOptions& options, Kind kind, int64_t ind
   return item;
 }
 
-}  // namespace kvlink::eval
+}  // namespace kvlink::data

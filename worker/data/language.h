@@ -1,17 +1,17 @@
 // What the question generator writes with: parts of names, relations, questions and filler, once for each split. The
 // splits share no name, no wording of a relation, no question template and no filler sentence; all names of one begin
-// with other letters than those of the other. Private to worker/eval.
+// with other letters than those of the other. Private to worker/data.
 // Thread-safety: constants.
-#ifndef KVLINK_WORKER_EVAL_LANGUAGE_H_
-#define KVLINK_WORKER_EVAL_LANGUAGE_H_
+#ifndef KVLINK_WORKER_DATA_LANGUAGE_H_
+#define KVLINK_WORKER_DATA_LANGUAGE_H_
 
 #include <cstdint>
 #include <vector>
 
 #include "absl/strings/string_view.h"
-#include "worker/eval/question_generator.h"
+#include "worker/data/question_generator.h"
 
-namespace kvlink::eval {
+namespace kvlink::data {
 
 enum class Type {
   kPerson,
@@ -59,6 +59,6 @@ struct Language {
 
 const Language& LanguageOf(Split split);
 
-}  // namespace kvlink::eval
+}  // namespace kvlink::data
 
-#endif  // KVLINK_WORKER_EVAL_LANGUAGE_H_
+#endif  // KVLINK_WORKER_DATA_LANGUAGE_H_

@@ -1,5 +1,5 @@
 // Generated questions: the same everywhere, unambiguous, and different in the two splits.
-#include "worker/eval/question_generator.h"
+#include "worker/data/question_generator.h"
 
 #include <algorithm>
 #include <map>
@@ -16,9 +16,9 @@
 #include "base/checksum.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "worker/eval/language.h"
+#include "worker/data/language.h"
 
-namespace kvlink::eval {
+namespace kvlink::data {
 namespace {
 
 using ::testing::HasSubstr;
@@ -339,4 +339,4 @@ TEST(QuestionGenerator, BadOptionsAreRefused) {
 }
 
 }  // namespace
-}  // namespace kvlink::eval
+}  // namespace kvlink::data

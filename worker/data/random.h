@@ -2,8 +2,8 @@
 // distributions of <random> are not. SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number
 // generators", OOPSLA 2014.
 // Thread-safety: one thread at a time.
-#ifndef KVLINK_WORKER_EVAL_RANDOM_H_
-#define KVLINK_WORKER_EVAL_RANDOM_H_
+#ifndef KVLINK_WORKER_DATA_RANDOM_H_
+#define KVLINK_WORKER_DATA_RANDOM_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-namespace kvlink::eval {
+namespace kvlink::data {
 
 class Random {
  public:
@@ -39,6 +39,6 @@ class Random {
   uint64_t state_;
 };
 
-}  // namespace kvlink::eval
+}  // namespace kvlink::data
 
-#endif  // KVLINK_WORKER_EVAL_RANDOM_H_
+#endif  // KVLINK_WORKER_DATA_RANDOM_H_
