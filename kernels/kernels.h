@@ -226,6 +226,39 @@ struct LinkedAttentionArgs {
   Workspace workspace;  // AttentionWorkspaceBytes
 };
 
+// What a staged linker observes to choose tokens. KeyMass: how much of some rows' attention each token receives.
+// KvDeviation: how far a token's recomputed keys and values are from the cached ones.
+struct KeyMassArgs {
+  const AttentionPlan* plan = nullptr;
+  int64_t layer = 0;
+  AttentionParams params;
+  // What LinkedAttention read and wrote for this plan, layer and params (of which sinks take no part).
+  Tensor q;               // [rows, H, D] f32|bf16
+  Tensor lse;             // [rows, H] f32
+  int64_t row_begin = 0;  // the rows that count
+  int64_t row_count = 0;
+  // [tokens of all reads' segments] f32, in and out: the tokens of the plan's reads, one read after another. To each is
+  // added exp(score - lse), summed over those of the rows that see it and all heads; to a hidden token, nothing.
+  Tensor mass;
+  Workspace workspace;  // AttentionWorkspaceBytes
+};
+
+// CacheBlend (arXiv 2405.16444, section 4) takes the difference itself. Here keys and values are each relative to the
+// cached ones, so that neither outweighs the other:
+//   out = sum (k' - k)^2 / sum k^2 + sum (v' - v)^2 / sum v^2
+// over kv heads and dimensions; k' and v' are recomputed, k is rotated forward by `offset` (the pure rotation). A
+// quotient whose numerator is 0 is 0. Results do not depend on the other rows.
+struct KvDeviationArgs {
+  KvSegment segment;  // cached; a codec that attention reads in place
+  int64_t layer = 0;  // of the segment
+  int64_t offset = 0;
+  const Rope* rope = nullptr;
+  Tensor tokens;  // [rows] i64: the segment's token that a row recomputes
+  Tensor slots;   // [rows] i64: its recomputed key and value, as in QkvFinishArgs
+  Tensor pages;   // [pages, G, 2 * 64, D] f32|bf16
+  Tensor out;     // [rows] f32
+};
+
 // Pack turns one layer's private KV (keys rotated to 0..n-1) into a slab; Decode turns a slab into a raw one.
 // kernels/codec.h defines the arithmetic of q8 and q4 to the bit. "Rotates back" and "forward" mean the pure rotation:
 // an attention factor stays in the keys. A key or value that is not finite (or has no finite code) is INTERNAL at
@@ -322,6 +355,8 @@ class Backend {
   // Also serves as the dense causal attention of an encode, with a plan in which each row reads only its own private
   // segment.
   virtual absl::Status LinkedAttention(Stream& stream, const LinkedAttentionArgs& args) = 0;
+  virtual absl::Status KeyMass(Stream& stream, const KeyMassArgs& args) = 0;
+  virtual absl::Status KvDeviation(Stream& stream, const KvDeviationArgs& args) = 0;
   virtual absl::Status Pack(Stream& stream, const PackArgs& args) = 0;
   virtual absl::Status Decode(Stream& stream, const DecodeArgs& args) = 0;
   virtual absl::Status ShiftKeys(Stream& stream, const ShiftKeysArgs& args) = 0;

@@ -172,6 +172,92 @@ absl::Status PagesFit(const Checker& check, absl::string_view name, const Tensor
 
 bool Finite(float value) { return std::isfinite(value); }
 
+// Checks what does not depend on the head dimension.
+absl::Status SegmentFits(const Checker& check, absl::string_view name, const KvSegment& segment) {
+  if (segment.codec != Codec::kRawF32 && segment.codec != Codec::kRawBf16 && segment.codec != Codec::kQ8) {
+    return check.Fail(name, "only raw-f32, raw-bf16 and q8 are read in place; decode it first");
+  }
+  if (segment.tokens < 0 || segment.tokens > kMaxPosition) {
+    return check.Fail(name, absl::StrCat(segment.tokens, " tokens"));
+  }
+  if (segment.head_stride < 0 || segment.block_stride < 0 || segment.head_stride % 4 != 0 ||
+      segment.block_stride % 4 != 0) {
+    return check.Fail(name, absl::StrCat("strides ", segment.head_stride, " and ", segment.block_stride,
+                                         " must be multiples of 4, not negative"));
+  }
+  if (segment.padded_blocks && segment.codec == Codec::kQ8) return check.Fail(name, "q8 has no padded blocks");
+  if (segment.positions != nullptr) {
+    for (int64_t j = 0; j < segment.tokens; ++j) {
+      const int64_t position = segment.positions[j];
+      if (position < 0 || position > kMaxPosition || (j > 0 && position <= segment.positions[j - 1])) {
+        return check.Fail(name,
+                          absl::StrCat("position ", position, " of token ", j, " is not ascending or out of range"));
+      }
+    }
+  }
+  if (segment.block_table != nullptr) {
+    for (int64_t b = 0; b * kBlockTokens < segment.tokens; ++b) {
+      if (segment.block_table[b] < 0) return check.Fail(name, absl::StrCat("block ", b, " has a negative page"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Checks where a layer lies.
+absl::Status LayerFits(const Checker& check, absl::string_view name, const KvSegment& segment, int64_t layer,
+                       int64_t kv_heads, int64_t head_dim) {
+  if (segment.tokens == 0) return absl::OkStatus();
+  if (static_cast<size_t>(layer) >= segment.layer_data.size()) {
+    return check.Fail(name, absl::StrCat("has no layer ", layer));
+  }
+  const std::byte* data = segment.layer_data[layer];
+  if (data == nullptr || !Aligned(data, 4)) return check.Fail(name, "layer data is missing or not 4-byte aligned");
+  const SlabShape shape{segment.codec, kv_heads, head_dim, std::min(segment.tokens, kBlockTokens)};
+  const int64_t block = segment.padded_blocks ? shape.block_stride() : shape.head_bytes();
+  if (kv_heads > 1 && segment.head_stride < block) return check.Fail(name, "head stride shorter than a block");
+  if (segment.tokens > kBlockTokens && segment.block_stride < shape.block_stride()) {
+    return check.Fail(name, "block stride shorter than a block");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RowsFit(const Checker& check, absl::string_view name, int64_t begin, int64_t count, int64_t rows) {
+  if (begin >= 0 && count >= 0 && begin <= rows && count <= rows - begin) return absl::OkStatus();
+  return check.Fail(name, absl::StrCat("rows ", begin, " + ", count, " of ", rows));
+}
+
+absl::Status OffsetFits(const Checker& check, absl::string_view name, const KvSegment& segment, int64_t offset) {
+  if (offset < -kMaxPosition || offset > kMaxPosition) {
+    return check.Fail(name, absl::StrCat("offset ", offset, " is out of range"));
+  }
+  if (offset != 0 && segment.positions != nullptr) {
+    return check.Fail(name, "a segment with positions of its own takes no offset");
+  }
+  return absl::OkStatus();
+}
+
+// Checks what the scores of a batch are made from.
+absl::Status ScoresFit(const Checker& check, const AttentionParams& params, const Tensor& q, int64_t layer,
+                       const AttentionBatch& batch) {
+  KVLINK_RETURN_IF_ERROR(check.AttentionFits(params));
+  if (!Finite(params.scale)) return check.Fail("params", "scale is not finite");
+  if (!Finite(params.softcap) || params.softcap < 0)
+    return check.Fail("params", "softcap must be finite and not negative");
+  if (params.window < 0 || params.window > kMaxPosition) return check.Fail("params", "window is out of range");
+  if (params.rope < 0 || static_cast<size_t>(params.rope) >= batch.ropes.size()) {
+    return check.Fail("params", absl::StrCat("rope ", params.rope, " of ", batch.ropes.size()));
+  }
+  KVLINK_RETURN_IF_ERROR(check.RopeFits(batch.ropes[params.rope], params.head_dim));
+  const int64_t rows = static_cast<int64_t>(batch.positions.size());
+  KVLINK_RETURN_IF_ERROR(check.Input("q", q, {Dtype::kF32, Dtype::kBf16}, {rows, params.heads, params.head_dim}));
+  if (layer < 0) return check.Fail("layer", absl::StrCat(layer, " is negative"));
+  for (size_t i = 0; i < batch.segments.size(); ++i) {
+    KVLINK_RETURN_IF_ERROR(
+        LayerFits(check, absl::StrCat("segment ", i), batch.segments[i], layer, params.kv_heads, params.head_dim));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status ValidateEmbed(const EmbedArgs& args, Device device) {
@@ -246,34 +332,7 @@ absl::Status ValidateBatch(const AttentionBatch& batch) {
   }
   for (const Rope* rope : batch.ropes) KVLINK_RETURN_IF_ERROR(check.RopeFits(rope, kMaxHeadDim));
   for (size_t i = 0; i < batch.segments.size(); ++i) {
-    const KvSegment& segment = batch.segments[i];
-    const std::string name = absl::StrCat("segment ", i);
-    if (segment.codec != Codec::kRawF32 && segment.codec != Codec::kRawBf16 && segment.codec != Codec::kQ8) {
-      return check.Fail(name, "only raw-f32, raw-bf16 and q8 are read in place; decode it first");
-    }
-    if (segment.tokens < 0 || segment.tokens > kMaxPosition) {
-      return check.Fail(name, absl::StrCat(segment.tokens, " tokens"));
-    }
-    if (segment.head_stride < 0 || segment.block_stride < 0 || segment.head_stride % 4 != 0 ||
-        segment.block_stride % 4 != 0) {
-      return check.Fail(name, absl::StrCat("strides ", segment.head_stride, " and ", segment.block_stride,
-                                           " must be multiples of 4, not negative"));
-    }
-    if (segment.padded_blocks && segment.codec == Codec::kQ8) return check.Fail(name, "q8 has no padded blocks");
-    if (segment.positions != nullptr) {
-      for (int64_t j = 0; j < segment.tokens; ++j) {
-        const int64_t position = segment.positions[j];
-        if (position < 0 || position > kMaxPosition || (j > 0 && position <= segment.positions[j - 1])) {
-          return check.Fail(name,
-                            absl::StrCat("position ", position, " of token ", j, " is not ascending or out of range"));
-        }
-      }
-    }
-    if (segment.block_table != nullptr) {
-      for (int64_t b = 0; b * kBlockTokens < segment.tokens; ++b) {
-        if (segment.block_table[b] < 0) return check.Fail(name, absl::StrCat("block ", b, " has a negative page"));
-      }
-    }
+    KVLINK_RETURN_IF_ERROR(SegmentFits(check, absl::StrCat("segment ", i), batch.segments[i]));
   }
   int32_t previous = 0;
   for (size_t i = 0; i < batch.reads.size(); ++i) {
@@ -284,15 +343,8 @@ absl::Status ValidateBatch(const AttentionBatch& batch) {
     }
     if (read.segment < previous) return check.Fail(name, "reads are not ordered by segment");
     previous = read.segment;
-    if (read.row_begin < 0 || read.row_count < 0 || read.row_begin > rows || read.row_count > rows - read.row_begin) {
-      return check.Fail(name, absl::StrCat("rows ", read.row_begin, " + ", read.row_count, " of ", rows));
-    }
-    if (read.offset < -kMaxPosition || read.offset > kMaxPosition) {
-      return check.Fail(name, absl::StrCat("offset ", read.offset, " is out of range"));
-    }
-    if (read.offset != 0 && batch.segments[read.segment].positions != nullptr) {
-      return check.Fail(name, "a segment with positions of its own takes no offset");
-    }
+    KVLINK_RETURN_IF_ERROR(RowsFit(check, name, read.row_begin, read.row_count, rows));
+    KVLINK_RETURN_IF_ERROR(OffsetFits(check, name, batch.segments[read.segment], read.offset));
   }
   return absl::OkStatus();
 }
@@ -301,39 +353,43 @@ absl::Status ValidateLinkedAttention(const LinkedAttentionArgs& args, const Atte
                                      int64_t workspace_bytes) {
   const Checker check("LinkedAttention", device);
   const AttentionParams& params = args.params;
-  KVLINK_RETURN_IF_ERROR(check.AttentionFits(params));
-  if (!Finite(params.scale)) return check.Fail("params", "scale is not finite");
-  if (!Finite(params.softcap) || params.softcap < 0)
-    return check.Fail("params", "softcap must be finite and not negative");
-  if (params.window < 0 || params.window > kMaxPosition) return check.Fail("params", "window is out of range");
-  if (params.rope < 0 || static_cast<size_t>(params.rope) >= batch.ropes.size()) {
-    return check.Fail("params", absl::StrCat("rope ", params.rope, " of ", batch.ropes.size()));
-  }
-  KVLINK_RETURN_IF_ERROR(check.RopeFits(batch.ropes[params.rope], params.head_dim));
+  KVLINK_RETURN_IF_ERROR(ScoresFit(check, params, args.q, args.layer, batch));
   const int64_t rows = static_cast<int64_t>(batch.positions.size());
-  KVLINK_RETURN_IF_ERROR(check.Input("q", args.q, {Dtype::kF32, Dtype::kBf16}, {rows, params.heads, params.head_dim}));
   KVLINK_RETURN_IF_ERROR(
       check.Output("out", args.out, {Dtype::kF32, Dtype::kBf16}, {rows, params.heads * params.head_dim}));
   if (args.lse.data != nullptr)
     KVLINK_RETURN_IF_ERROR(check.Output("lse", args.lse, {Dtype::kF32}, {rows, params.heads}));
-  if (args.layer < 0) return check.Fail("layer", absl::StrCat(args.layer, " is negative"));
-  for (size_t i = 0; i < batch.segments.size(); ++i) {
-    const KvSegment& segment = batch.segments[i];
-    if (segment.tokens == 0) continue;
-    const std::string name = absl::StrCat("segment ", i);
-    if (static_cast<size_t>(args.layer) >= segment.layer_data.size()) {
-      return check.Fail(name, absl::StrCat("has no layer ", args.layer));
-    }
-    const std::byte* data = segment.layer_data[args.layer];
-    if (data == nullptr || !Aligned(data, 4)) return check.Fail(name, "layer data is missing or not 4-byte aligned");
-    const SlabShape shape{segment.codec, params.kv_heads, params.head_dim, std::min(segment.tokens, kBlockTokens)};
-    const int64_t block = segment.padded_blocks ? shape.block_stride() : shape.head_bytes();
-    if (params.kv_heads > 1 && segment.head_stride < block) return check.Fail(name, "head stride shorter than a block");
-    if (segment.tokens > kBlockTokens && segment.block_stride < shape.block_stride()) {
-      return check.Fail(name, "block stride shorter than a block");
-    }
-  }
   return rows == 0 ? absl::OkStatus() : check.WorkspaceFits(args.workspace, workspace_bytes);
+}
+
+absl::Status ValidateKeyMass(const KeyMassArgs& args, const AttentionBatch& batch, Device device,
+                             int64_t workspace_bytes) {
+  const Checker check("KeyMass", device);
+  KVLINK_RETURN_IF_ERROR(ScoresFit(check, args.params, args.q, args.layer, batch));
+  const int64_t rows = static_cast<int64_t>(batch.positions.size());
+  KVLINK_RETURN_IF_ERROR(check.Input("lse", args.lse, {Dtype::kF32}, {rows, args.params.heads}));
+  KVLINK_RETURN_IF_ERROR(RowsFit(check, "row_begin", args.row_begin, args.row_count, rows));
+  int64_t tokens = 0;
+  for (const KvRead& read : batch.reads) tokens += batch.segments[static_cast<size_t>(read.segment)].tokens;
+  KVLINK_RETURN_IF_ERROR(check.Output("mass", args.mass, {Dtype::kF32}, {tokens}));
+  return rows == 0 ? absl::OkStatus() : check.WorkspaceFits(args.workspace, workspace_bytes);
+}
+
+absl::Status ValidateKvDeviation(const KvDeviationArgs& args, Device device) {
+  const Checker check("KvDeviation", device);
+  KVLINK_RETURN_IF_ERROR(PagesFit(check, "pages", args.pages, kAnySize, kAnySize, /*output=*/false));
+  AttentionParams params;
+  params.heads = params.kv_heads = args.pages.sizes[1];
+  params.head_dim = args.pages.sizes[3];
+  KVLINK_RETURN_IF_ERROR(check.AttentionFits(params));
+  KVLINK_RETURN_IF_ERROR(check.RopeFits(args.rope, params.head_dim));
+  KVLINK_RETURN_IF_ERROR(SegmentFits(check, "segment", args.segment));
+  KVLINK_RETURN_IF_ERROR(OffsetFits(check, "offset", args.segment, args.offset));
+  if (args.layer < 0) return check.Fail("layer", absl::StrCat(args.layer, " is negative"));
+  KVLINK_RETURN_IF_ERROR(LayerFits(check, "segment", args.segment, args.layer, params.kv_heads, params.head_dim));
+  KVLINK_RETURN_IF_ERROR(check.Input("tokens", args.tokens, {Dtype::kI64}, {kAnySize}));
+  KVLINK_RETURN_IF_ERROR(check.Input("slots", args.slots, {Dtype::kI64}, {args.tokens.sizes[0]}));
+  return check.Output("out", args.out, {Dtype::kF32}, {args.tokens.sizes[0]});
 }
 
 absl::Status ValidatePack(const PackArgs& args, Device device) {

@@ -22,9 +22,12 @@ absl::Status ValidateQkvFinish(const QkvFinishArgs& args, Device device);
 // Checks ranges of rows, segments and reads, ascending positions, and codecs readable in place. Layers and strides of
 // segments are checked at launch, when the head dimension is known.
 absl::Status ValidateBatch(const AttentionBatch& batch);
-// Ignores args.plan: `batch` is what it was made from.
+// Here and in ValidateKeyMass, args.plan is ignored: `batch` is what it was made from.
 absl::Status ValidateLinkedAttention(const LinkedAttentionArgs& args, const AttentionBatch& batch, Device device,
                                      int64_t workspace_bytes);
+absl::Status ValidateKeyMass(const KeyMassArgs& args, const AttentionBatch& batch, Device device,
+                             int64_t workspace_bytes);
+absl::Status ValidateKvDeviation(const KvDeviationArgs& args, Device device);
 absl::Status ValidatePack(const PackArgs& args, Device device);
 absl::Status ValidateDecode(const DecodeArgs& args, Device device);
 absl::Status ValidateShiftKeys(const ShiftKeysArgs& args, Device device);

@@ -109,6 +109,12 @@ class CpuBackend : public Backend {
     cpu::LinkedAttention(*plan, args, threads_, tiles_);
     return absl::OkStatus();
   }
+  absl::Status KeyMass(Stream&, const KeyMassArgs&) override {
+    return absl::UnimplementedError("KeyMass: only the scalar backend has it");
+  }
+  absl::Status KvDeviation(Stream&, const KvDeviationArgs&) override {
+    return absl::UnimplementedError("KvDeviation: only the scalar backend has it");
+  }
   absl::Status Pack(Stream& stream, const PackArgs& args) override {
     KVLINK_RETURN_IF_ERROR(ValidatePack(args, device()));
     cpu::Pack(Host(stream), args, threads_);

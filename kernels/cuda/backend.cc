@@ -198,6 +198,12 @@ class CudaBackend : public Backend {
     return LaunchStatus("LinkedAttention", LaunchMergeAttention(ours.handle(), launch));
   }
 
+  absl::Status KeyMass(Stream&, const KeyMassArgs&) override {
+    return absl::UnimplementedError("KeyMass: only the scalar backend has it");
+  }
+  absl::Status KvDeviation(Stream&, const KvDeviationArgs&) override {
+    return absl::UnimplementedError("KvDeviation: only the scalar backend has it");
+  }
   absl::Status Pack(Stream& stream, const PackArgs& args) override {
     KVLINK_RETURN_IF_ERROR(ValidatePack(args, device_));
     CudaStream& ours = Ours(stream);

@@ -1,11 +1,13 @@
 // Linked attention: for each read, the query is rotated by position - offset and attends to the segment's keys in their
-// stored form; the partial results of a row are merged by their log-sum-exp.
+// stored form; the partial results of a row are merged by their log-sum-exp. The mass of keys follows from the same
+// scores.
 #include <algorithm>
 #include <cmath>
 #include <limits>
 
 #include "kernels/ref/operations.h"
 #include "kernels/ref/scalar.h"
+#include "kernels/ref/segment_reader.h"
 
 namespace kvlink::kernels::ref {
 namespace {
@@ -58,45 +60,6 @@ class Scratch {
   const int64_t states_;
 };
 
-// Reads keys and values of one segment and layer.
-class SegmentReader {
- public:
-  SegmentReader(const KvSegment& segment, int64_t layer, int64_t kv_heads, int64_t dim)
-      : segment_(segment),
-        data_(segment.layer_data[static_cast<size_t>(layer)]),
-        shape_{segment.codec, kv_heads, dim, std::max<int64_t>(segment.tokens, 1)} {}
-
-  void Read(int64_t head, int64_t token, double* key, double* value) const {
-    const int64_t block = token / kBlockTokens, in_block = token % kBlockTokens;
-    const int64_t held = segment_.padded_blocks ? kBlockTokens : shape_.block_tokens(block);
-    const int64_t at = segment_.block_table != nullptr ? segment_.block_table[block] : block;
-    const std::byte* base = data_ + head * segment_.head_stride + at * segment_.block_stride;
-    const std::byte* scales = base + shape_.scale_offset(held);
-    ReadRow(base + in_block * shape_.row_bytes(), scales + in_block * 4, key);
-    ReadRow(base + shape_.value_offset(held) + in_block * shape_.row_bytes(), scales + (held + in_block) * 4, value);
-  }
-
- private:
-  void ReadRow(const std::byte* row, const std::byte* scale, double* out) const {
-    const int64_t dim = shape_.head_dim;
-    switch (segment_.codec) {
-      case Codec::kRawF32:
-        for (int64_t d = 0; d < dim; ++d) out[d] = static_cast<double>(LoadBytes<float>(row + 4 * d));
-        break;
-      case Codec::kRawBf16:
-        for (int64_t d = 0; d < dim; ++d) out[d] = static_cast<double>(Bf16ToFloat(LoadBytes<uint16_t>(row + 2 * d)));
-        break;
-      default: {
-        const double factor = static_cast<double>(LoadBytes<float>(scale));
-        for (int64_t d = 0; d < dim; ++d) out[d] = factor * static_cast<double>(LoadBytes<int8_t>(row + d));
-      }
-    }
-  }
-  const KvSegment& segment_;
-  const std::byte* const data_;
-  const SlabShape shape_;
-};
-
 bool Sees(const KvRead& read, int64_t token, int64_t token_position, int64_t position, int64_t window) {
   if (token_position > position || (window > 0 && token_position <= position - window)) return false;
   return read.hidden == nullptr || ((read.hidden[token / 64] >> (token % 64)) & 1) == 0;
@@ -110,25 +73,41 @@ double Score(const AttentionParams& params, const double* query, const double* k
   return cap > 0 ? cap * std::tanh(score / cap) : score;
 }
 
+bool Reads(const AttentionBatch& batch, const KvRead& read) {
+  return read.row_count > 0 && batch.segments[static_cast<size_t>(read.segment)].tokens > 0;
+}
+
+// Rotates the queries of rows [begin, end) to the offset of their read.
+void TakeQueries(const Tensor& q, const AttentionParams& params, const AttentionBatch& batch, const KvRead& read,
+                 int64_t begin, int64_t end, const Scratch& scratch) {
+  const Rope& rope = *batch.ropes[static_cast<size_t>(params.rope)];
+  for (int64_t row = begin; row < end; ++row) {
+    for (int64_t head = 0; head < params.heads; ++head) {
+      double* query = scratch.Query(row, head);
+      for (int64_t d = 0; d < params.head_dim; ++d) query[d] = Load(q, At(q, row, head, d));
+      Rotate(rope, batch.positions[static_cast<size_t>(row)] - read.offset, rope.attention_factor, query);
+    }
+  }
+}
+
+int64_t TokenPosition(const KvSegment& segment, const KvRead& read, int64_t token) {
+  return segment.positions != nullptr ? segment.positions[token] : read.offset + token;
+}
+
 void AttendRead(const LinkedAttentionArgs& args, const AttentionBatch& batch, const KvRead& read,
                 const Scratch& scratch) {
   const AttentionParams& params = args.params;
   const KvSegment& segment = batch.segments[static_cast<size_t>(read.segment)];
-  const Rope& rope = *batch.ropes[static_cast<size_t>(params.rope)];
   const int64_t dim = params.head_dim, group = params.heads / params.kv_heads;
   const int64_t row_end = read.row_begin + read.row_count;
   for (int64_t row = read.row_begin; row < row_end; ++row) {
-    for (int64_t head = 0; head < params.heads; ++head) {
-      scratch.OfRead(row, head).Clear(dim);
-      double* query = scratch.Query(row, head);
-      for (int64_t d = 0; d < dim; ++d) query[d] = Load(args.q, At(args.q, row, head, d));
-      Rotate(rope, batch.positions[static_cast<size_t>(row)] - read.offset, rope.attention_factor, query);
-    }
+    for (int64_t head = 0; head < params.heads; ++head) scratch.OfRead(row, head).Clear(dim);
   }
+  TakeQueries(args.q, params, batch, read, read.row_begin, row_end, scratch);
   const SegmentReader reader(segment, args.layer, params.kv_heads, dim);
   for (int64_t kv_head = 0; kv_head < params.kv_heads; ++kv_head) {
     for (int64_t token = 0; token < segment.tokens; ++token) {
-      const int64_t token_position = segment.positions != nullptr ? segment.positions[token] : read.offset + token;
+      const int64_t token_position = TokenPosition(segment, read, token);
       reader.Read(kv_head, token, scratch.Key(), scratch.Value());
       for (int64_t row = read.row_begin; row < row_end; ++row) {
         if (!Sees(read, token, token_position, batch.positions[static_cast<size_t>(row)], params.window)) continue;
@@ -147,6 +126,27 @@ void AttendRead(const LinkedAttentionArgs& args, const AttentionBatch& batch, co
   }
 }
 
+// The mass that one token receives from rows [begin, end).
+double TokenMass(const KeyMassArgs& args, const AttentionBatch& batch, const KvRead& read, int64_t token, int64_t begin,
+                 int64_t end, const Scratch& scratch) {
+  const AttentionParams& params = args.params;
+  const KvSegment& segment = batch.segments[static_cast<size_t>(read.segment)];
+  const SegmentReader reader(segment, args.layer, params.kv_heads, params.head_dim);
+  const int64_t group = params.heads / params.kv_heads, token_position = TokenPosition(segment, read, token);
+  double mass = 0;
+  for (int64_t kv_head = 0; kv_head < params.kv_heads; ++kv_head) {
+    reader.Read(kv_head, token, scratch.Key(), scratch.Value());
+    for (int64_t row = begin; row < end; ++row) {
+      if (!Sees(read, token, token_position, batch.positions[static_cast<size_t>(row)], params.window)) continue;
+      for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
+        const double lse = static_cast<double>(args.lse.as<const float>()[At(args.lse, row, head)]);
+        mass += std::exp(Score(params, scratch.Query(row, head), scratch.Key()) - lse);
+      }
+    }
+  }
+  return mass;
+}
+
 }  // namespace
 
 int64_t AttentionWorkspaceBytes(int64_t rows, const AttentionParams& params) { return Scratch::Bytes(rows, params); }
@@ -159,8 +159,7 @@ void LinkedAttention(const LinkedAttentionArgs& args, const AttentionBatch& batc
     for (int64_t head = 0; head < params.heads; ++head) scratch.Merged(row, head).Clear(dim);
   }
   for (const KvRead& read : batch.reads) {
-    if (read.row_count > 0 && batch.segments[static_cast<size_t>(read.segment)].tokens > 0)
-      AttendRead(args, batch, read, scratch);
+    if (Reads(batch, read)) AttendRead(args, batch, read, scratch);
   }
   for (int64_t row = 0; row < rows; ++row) {
     for (int64_t head = 0; head < params.heads; ++head) {
@@ -175,6 +174,21 @@ void LinkedAttention(const LinkedAttentionArgs& args, const AttentionBatch& batc
         Store(args.out, At(args.out, row, head * dim + d), value);
       }
     }
+  }
+}
+
+void KeyMass(const KeyMassArgs& args, const AttentionBatch& batch) {
+  const Scratch scratch(args.workspace.data, static_cast<int64_t>(batch.positions.size()), args.params);
+  float* mass = args.mass.as<float>();
+  for (const KvRead& read : batch.reads) {
+    const int64_t tokens = batch.segments[static_cast<size_t>(read.segment)].tokens;
+    const int64_t begin = std::max(read.row_begin, args.row_begin);
+    const int64_t end = std::min(read.row_begin + read.row_count, args.row_begin + args.row_count);
+    if (begin < end) TakeQueries(args.q, args.params, batch, read, begin, end, scratch);
+    for (int64_t token = 0; begin < end && token < tokens; ++token) {
+      mass[token] += static_cast<float>(TokenMass(args, batch, read, token, begin, end, scratch));
+    }
+    mass += tokens;
   }
 }
 

@@ -41,6 +41,8 @@ void Linear(const LinearArgs& args, const RefMatrix& weight);
 void QkvFinish(HostStream& stream, const QkvFinishArgs& args);
 int64_t AttentionWorkspaceBytes(int64_t rows, const AttentionParams& params);
 void LinkedAttention(const LinkedAttentionArgs& args, const AttentionBatch& batch);
+void KeyMass(const KeyMassArgs& args, const AttentionBatch& batch);
+void KvDeviation(HostStream& stream, const KvDeviationArgs& args);
 void Pack(HostStream& stream, const PackArgs& args);
 void Decode(const DecodeArgs& args);
 void ShiftKeys(HostStream& stream, const ShiftKeysArgs& args);

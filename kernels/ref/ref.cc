@@ -85,6 +85,19 @@ class RefBackend : public Backend {
     ref::LinkedAttention(args, plan->batch());
     return absl::OkStatus();
   }
+  absl::Status KeyMass(Stream&, const KeyMassArgs& args) override {
+    const auto* plan = dynamic_cast<const ref::RefPlan*>(args.plan);
+    if (plan == nullptr) return absl::InvalidArgumentError("KeyMass: plan: missing, or made by another backend");
+    KVLINK_RETURN_IF_ERROR(
+        ValidateKeyMass(args, plan->batch(), device(), ref::AttentionWorkspaceBytes(plan->rows(), args.params)));
+    ref::KeyMass(args, plan->batch());
+    return absl::OkStatus();
+  }
+  absl::Status KvDeviation(Stream& stream, const KvDeviationArgs& args) override {
+    KVLINK_RETURN_IF_ERROR(ValidateKvDeviation(args, device()));
+    ref::KvDeviation(Host(stream), args);
+    return absl::OkStatus();
+  }
   absl::Status Pack(Stream& stream, const PackArgs& args) override {
     KVLINK_RETURN_IF_ERROR(ValidatePack(args, device()));
     ref::Pack(Host(stream), args);

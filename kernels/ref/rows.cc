@@ -15,11 +15,6 @@ double Dot(const Tensor& x, int64_t row, const float* weights, int64_t k) {
   return sum;
 }
 
-// Index of element d of (page, head, which) for the token's slot within the page; `which` 0 is K, 1 is V.
-int64_t PageElement(const Tensor& pages, int64_t slot, int64_t head, int64_t which, int64_t d) {
-  return At(pages, slot / kBlockTokens, head, which * kBlockTokens + slot % kBlockTokens, d);
-}
-
 class HeadReader {
  public:
   HeadReader(const QkvFinishArgs& args, int64_t row) : args_(args), row_(row) {}

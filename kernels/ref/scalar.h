@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "absl/types/span.h"
+#include "base/slab.h"
 #include "kernels/bf16.h"
 #include "kernels/kernels.h"
 
@@ -28,6 +29,11 @@ inline void Store(const Tensor& tensor, int64_t index, double value) {
   } else {
     tensor.as<uint16_t>()[index] = FloatToBf16(static_cast<float>(value));
   }
+}
+
+// Index of element d of (page, head, which) for the token's slot within the page; `which` 0 is K, 1 is V.
+inline int64_t PageElement(const Tensor& pages, int64_t slot, int64_t head, int64_t which, int64_t d) {
+  return At(pages, slot / kBlockTokens, head, which * kBlockTokens + slot % kBlockTokens, d);
 }
 
 template <typename T>
