@@ -199,7 +199,7 @@ void MeasureTenants(const std::string& scratch, const Manifest& manifest, int re
 int Main(int argc, char** argv) {
   std::vector<FlagHelp> known = {kScratchFlag,
                                  {"pulls", "N", "Pulls of each kind in a round (default 100)."},
-                                 {"rounds", "N", "Rounds (default 4)."},
+                                 {"rounds", "N", "Rounds (default 12)."},
                                  {"only", "PART", "pushes or tenants (default: both)."}};
   for (const Role& role : kRoles) known.push_back({role.flag, role.value, "For the bench itself."});
   const auto flags =
@@ -211,7 +211,7 @@ int Main(int argc, char** argv) {
     if (flags->Has(role.flag)) role.run(flags->Get(role.flag, ""));
   }
   const int reads = static_cast<int>(std::clamp<int64_t>(flags->GetInt("pulls", 100), 1, 100000));
-  const int rounds = static_cast<int>(std::clamp<int64_t>(flags->GetInt("rounds", 4), 1, 1000));
+  const int rounds = static_cast<int>(std::clamp<int64_t>(flags->GetInt("rounds", 12), 1, 1000));
   const std::string only = flags->Get("only", "");
   if (!only.empty() && only != "pushes" && only != "tenants") Die("--only is pushes or tenants");
 
