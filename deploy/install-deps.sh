@@ -18,6 +18,7 @@ packages=(
   clang clang-format clang-tidy
   etcd-server
   libpq-dev postgresql
+  gnuplot-nox
   python3 python3-pip python3-venv ca-certificates
 )
 
