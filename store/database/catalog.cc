@@ -24,6 +24,9 @@ namespace {
 
 constexpr int64_t kDeletedAtATime = 1024;  // documents of a namespace, in one transaction
 constexpr int kIdentityLocks = 128;
+// References that documents lose in one transaction, beyond those of its first document. A document has up to 4096, and
+// a transaction must end in time.
+constexpr int64_t kMaxRemoved = 16384;
 
 absl::string_view ViewOf(const Identity& identity) {
   return {reinterpret_cast<const char*>(identity.bytes.data()), identity.bytes.size()};
@@ -183,10 +186,16 @@ class Batch {
  public:
   Batch(absl::string_view ns, absl::Span<const Prepared> puts) : ns_(ns), puts_(puts) {}
 
+  // Carries out the puts, or only the first ones if the documents have many references. `generations`: of those.
   absl::Status Commit(Connection& connection, absl::Time deadline, Generations& generations) {
     KVLINK_RETURN_IF_ERROR(LockAndRead(connection, deadline));
     generations.clear();
+    int64_t references = 0;
     for (const Prepared& one : puts_) {
+      if (one.status.ok()) {
+        references += static_cast<int64_t>(documents_.find(one.put->id)->second.identities_in_table.size());
+        if (!generations.empty() && references > kMaxRemoved) break;
+      }
       generations.push_back(one.status.ok() ? Put(one) : absl::StatusOr<uint64_t>(one.status));
     }
     return Write(connection, deadline);
@@ -318,8 +327,9 @@ absl::StatusOr<std::vector<absl::StatusOr<uint64_t>>> DatabaseImpl::PutDocuments
   KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
   for (const DocumentPut& one : documents) KVLINK_RETURN_IF_ERROR(ValidateName("document id", one.id));
   std::vector<absl::StatusOr<uint64_t>> generations;
+  size_t most = documents.size();  // for the next group
   while (generations.size() < documents.size()) {
-    const auto rest = documents.subspan(generations.size());
+    const auto rest = documents.subspan(generations.size(), most);
     const auto group = rest.subspan(0, FirstGroup(rest));
     const std::vector<Prepared> prepared = database::Prepare(group);
     Generations put;
@@ -338,6 +348,8 @@ absl::StatusOr<std::vector<absl::StatusOr<uint64_t>>> DatabaseImpl::PutDocuments
     for (const DocumentPut& one : group) cache_.Forget(ns, one.id);
     KVLINK_RETURN_IF_ERROR(status);
     generations.insert(generations.end(), put.begin(), put.end());
+    // Each group locks and reads its documents anew, so it should not be much larger than what it carries out.
+    most = std::max<size_t>(2 * put.size(), 1);
   }
   return generations;
 }
@@ -452,10 +464,15 @@ absl::StatusOr<NamespaceDeletion> DatabaseImpl::DeleteNamespace(absl::string_vie
           std::vector<absl::string_view> ids;
           References removed;
           for (int row = 0; row < rows[1].size(); ++row) {
-            const absl::string_view id = ids.emplace_back(rows[1].Bytes(row, 0));
+            const absl::string_view id = rows[1].Bytes(row, 0);
+            KVLINK_ASSIGN_OR_RETURN(const std::set<Identity> identities, Split(rows[1].Bytes(row, 2), id));
+            if (row > 0 && static_cast<int64_t>(removed.ids.size() + identities.size()) > kMaxRemoved) {
+              more = true;
+              break;
+            }
+            ids.push_back(id);
             last = std::string(id);
             page.documents += rows[1].Flag(row, 1) ? 0 : 1;
-            KVLINK_ASSIGN_OR_RETURN(const std::set<Identity> identities, Split(rows[1].Bytes(row, 2), id));
             for (const Identity& identity : identities) removed.Add(identity, id);
           }
           std::vector<Query> queries;

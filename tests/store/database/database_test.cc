@@ -2,6 +2,7 @@
 #include "store/database/database.h"
 
 #include <atomic>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -182,6 +183,35 @@ TEST(DatabaseTest, SplitsLargeCalls) {
   EXPECT_EQ(database.Sql("SELECT (SELECT count(*) FROM kvlink.documents), (SELECT count(*) FROM kvlink.refs), "
                          "(SELECT count(*) FROM kvlink.drop_log)"),
             "0|0|3751");
+}
+
+// Documents may have thousands of parts each, and a transaction has to end in time.
+TEST(DatabaseTest, SplitsDeletionsByTheirReferences) {
+  KVLINK_NEEDS_POSTGRES();
+  OwnDatabase database;
+  constexpr uint64_t kDocuments = 5, kParts = 4096;
+  std::vector<DocumentPut> puts;
+  std::vector<DocumentDeletion> deletions;
+  for (uint64_t i = 0; i < kDocuments; ++i) {
+    std::vector<uint64_t> parts(kParts);
+    std::iota(parts.begin(), parts.end(), i * kParts);
+    puts.push_back({absl::StrCat("document-", i), EntryWith(parts, 1)});
+    deletions.push_back({puts.back().id, 2});
+  }
+  for (const char* ns : {"documents", "namespace"}) ASSERT_TRUE(database->PutDocuments(ns, puts).ok());
+  const auto deleted = database->DeleteDocuments("documents", deletions);
+  ASSERT_TRUE(deleted.ok()) << deleted.status();
+  EXPECT_THAT(*deleted, ::testing::ElementsAreArray(std::vector<absl::Status>(kDocuments)));
+  EXPECT_EQ(database->DeleteNamespace("namespace")->encodings, kDocuments * kParts);
+  for (const char* ns : {"documents", "namespace"}) {
+    EXPECT_EQ(database.Sql(absl::StrCat("SELECT count(identity), count(DISTINCT transaction) FROM kvlink.drop_log "
+                                        "WHERE ns = '",
+                                        ns, "'")),
+              absl::StrCat(kDocuments * kParts, "|2"))
+        << ns;
+  }
+  EXPECT_EQ(database.Sql("SELECT (SELECT count(*) FROM kvlink.documents), (SELECT count(*) FROM kvlink.refs)"),
+            absl::StrCat(kDocuments, "|0"));
 }
 
 TEST(DatabaseTest, ReplacesADamagedEntryAndReportsItUntilThen) {
