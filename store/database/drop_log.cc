@@ -210,7 +210,12 @@ absl::StatusOr<int64_t> DatabaseImpl::Trim(absl::Duration retention, absl::Time 
           connection.Run({Query{&kTrim, PositionParameters(bound).Integer(kTrimmedAtATime)}}, until));
       gone = passed[0].size();
       std::vector<Query> queries;
-      if (gone > 0) queries.push_back({&kStoreTrimmed, PositionParameters(PositionIn(passed[0], 0))});
+      if (gone > 0) {
+        queries.push_back({&kStoreTrimmed, PositionParameters(PositionIn(passed[0], 0))});
+      } else if (rows[4].size() == 1 && rows[4].Transaction(0, 0) > rows[4].Transaction(0, 3)) {
+        // Of another server. It is ignored until this one reaches it, when it would empty every node.
+        queries.push_back({&kStoreTrimmed, PositionParameters({})});
+      }
       queries.push_back({&kCommit, {}});
       return connection.Run(queries, until).status();
     }));
