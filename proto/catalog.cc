@@ -19,6 +19,7 @@ constexpr EnvelopeKind kCatalogKind{0x434C564B, 2, 0, "catalog entry", 2};
 constexpr int64_t kMaxPayload = int64_t{128} << 20;
 constexpr int64_t kMaxParts = 4096;
 constexpr int64_t kMaxTokens = int64_t{1} << 24;  // per part, as in SlabShape
+constexpr size_t kContextDigestBytes = 32;
 
 absl::Status BadEntry(absl::string_view what) {
   return absl::InvalidArgumentError(absl::StrCat("catalog entry: ", what));
@@ -48,6 +49,7 @@ std::string SerializeCatalogEntry(const CatalogEntry& entry) {
   }
   message.set_written_at_us(entry.written_at_us);
   if (!entry.content.empty()) message.set_content(entry.content.bytes.data(), entry.content.bytes.size());
+  message.set_context_digest(entry.context_digest);
   return WrapEnvelope(kCatalogKind, message.SerializeAsString());
 }
 
@@ -66,6 +68,10 @@ absl::StatusOr<CatalogEntry> ParseCatalogEntry(absl::string_view bytes) {
   entry.written_at_us = message.written_at_us();
   if (!message.content().empty() && !CopyDigest(message.content(), entry.content)) {
     return BadEntry("the content digest has the wrong length");
+  }
+  entry.context_digest = message.context_digest();
+  if (!entry.context_digest.empty() && entry.context_digest.size() != kContextDigestBytes) {
+    return BadEntry("the context digest has the wrong length");
   }
   entry.parts.reserve(message.parts_size());
   for (const proto::CatalogPart& part : message.parts()) {

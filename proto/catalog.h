@@ -39,6 +39,9 @@ struct CatalogEntry {
   // A writer that finds the digest it would write may skip the document. Nothing else is concluded from it. Empty:
   // unknown.
   ContentDigest content;
+  // The context digest that the identities were computed with (docs/formats.md "Identity"), 32 bytes; empty: the
+  // document was encoded alone, without a wrapper.
+  std::string context_digest;
 };
 
 std::string SerializeCatalogEntry(const CatalogEntry& entry);

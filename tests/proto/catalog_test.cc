@@ -54,6 +54,7 @@ TEST(Catalog, GoesBothWays) {
   entry.parts[1].begin = 7;
   entry.parts[1].end = 9;
   entry.content.bytes.fill(0xcd);
+  entry.context_digest = std::string(32, 'w');
   for (const bool tombstone : {false, true}) {
     entry.tombstone = tombstone;
     const auto parsed = ParseCatalogEntry(SerializeCatalogEntry(entry));
@@ -71,6 +72,7 @@ TEST(Catalog, GoesBothWays) {
     EXPECT_EQ(parsed->parts[1].begin, 7u);
     EXPECT_EQ(parsed->parts[1].end, 9u);
     EXPECT_TRUE(parsed->content == entry.content);
+    EXPECT_EQ(parsed->context_digest, entry.context_digest);
   }
 }
 
@@ -99,6 +101,9 @@ TEST(Catalog, RefusesDamageAndExcess) {
   EXPECT_FALSE(ParseCatalogEntry(WrapEnvelope(kCatalogKind, message.SerializeAsString())).ok());
   message = good;
   message.set_content("short");
+  EXPECT_FALSE(ParseCatalogEntry(WrapEnvelope(kCatalogKind, message.SerializeAsString())).ok());
+  message = good;
+  message.set_context_digest("short");
   EXPECT_FALSE(ParseCatalogEntry(WrapEnvelope(kCatalogKind, message.SerializeAsString())).ok());
   message = good;
   message.mutable_parts(0)->set_begin(1);
