@@ -1,8 +1,9 @@
 // What do readers notice when the members of a cluster change, and what moves? Nodes in this process are members over a
 // real etcd and repair at a limited rate. A fourth node joins three and is drained; another joins while a client
-// writes, and is lost. Meanwhile a client reads at a fixed rate. A read's time counts from when it was due; reads
-// during each change are compared with reads in the quiet periods between changes of the same run. Nodes, repair,
-// clients and etcd share the machine's cores and disk, so the rate should be a small part of what these can move.
+// writes, and is lost. Meanwhile a client in a process of its own reads at a fixed rate. A read's time counts from when
+// it was due; reads during each change are compared with reads in the quiet periods between changes of the same run.
+// Nodes, repair, clients and etcd share the machine's cores and disk, so the rate should be a small part of what these
+// can move.
 #include <algorithm>
 #include <array>
 #include <cstdio>
@@ -21,6 +22,7 @@
 #include "base/thread.h"
 #include "bench/bench_common.h"
 #include "bench/store/member_cluster.h"
+#include "bench/store/member_reader.h"
 #include "store/cluster/replicas/replicated.h"
 
 namespace kvlink::bench {
@@ -31,81 +33,16 @@ using members::Cluster;
 using members::Corpus;
 using members::Has;
 using members::kCopies;
+using members::kDocument;
+using members::kDocuments;
+using members::Reader;
 using members::Soon;
+using members::Window;
 using store::cluster::MemberNode;
 using store::cluster::NodeId;
 
-constexpr SlabShape kDocument{Codec::kRawBf16, 1, 64, 512}, kSmall{Codec::kRawBf16, 1, 8, 16};
-constexpr absl::Duration kReadInterval = absl::Milliseconds(5);
+constexpr SlabShape kSmall{Codec::kRawBf16, 1, 8, 16};
 constexpr int kMaxWrites = 4000;
-
-struct Window {
-  double begin, end;
-};
-
-// Reads random encodings of a corpus at a fixed rate until destroyed.
-class Reader {
- public:
-  Reader(store::Store* store, const Corpus* corpus, std::vector<Manifest> documents)
-      : store_(store), corpus_(corpus), documents_(std::move(documents)), thread_("reader", [this] { Run(); }) {}
-  ~Reader() {
-    {
-      MutexLock lock(&mutex_);
-      stop_ = true;
-    }
-    thread_.Join();
-  }
-
-  // Seconds taken by the reads that were due in the windows.
-  std::vector<double> In(absl::Span<const Window> windows) const {
-    std::vector<double> seconds;
-    MutexLock lock(&mutex_);
-    for (const auto& [due, took] : reads_) {
-      const double at = due;
-      if (std::ranges::any_of(windows, [at](const Window& one) { return one.begin <= at && at < one.end; })) {
-        seconds.push_back(took);
-      }
-    }
-    return seconds;
-  }
-  int64_t failed() const {
-    MutexLock lock(&mutex_);
-    return failed_;
-  }
-
- private:
-  absl::Status Read(const Identity& identity) {
-    const absl::Time deadline = SteadyNow() + absl::Seconds(10);
-    const auto found = store_->Lookup(corpus_->ns(), {identity}, Codec::kRawBf16);
-    if (!found.ok()) return found.status();
-    if (!found->front().present) return absl::NotFoundError("a miss");
-    const auto lease = store_->Read(corpus_->ns(), identity, Codec::kRawBf16, found->front().etag, deadline);
-    absl::Status read = lease.status();
-    for (int64_t layer = 0; layer < members::kLayers && read.ok(); ++layer) read = (*lease)->WaitLayer(layer, deadline);
-    return read;
-  }
-  void Run() {
-    std::mt19937_64 random(1);
-    for (double due = Now();; due += absl::ToDoubleSeconds(kReadInterval)) {
-      if (due > Now()) absl::SleepFor(absl::Seconds(due - Now()));
-      const absl::Status read = Read(documents_[random() % documents_.size()].identity);
-      if (!read.ok()) std::fprintf(stderr, "a read: %s\n", read.ToString().c_str());
-      MutexLock lock(&mutex_);
-      reads_.emplace_back(due, Now() - due);
-      failed_ += !read.ok();
-      if (stop_) return;
-    }
-  }
-
-  store::Store* const store_;
-  const Corpus* const corpus_;
-  const std::vector<Manifest> documents_;
-  mutable Mutex mutex_;
-  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
-  std::vector<std::pair<double, double>> reads_ ABSL_GUARDED_BY(mutex_);  // when it was due, seconds
-  int64_t failed_ ABSL_GUARDED_BY(mutex_) = 0;
-  Thread thread_;
-};
 
 // Which documents each node has, in the order of Cluster::nodes().
 using Held = std::vector<std::vector<bool>>;
@@ -137,7 +74,7 @@ class Bench {
     options.node.name = "bench";
     options.node.carrier = store::client::Carrier::kUcx;
     store_ = Must(store::cluster::OpenReplicated(cluster_.membership(), nullptr, options));
-    reader_ = std::make_unique<Reader>(store_.get(), &corpus_, documents_);
+    reader_ = std::make_unique<Reader>(cluster_.endpoints(), documents, directory);
   }
 
   void Run();
@@ -158,7 +95,7 @@ class Bench {
 
   const int64_t bytes_per_second_;
   const double quiet_seconds_;
-  const Corpus corpus_{"documents", kDocument}, written_{"written", kSmall};
+  const Corpus corpus_{kDocuments, kDocument}, written_{"written", kSmall};
   std::vector<Manifest> documents_;
   int next_write_ = 0;
   Cluster cluster_;
@@ -351,6 +288,8 @@ int Main(int argc, char** argv) {
                                    {"documents", "N", "Of 256 KiB, two copies of each (default 4096)."},
                                    {"rate", "N", "MiB a second of repair, of each node (default 16)."},
                                    {"seconds", "N", "Of each quiet time (default 5)."},
+                                   {"read", "ENDPOINTS", "For the bench itself."},
+                                   {"to", "FILE", "For the bench itself."},
                                    kScratchFlag});
   if (!flags.ok()) Die(flags.status().message());
   if (flags->help_wanted()) return 0;
@@ -358,6 +297,7 @@ int Main(int argc, char** argv) {
   setenv("UCX_NET_DEVICES", "lo", 0);
   const int64_t rounds = std::clamp<int64_t>(flags->GetInt("rounds", 3), 1, 100);
   const auto documents = static_cast<int>(std::clamp<int64_t>(flags->GetInt("documents", 4096), 100, 1 << 14));
+  if (flags->Has("read")) members::ReadForever(flags->Get("read", ""), documents, flags->Get("to", ""));
   const int64_t rate = std::clamp<int64_t>(flags->GetInt("rate", 16), 1, 1 << 20) << 20;
   const double quiet = static_cast<double>(std::clamp<int64_t>(flags->GetInt("seconds", 5), 1, 600));
   const Scratch scratch = Must(Scratch::Make(flags->Get("dir", "")));

@@ -65,6 +65,8 @@ class Cluster {
   // Whether every node holds what it owns at the epoch.
   bool Complete(uint64_t epoch) const;
 
+  // Of etcd.
+  std::string endpoints() const { return etcd_.endpoints(); }
   const std::shared_ptr<store::cluster::Membership>& membership() const { return membership_; }
   // In the order of Add.
   const std::vector<std::unique_ptr<store::cluster::MemberNode>>& nodes() const { return nodes_; }

@@ -26,6 +26,9 @@ struct ResourceOptions {
   int dials = 16;
   // Two-step puts carried out at a time, for all nodes, one thread each, started with the first; more wait.
   int puts = 16;
+  // Added to the niceness of these threads, for work that readers do not wait for. Not to that of a transport which
+  // this process already has.
+  int nice = 0;
 };
 
 class ClientResources;

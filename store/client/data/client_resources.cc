@@ -51,7 +51,9 @@ absl::StatusOr<std::shared_ptr<transport::Transport>> SharedTransport(Carrier ca
 }  // namespace
 
 ClientResources::ClientResources(const ResourceOptions& options)
-    : options_(options), dials_({.name = "client-dial", .threads = options.dials}) {}
+    : options_(options),
+      verifier_(options.nice),
+      dials_({.name = "client-dial", .threads = options.dials, .nice = options.nice}) {}
 
 absl::StatusOr<std::shared_ptr<TransportMemory>> ClientResources::OfCarrier(Carrier carrier,
                                                                             const transport::TlsOptions& tls) {
@@ -89,7 +91,8 @@ absl::StatusOr<transport::LocalTransport*> ClientResources::Local() {
 Worker& ClientResources::puts() {
   MutexLock lock(&mutex_);
   if (puts_ == nullptr) {
-    puts_ = std::make_unique<Worker>(Worker::Options{.name = "client-put", .threads = options_.puts});
+    puts_ = std::make_unique<Worker>(
+        Worker::Options{.name = "client-put", .threads = options_.puts, .nice = options_.nice});
   }
   return *puts_;
 }

@@ -18,7 +18,8 @@ namespace kvlink::store::client {
 
 class Verifier {
  public:
-  Verifier() : worker_({.name = "verify"}) {}
+  // `nice`: added to the niceness of its thread.
+  explicit Verifier(int nice = 0) : worker_({.name = "verify", .nice = nice}) {}
   // Runs everything queued.
   ~Verifier() { worker_.Finish(); }
   // Queues work. Work submitted after the verifier has ended is dropped.

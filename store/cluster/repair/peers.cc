@@ -44,7 +44,8 @@ OpenPeer RemotePeers(client::RemoteOptions options) {
   if (options.resources == nullptr) {
     options.resources = client::NewClientResources({.receive_bytes = options.receive_bytes,
                                                     .sending_bytes = options.sending_bytes,
-                                                    .idle_memory = options.idle_memory});
+                                                    .idle_memory = options.idle_memory,
+                                                    .nice = kRepairNice});
   }
   return [options](const NodeId& node, const std::string& address) -> absl::StatusOr<std::shared_ptr<RepairPeer>> {
     client::RemoteOptions of = options;

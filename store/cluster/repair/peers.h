@@ -25,6 +25,10 @@
 
 namespace kvlink::store::cluster {
 
+// Added to the niceness of threads of repair: a change of the members gives every node tens of thousands of slots to
+// compare at once, and bytes to receive and verify that no reader waits for.
+inline constexpr int kRepairNice = 10;
+
 // One other node. Thread-safety: all methods. Each returns within a timeout of its own.
 class RepairPeer {
  public:

@@ -24,7 +24,6 @@ namespace {
 
 constexpr absl::Duration kLook = absl::Milliseconds(50);  // how often it looks for Stop and Restart
 constexpr absl::Duration kMaxRetry = absl::Minutes(1);
-constexpr int kNice = 10;  // a change of the members gives every node tens of thousands of slots to compare at once
 
 }  // namespace
 
@@ -38,7 +37,7 @@ class Repairer::Impl {
 
   void Start() {
     thread_ = Thread("repair", [this] {
-      AddNiceness(kNice);
+      AddNiceness(kRepairNice);
       Run();
     });
     if (!context_.options.hold) return;
