@@ -25,7 +25,6 @@ constexpr Kind kKinds[] = {Kind::kLookup,  Kind::kHopsInside,   Kind::kHopsAcros
                            Kind::kCompare, Kind::kUnanswerable, Kind::kDistractors};
 constexpr size_t kMaxHops = 4;
 constexpr size_t kMaxWrong = 7;  // candidates
-// Accepted of an unanswerable question, beside kUnknown.
 constexpr absl::string_view kRefusals[] = {"not mentioned",   "not stated", "not specified", "not provided",
                                            "not given",       "not known",  "not say",       "no information",
                                            "not mention any", "not clear",  "no mention"};
@@ -176,9 +175,7 @@ class Writer {
       if (draft.gold) answer = object;
     }
     Ask(Phrase(asked, drafts_[0].subject), asked.object, answer);
-    if (item_.kind == Kind::kUnanswerable) {
-      for (const absl::string_view refusal : kRefusals) item_.answers.emplace_back(refusal);
-    }
+    if (item_.kind == Kind::kUnanswerable) item_.answers = UnknownAnswers();
   }
 
   void Distractors() {
@@ -300,7 +297,7 @@ class Writer {
         pattern,
         {{"{time}", time}, {"{adjective}", adjective}, {"{noun}", noun}, {"{verb}", verb}, {"{place}", place}});
   }
-  ItemDocument Written(Draft& draft) {
+  Document Written(Draft& draft) {
     const std::string opening = absl::StrReplaceAll(Opening(draft.type), {{"{s}", draft.subject}});
     std::vector<std::string> sentences = std::move(draft.facts);
     int64_t words = Words(opening);
@@ -368,6 +365,12 @@ absl::StatusOr<Kind> ParseKind(absl::string_view name) {
   const auto append = [](std::string* out, Kind kind) { absl::StrAppend(out, KindName(kind)); };
   return absl::InvalidArgumentError(
       absl::StrCat("unknown kind of question '", name, "'; use ", absl::StrJoin(kKinds, ", ", append)));
+}
+
+std::vector<std::string> UnknownAnswers() {
+  std::vector<std::string> answers = {std::string(kUnknown)};
+  for (const absl::string_view refusal : kRefusals) answers.emplace_back(refusal);
+  return answers;
 }
 
 absl::StatusOr<Item> MakeItem(const ItemOptions& options, Kind kind, int64_t index) {

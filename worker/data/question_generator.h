@@ -15,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "worker/data/example.h"
 
 namespace kvlink::data {
 
@@ -38,8 +39,9 @@ absl::string_view KindName(Kind kind);
 // INVALID_ARGUMENT: lists the kinds.
 absl::StatusOr<Kind> ParseKind(absl::string_view name);
 
-// The answer of an unanswerable question. Some other ways to say that the documents do not say are accepted as well.
+// The answer of an unanswerable question, and all that are accepted: other ways to say that the documents do not say.
 inline constexpr absl::string_view kUnknown = "unknown";
+std::vector<std::string> UnknownAnswers();
 
 inline constexpr int64_t kMinDocuments = 2, kMaxDocuments = 32;
 inline constexpr int64_t kMinDocumentTokens = 50, kMaxDocumentTokens = 8000;
@@ -53,23 +55,12 @@ struct ItemOptions {
   int64_t document_tokens = 200;
 };
 
-struct ItemDocument {
-  std::string title;
-  std::string text;
-};
-
-struct Item {
+// With answers, stem, candidates and gold: wrong candidates are of the answer's type and occur in the documents; of
+// kUnanswerable, the document about the question's subject is gold.
+struct Item : Question {
   std::string id;  // unique for equal options: "lookup-17"
   Kind kind = Kind::kLookup;
   Split split = Split::kTest;
-  std::vector<ItemDocument> documents;
-  std::string question;
-  std::vector<std::string> answers;  // accepted spellings; not empty
-  std::string stem;                  // a sentence that an answer completes: "The founder of X is"
-  // The answer first, then wrong answers of the same type that occur in the documents; at least two in all.
-  std::vector<std::string> candidates;
-  // Documents that the answer follows from, ascending; for kUnanswerable, the one about the question's subject.
-  std::vector<int64_t> gold;
 };
 
 // INVALID_ARGUMENT: options outside the limits above, or a negative index.

@@ -72,7 +72,7 @@ absl::StatusOr<Task> TaskOf(const data::Item& item, const model::Tokenizer& toke
   Task task{
       item.id,  std::string(data::KindName(item.kind)), item.question, item.answers, item.candidates, item.stem, {},
       item.gold};
-  for (const data::ItemDocument& document : item.documents) {
+  for (const data::Document& document : item.documents) {
     auto tokens = tokenizer.Encode(link::DocumentText(profile, document.title, document.text), /*parse_special=*/false);
     KVLINK_RETURN_IF_ERROR(Annotate(tokens.status(), item.id));
     task.documents.push_back({*std::move(tokens), std::nullopt});

@@ -35,7 +35,7 @@ Item Make(const ItemOptions& options, Kind kind, int64_t index) {
 std::string TextOf(const Item& item) {
   std::string text = absl::StrCat(item.id, "\n", item.question, "\n", item.stem, "\n", absl::StrJoin(item.answers, "|"),
                                   "\n", absl::StrJoin(item.candidates, "|"), "\n", absl::StrJoin(item.gold, "|"), "\n");
-  for (const ItemDocument& document : item.documents) absl::StrAppend(&text, document.title, "\n", document.text, "\n");
+  for (const Document& document : item.documents) absl::StrAppend(&text, document.title, "\n", document.text, "\n");
   return text;
 }
 
@@ -88,7 +88,7 @@ TEST(QuestionGenerator, TheSplitsShareNoNameNoWordingAndNoTemplate) {
   for (const Split split : kSplits) {
     const size_t k = static_cast<size_t>(split);
     for (const Item& item : Sample(split, 10)) {
-      for (const ItemDocument& document : item.documents) {
+      for (const Document& document : item.documents) {
         for (const absl::string_view word : absl::StrSplit(document.title, ' ')) words[k].emplace(word);
         for (const absl::string_view sentence : absl::StrSplit(document.text, ". ")) sentences[k].emplace(sentence);
       }
@@ -182,7 +182,7 @@ TEST(QuestionGenerator, NobodySaysWhatAnUnanswerableQuestionAsks) {
         for (const Relation& relation : LanguageOf(split).relations) {
           if (!absl::StrContains(item.question, absl::StrReplaceAll(relation.phrase, {{"{s}", subject}}))) continue;
           ++asked;
-          for (const ItemDocument& document : item.documents) {
+          for (const Document& document : item.documents) {
             const bool states = States(document.text, relation, subject);
             EXPECT_EQ(states, kind == Kind::kLookup && document.title == subject) << document.text;
           }
@@ -249,7 +249,7 @@ TEST(QuestionGenerator, DistractorsShareNames) {
       SCOPED_TRACE(TextOf(item));
       const std::vector<std::string> meant = absl::StrSplit(item.documents[item.gold[0]].title, ' ');
       int given = 0, surname = 0;
-      for (const ItemDocument& document : item.documents) {
+      for (const Document& document : item.documents) {
         const std::vector<std::string> name = absl::StrSplit(document.title, ' ');
         given += name[0] == meant[0];
         surname += name[1] == meant[1];
@@ -274,7 +274,7 @@ TEST(QuestionGenerator, ComparisonsAreRight) {
       SCOPED_TRACE(TextOf(item));
       ASSERT_EQ(item.gold.size(), 2u);
       ASSERT_EQ(item.candidates.size(), 2u);
-      const ItemDocument &a = item.documents[item.gold[0]], &b = item.documents[item.gold[1]];
+      const Document &a = item.documents[item.gold[0]], &b = item.documents[item.gold[1]];
       const std::string& larger = number_in(a.text) > number_in(b.text) ? a.title : b.title;
       const std::string& smaller = number_in(a.text) > number_in(b.text) ? b.title : a.title;
       int asked = 0;
@@ -312,7 +312,7 @@ TEST(QuestionGenerator, ComparisonsAreRight) {
 TEST(QuestionGenerator, DocumentsHaveAboutTheLengthAskedFor) {
   for (const int64_t tokens : {100, 400, 4000}) {
     for (const Kind kind : AllKinds()) {
-      for (const ItemDocument& document : Make({.document_tokens = tokens}, kind, 0).documents) {
+      for (const Document& document : Make({.document_tokens = tokens}, kind, 0).documents) {
         const int64_t words = std::count(document.text.begin(), document.text.end(), ' ') + 1;
         EXPECT_GE(words, tokens * 3 / 4);
         EXPECT_LE(words, tokens * 3 / 4 + 15);
