@@ -91,6 +91,59 @@ TEST_F(CliEvalTest, QuestionsOfAFileAreAskedOfStoredDocuments) {
                 "eval", {"question 1", "'nobody'"});
 }
 
+TEST_F(CliEvalTest, AProfileNamesTheLinkerOfRequestsThatNameNone) {
+  const std::string profile = Write("p.json", R"({"name": "p", "linker": "prophet-10"})");
+  const Finished measured = Eval({"--kinds", "lookup", "--count", "1", "--profile", profile});
+  EXPECT_EQ(measured.status, 0) << measured.errors;
+  EXPECT_THAT(measured.output, AllOf(HasSubstr("concat"), HasSubstr("full"), HasSubstr("prophet-10")));
+  const std::string full = Write("full.json", R"({"name": "p", "linker": "full"})");
+  const std::vector<std::string> ask = {"--file", Write("a.txt", "All of it."), "--max-tokens", "2", "--profile", full};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.end(), ask.begin(), ask.end());
+    more.push_back("What?");
+    return Run("ask", more);
+  };
+  EXPECT_THAT(with({}).errors, HasSubstr("no encodings"));
+  EXPECT_THAT(with({"--linker", "concat"}).errors, HasSubstr("encodings: 1"));
+}
+
+TEST_F(CliEvalTest, PublicDataIsAskedWithSeveralCodecs) {
+  const std::string questions =
+      Write("hotpot.json",
+            "[{\"_id\": \"1\", \"question\": \"Where?\", \"answer\": \"Ulm\", \"supporting_facts\": [[\"B\", 0]], "
+            "\"context\": [[\"A\", [\"One.\"]], [\"B\", [\"It is Ulm.\", \" Yes.\"]]]}, {\"_id\": \"2\"}]");
+  const std::string chats = Write("chat.jsonl",
+                                  "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}, {\"role\": "
+                                  "\"assistant\", \"content\": \"b\"}]}\n"
+                                  "{\"messages\": [{\"role\": \"system\", \"content\": \"s\"}, {\"role\": \"user\", "
+                                  "\"content\": \"a\"}, {\"role\": \"assistant\", \"content\": \"b\"}]}\n");
+  const std::vector<std::string> words = {"--memory",     "64M",
+                                          "--threads",    "1",
+                                          "--max-tokens", "4",
+                                          "--data",       "hotpotqa:" + questions,
+                                          "--data",       "chat:" + chats,
+                                          "--codecs",     "raw-bf16, q8",
+                                          "--linkers",    "concat,full",
+                                          "--json",       Path("table.json")};
+  ExpectRefused(Run("eval", words), "eval", {questions, "element 2", "\"question\": missing, expected a string"});
+  std::vector<std::string> skipping = words;
+  skipping.insert(skipping.end(), {"--skip-damaged", "1"});
+  const Finished answered = Run("eval", skipping);
+  EXPECT_EQ(answered.status, 0) << answered.errors;
+  EXPECT_THAT(answered.output, AllOf(HasSubstr("hotpotqa"), HasSubstr("chat"), HasSubstr("q8"), HasSubstr("raw-bf16"),
+                                     HasSubstr("ROUGE-L"), HasSubstr("recomputed")));
+  EXPECT_THAT(answered.errors, AllOf(HasSubstr("[skipped: " + questions + ", element 2"),
+                                     HasSubstr("left out: 1 examples without documents")));
+  const auto json = nlohmann::json::parse(Read("table.json"), nullptr, false);
+  ASSERT_TRUE(json.is_object());
+  EXPECT_EQ(json["settings"]["questions"], "data");
+  EXPECT_EQ(json["cells"].size(), 3u * 2 * 3) << "two kinds and all, two codecs, two linkers and closed-book";
+  for (const auto& cell : json["cells"]) {
+    EXPECT_EQ(cell["bytes_read"] > 0, cell["linker"] == "concat") << cell;
+    EXPECT_EQ(cell.contains("exact"), cell["kind"] != "chat") << cell;
+  }
+}
+
 TEST_F(CliEvalTest, WhatWasTypedWrongIsNamed) {
   ExpectRefused(Eval({"--linkers", "concat,everything"}), "eval", {"--linkers", "everything", "concat"});
   ExpectRefused(Eval({"--kinds", "lookup,"}), "eval", {"--kinds", "lookup, hops-inside"});
@@ -101,6 +154,13 @@ TEST_F(CliEvalTest, WhatWasTypedWrongIsNamed) {
   ExpectRefused(Eval({"questions.jsonl"}), "eval", {"'questions.jsonl'", "--questions"});
   ExpectRefused(Eval({"--json", Path("no/table.json")}), "eval", {"no/table.json"});
   ExpectRefused(Eval({"--results", root_.string()}), "eval", {root_.string()});
+  ExpectRefused(Eval({"--codecs", "q8,q9"}), "eval", {"--codecs", "q9"});
+  ExpectRefused(Eval({"--codecs", "q8", "--codec", "q4"}), "eval", {"--codecs", "--codec"});
+  ExpectRefused(Eval({"--data", "dev.json"}), "eval", {"--data", "'dev.json'", "NAME:FILE"});
+  ExpectRefused(Eval({"--data", "hotpot:dev.json"}), "eval", {"--data", "'hotpot'", "hotpotqa, 2wiki"});
+  ExpectRefused(Eval({"--data", "xsum:" + Path("none.json")}), "eval", {"none.json"});
+  ExpectRefused(Eval({"--data", "xsum:x", "--kinds", "lookup"}), "eval", {"--data", "--kinds"});
+  ExpectRefused(Eval({"--data", "xsum:x", "--questions", "y"}), "eval", {"--questions", "--data"});
   ASSERT_EQ(Run("ingest", {Write("in.jsonl", Lines(0, 1))}).status, 0);  // without a store there is a note as well
   ExpectRefused(Eval({"--count", "1", "--linkers", "links"}), "eval", {"question lookup-0", "no link tokens"});
   ExpectRefused(Eval({"--count", "1", "--documents", "32"}), "eval", {"question lookup-0", "no room"});

@@ -135,6 +135,14 @@ std::unique_ptr<infer::Chat> AskSession::NewChat(link::Linker linker, std::vecto
   return std::make_unique<infer::Chat>(generator_.get(), opened_.tokenizer.get(), template_.get(), std::move(settings));
 }
 
+absl::StatusOr<infer::Generator*> AskSession::AddGenerator(Codec codec) {
+  infer::GeneratorOptions options = generator_->options();
+  options.codec = codec;
+  KVLINK_ASSIGN_OR_RETURN(auto generator, infer::Generator::Create(opened_.model.get(), opened_.fingerprint,
+                                                                   store_.store.get(), std::move(options)));
+  return more_generators_.emplace_back(std::move(generator)).get();
+}
+
 absl::Status AskSession::WarmUp() {
   infer::Request request;
   request.linker = link::Linker::kFull;

@@ -72,6 +72,9 @@ class AskSession {
   const model::ChatTemplate& chat_template() const { return *template_; }
   const model::ChatOptions& chat_options() const { return chat_options_; }
   infer::Generator& generator() { return *generator_; }
+  // Another generator, over the same model and store, with encodings of this codec; owned by the session. Errors of
+  // Generator::Create.
+  absl::StatusOr<infer::Generator*> AddGenerator(Codec codec);
 
  private:
   AskSession() = default;
@@ -88,6 +91,7 @@ class AskSession {
   ScratchStore scratch_;
   OpenedStore store_;
   std::unique_ptr<infer::Generator> generator_;
+  std::vector<std::unique_ptr<infer::Generator>> more_generators_;
 };
 
 }  // namespace kvlink::cli

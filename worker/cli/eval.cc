@@ -5,7 +5,8 @@
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
-#include <functional>
+#include <memory>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -14,14 +15,17 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "base/checksum.h"
+#include "base/cli/gnuplot.h"
 #include "base/cli/progress.h"
 #include "base/cli/standard_streams.h"
 #include "base/status.h"
 #include "worker/cli/ask_session.h"
 #include "worker/cli/commands.h"
+#include "worker/cli/eval_tasks.h"
 #include "worker/cli/interrupt.h"
 #include "worker/cli/questions.h"
 #include "worker/data/question_generator.h"
+#include "worker/eval/plot.h"
 #include "worker/eval/report.h"
 #include "worker/eval/results.h"
 #include "worker/eval/runner.h"
@@ -35,15 +39,22 @@ constexpr absl::string_view kSummary =
     "F1, forced choice among candidates, divergence from full attention (KL), how much of what concat\n"
     "loses a linker recovers, time to first token, bytes read, share of the prompt that was computed.\n\n"
     "Questions are generated over invented entities, or read from a file of JSON lines with --questions:\n"
-    "{\"question\": ..., \"documents\": [ids], \"answers\": [accepted spellings]}, as for kvlink ask.\n\n"
+    "{\"question\": ..., \"documents\": [ids], \"answers\": [accepted spellings]}, as for kvlink ask; or with\n"
+    "--data from the file of a public data set: hotpotqa, 2wiki, musique, nq (lost in the middle), triviaqa\n"
+    "(FiD), multinews, samsum, xsum (by ROUGE-L), chat, text (by KL), needle (hidden in a plain text).\n\n"
     "With --results, each result is kept in a file at once. The same command continues an interrupted\n"
     "run; other linkers, orders, codecs, kinds or a higher --count add to it. The table shows all of it.\n\n"
-    "Without --store or --cluster, generated documents go to a temporary store.";
+    "Without --store or --cluster, documents of generated questions and of --data go to a temporary store.";
+
+constexpr int kPlotWidth = 960, kPlotHeight = 640;
 
 struct Flags {
   AskOptions ask;
   std::string questions;
+  std::vector<std::string> data_files;
+  int64_t skip_damaged = 0;
   std::string linkers = "concat,full";
+  std::string codecs;
   std::string kinds;
   std::string orders = "generated";
   std::string split = "test";
@@ -52,6 +63,7 @@ struct Flags {
   int64_t seed = 1;
   std::string results;
   std::string json;
+  std::string plot;
   double timeout = 600;
 };
 
@@ -60,6 +72,9 @@ struct Parsed {
   std::vector<link::Linker> linkers;
   std::vector<data::Kind> kinds;
   std::vector<eval::Order> orders;
+  std::vector<Codec> codecs;
+  std::vector<DataFile> data_files;
+  DataOptions data_options;
 };
 
 // A list of names, each once. INVALID_ARGUMENT naming the option.
@@ -83,12 +98,21 @@ void AddFlags(Arguments& arguments, Flags& flags) {
   arguments.Text("linkers", "NAMES", "How documents are combined; see kvlink ask.", &flags.linkers);
   arguments.Text("questions", "FILE", "Ask the questions in a JSON lines file instead of generated ones.",
                  &flags.questions);
+  arguments.Texts("data", "NAME:FILE", "Ask what a public data set holds; may be repeated.", &flags.data_files);
+  arguments.Integer("skip-damaged", "N", "Damaged examples that are skipped in each file of --data.", 0, INT64_MAX,
+                    &flags.skip_damaged);
+  arguments.Text("codecs", "NAMES", "Codecs of the encodings to compare. Default: the one of --codec.", &flags.codecs);
   arguments.Text("kinds", "NAMES", "Kinds of generated questions.", &flags.kinds);
-  arguments.Integer("count", "N", "Questions of each kind.", 1, int64_t{1} << 30, &flags.count);
-  arguments.Integer("documents", "N", "Documents of each question.", data::kMinDocuments, data::kMaxDocuments,
-                    &flags.items.documents);
-  arguments.Integer("document-tokens", "N", "Length of each document, approximately.", data::kMinDocumentTokens,
-                    data::kMaxDocumentTokens, &flags.items.document_tokens);
+  arguments.Integer("count", "N", "Questions of each kind, or of each file of --data.", 1, int64_t{1} << 30,
+                    &flags.count);
+  arguments.Integer("documents", "N",
+                    "Documents of each question. With --data: at most so many, but all that hold the answer; default: "
+                    "all.",
+                    data::kMinDocuments, data::kMaxDocuments, &flags.items.documents);
+  arguments.Integer("document-tokens", "N",
+                    "Length of each document, approximately. With --data: longer ones are cut into several; default: "
+                    "none is.",
+                    data::kMinDocumentTokens, data::kMaxDocumentTokens, &flags.items.document_tokens);
   arguments.Choice("split", {"tune", "test"},
                    "tune: questions to train and to choose settings with; test: others, with other names and wordings.",
                    &flags.split);
@@ -100,10 +124,46 @@ void AddFlags(Arguments& arguments, Flags& flags) {
   arguments.Integer("max-tokens", "N", "Maximum number of tokens in an answer.", 1, 4096, &flags.ask.max_tokens);
   arguments.Text("results", "FILE", "Keep results in this file, and continue from what it holds.", &flags.results);
   arguments.Text("json", "FILE", "Write the table to this file as JSON.", &flags.json);
+  arguments.Text("plot", "FILE", "Draw recovery against time to first token as a PNG; needs gnuplot.", &flags.plot);
   arguments.Number("timeout", "SECONDS", "Time limit for one question with all linkers.", &flags.timeout);
   arguments.Bytes("device-memory",
                   "With --device cuda: device memory for encodings. It must hold all encodings of one question.",
                   &flags.ask.device_memory);
+}
+
+DataOptions DataOptionsOf(const Flags& flags, const Arguments& arguments) {
+  constexpr int64_t kBytesPerToken = 4;  // of English, approximately
+  DataOptions options;
+  options.reader.max_skipped = flags.skip_damaged;
+  options.reader.on_skipped = [](const absl::Status& status) {
+    std::fprintf(stderr, "[skipped: %s]\n", Printable(std::string(status.message())).c_str());
+  };
+  options.reader.passage_bytes = flags.items.documents * flags.items.document_tokens * kBytesPerToken;
+  options.reader.needle_documents = flags.items.documents;
+  options.reader.seed = static_cast<uint64_t>(flags.seed);
+  if (arguments.given("documents")) options.task.max_documents = flags.items.documents;
+  if (arguments.given("document-tokens")) options.task.max_document_tokens = flags.items.document_tokens;
+  options.text_tokens = flags.items.document_tokens;
+  options.count = flags.count;
+  options.answer_tokens = flags.ask.max_tokens;
+  return options;
+}
+
+absl::Status CheckCombinations(const Arguments& arguments) {
+  for (const char* option : {"data", "kinds", "count", "documents", "document-tokens", "split", "order"}) {
+    if (arguments.given("questions") && arguments.given(option)) {
+      return absl::InvalidArgumentError(absl::StrCat("--questions cannot be combined with --", option));
+    }
+  }
+  for (const char* option : {"kinds", "split"}) {
+    if (arguments.given("data") && arguments.given(option)) {
+      return absl::InvalidArgumentError(absl::StrCat("--data cannot be combined with --", option));
+    }
+  }
+  if (arguments.given("codec") && arguments.given("codecs")) {
+    return absl::InvalidArgumentError("--codecs cannot be combined with --codec; name all codecs in --codecs");
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& flags, Parsed& parsed) {
@@ -121,13 +181,18 @@ absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& fl
   if (arguments.given("questions") && flags.questions.empty()) {
     return absl::InvalidArgumentError("--questions names no file");
   }
-  for (const char* option : {"kinds", "count", "documents", "document-tokens", "split", "order"}) {
-    if (arguments.given("questions") && arguments.given(option)) {
-      return absl::InvalidArgumentError(absl::StrCat("--questions cannot be combined with --", option));
-    }
+  KVLINK_RETURN_IF_ERROR(CheckCombinations(arguments));
+  KVLINK_RETURN_IF_ERROR(ParseList<Codec>("codecs", flags.codecs.empty() ? flags.ask.store.codec : flags.codecs,
+                                          ParseCodec, &parsed.codecs));
+  flags.ask.store.codec = std::string(CodecName(parsed.codecs[0]));
+  for (const std::string& file : flags.data_files) {
+    auto parsed_file = ParseDataFile(file);
+    KVLINK_RETURN_IF_ERROR(Annotate(parsed_file.status(), "option --data"));
+    parsed.data_files.push_back(*std::move(parsed_file));
   }
   flags.items.split = flags.split == "tune" ? data::Split::kTune : data::Split::kTest;
   flags.items.seed = static_cast<uint64_t>(flags.seed);
+  parsed.data_options = DataOptionsOf(flags, arguments);
   flags.ask.store_needed = arguments.given("questions");
   flags.ask.scratch_store = !arguments.given("questions") && !arguments.given("store") && !arguments.given("cluster");
   return absl::OkStatus();
@@ -146,7 +211,7 @@ std::string ProfileDigest(const link::LinkProfile& profile, const std::vector<fl
       absl::string_view(reinterpret_cast<const char*>(embeddings.data()), embeddings.size() * sizeof(float))));
 }
 
-eval::Settings SettingsOf(const Flags& flags, AskSession& session) {
+eval::Settings SettingsOf(const Flags& flags, const Parsed& parsed, AskSession& session) {
   const OpenedModel& opened = session.opened();
   eval::Settings settings = {
       {"model", opened.fingerprint.Hex()},
@@ -159,6 +224,13 @@ eval::Settings SettingsOf(const Flags& flags, AskSession& session) {
     settings["questions"] = "file";
     return settings;
   }
+  if (!parsed.data_files.empty()) {
+    const eval::TaskOptions& task = parsed.data_options.task;
+    settings["questions"] = "data";
+    settings["documents"] = task.max_documents > 0 ? absl::StrCat(task.max_documents) : "all";
+    settings["document-tokens"] = task.max_document_tokens > 0 ? absl::StrCat(task.max_document_tokens) : "whole";
+    return settings;
+  }
   settings["questions"] = absl::StrCat("generated/", data::kGeneratorVersion);
   settings["split"] = flags.split;
   settings["seed"] = absl::StrCat(flags.seed);
@@ -167,60 +239,22 @@ eval::Settings SettingsOf(const Flags& flags, AskSession& session) {
   return settings;
 }
 
-// A question of a file. Its id says what it asks and of which tokens, so that a results file serves a changed file of
-// questions as well.
-absl::StatusOr<eval::Task> TaskOf(const Question& question, size_t number, AskSession& session) {
-  eval::Task task;
-  task.kind = "file";
-  task.question = question.text;
-  task.answers = question.expected;
-  for (const DocumentParts& wanted : question.documents) {
-    KVLINK_RETURN_IF_ERROR(session.AddStored(wanted, &task.documents));
-  }
-  std::string content = absl::StrCat(task.question, "\n", absl::StrJoin(task.answers, "\n"), "\n");
-  for (const infer::RequestDocument& document : task.documents) {
-    absl::StrAppend(&content, absl::StrJoin(document.tokens, " "), "\n");
-  }
-  task.id = absl::StrCat(number, "-", Digest(content));
-  return task;
-}
-
-// The tasks of a run, made one at a time.
-struct Tasks {
-  int64_t count = 0;
-  std::function<absl::StatusOr<eval::Task>(int64_t)> make;
-};
-
-// Kinds take turns, so that an interrupted run has answered some of each.
-Tasks GeneratedTasks(const Flags& flags, const Parsed& parsed, AskSession& session) {
-  const int64_t kinds = static_cast<int64_t>(parsed.kinds.size());
-  return {flags.count * kinds, [&flags, &parsed, &session, kinds](int64_t i) -> absl::StatusOr<eval::Task> {
-            KVLINK_ASSIGN_OR_RETURN(const data::Item item,
-                                    data::MakeItem(flags.items, parsed.kinds[i % kinds], i / kinds));
-            return eval::TaskOf(item, *session.opened().tokenizer, session.opened().profile);
-          }};
-}
-
-Tasks FileTasks(const std::vector<Question>& questions, AskSession& session) {
-  return {static_cast<int64_t>(questions.size()), [&questions, &session](int64_t i) -> absl::StatusOr<eval::Task> {
-            auto task = TaskOf(questions[i], i + 1, session);
-            KVLINK_RETURN_IF_ERROR(Annotate(task.status(), absl::StrCat("question ", i + 1)));
-            return task;
-          }};
-}
-
-absl::Status RunAll(const Tasks& tasks, const Flags& flags, eval::Runner& runner) {
+absl::Status RunAll(EvalTasks& tasks, const Flags& flags, AskSession& session, eval::Runner& runner) {
   const infer::Limits limits{absl::Seconds(flags.timeout), Interrupted};
   const bool terminal = isatty(STDERR_FILENO) == 1;
   ProgressBar progress;
-  for (int64_t i = 0; i < tasks.count && !Interrupted(); ++i) {
+  for (int64_t i = 0; !Interrupted(); ++i) {
     if (terminal) {
-      progress.Update(static_cast<double>(i) / static_cast<double>(tasks.count),
-                      absl::StrCat(i, " of ", tasks.count, " questions"));
+      progress.Update(static_cast<double>(i) / static_cast<double>(tasks.count()),
+                      absl::StrCat(i, " of ", tasks.count(), " questions"));
     }
-    KVLINK_ASSIGN_OR_RETURN(const eval::Task task, tasks.make(i));
-    const absl::Status status = runner.Run(task, limits);
+    KVLINK_ASSIGN_OR_RETURN(const std::optional<eval::Task> task, tasks.Next(session));
+    if (!task) break;
+    const absl::Status status = runner.Run(*task, limits);
     if (!Interrupted()) KVLINK_RETURN_IF_ERROR(status);
+  }
+  if (const std::string left_out = tasks.left_out(); !left_out.empty()) {
+    std::fprintf(stderr, "[left out: %s]\n", left_out.c_str());
   }
   if (!Interrupted()) return absl::OkStatus();
   return absl::CancelledError(flags.results.empty() ? "interrupted; --results would keep what is computed"
@@ -246,8 +280,13 @@ absl::Status Report(const Flags& flags, const eval::Settings& settings, const ev
                  "computing them]\n",
                  static_cast<long long>(encoded));
   }
-  return flags.json.empty() ? absl::OkStatus()
-                            : WriteFile(flags.json, eval::ReportJson(settings, cells), std::ios::trunc);
+  if (!flags.json.empty()) {
+    KVLINK_RETURN_IF_ERROR(WriteFile(flags.json, eval::ReportJson(settings, cells), std::ios::trunc));
+  }
+  if (flags.plot.empty()) return absl::OkStatus();
+  const auto script = eval::RecoveryPlot(cells);
+  KVLINK_RETURN_IF_ERROR(Annotate(script.status(), flags.plot));
+  return DrawPng(*script, kPlotWidth, kPlotHeight, flags.plot);
 }
 
 }  // namespace
@@ -258,14 +297,20 @@ absl::Status RunEval(absl::Span<char* const> args) {
   Arguments arguments("eval", "", kSummary);
   KVLINK_RETURN_IF_ERROR(Parse(args, arguments, flags, parsed));
   if (arguments.help_wanted()) return absl::OkStatus();
-  std::vector<Question> questions;
+  std::unique_ptr<EvalTasks> tasks;
   if (!flags.questions.empty()) {
-    KVLINK_ASSIGN_OR_RETURN(questions, ReadQuestions(flags.questions));
+    KVLINK_ASSIGN_OR_RETURN(std::vector<Question> questions, ReadQuestions(flags.questions));
+    tasks = FileTasks(std::move(questions));
+  } else if (!parsed.data_files.empty()) {
+    KVLINK_ASSIGN_OR_RETURN(tasks, OpenDataTasks(parsed.data_files, parsed.data_options));
+  } else {
+    tasks = GeneratedTasks(flags.items, parsed.kinds, flags.count);
   }
   // A file that cannot be written is named now, not after hours.
   if (!flags.json.empty()) KVLINK_RETURN_IF_ERROR(WriteFile(flags.json, "", std::ios::app));
+  if (!flags.plot.empty()) KVLINK_RETURN_IF_ERROR(FindGnuplot());
   KVLINK_ASSIGN_OR_RETURN(const auto session, AskSession::Open(flags.ask));
-  const eval::Settings settings = SettingsOf(flags, *session);
+  const eval::Settings settings = SettingsOf(flags, parsed, *session);
   auto results = std::make_unique<eval::Results>();
   if (!flags.results.empty()) {
     KVLINK_ASSIGN_OR_RETURN(results, eval::Results::Open(flags.results, settings));
@@ -279,10 +324,14 @@ absl::Status RunEval(absl::Span<char* const> args) {
   options.max_tokens = flags.ask.max_tokens;
   options.system = flags.ask.system;
   options.chat = session->chat_options();
-  eval::Runner runner(&session->generator(), session->opened().tokenizer.get(), &session->chat_template(), options,
+  std::vector<infer::Generator*> generators = {&session->generator()};
+  for (size_t i = 1; i < parsed.codecs.size(); ++i) {
+    KVLINK_ASSIGN_OR_RETURN(infer::Generator * generator, session->AddGenerator(parsed.codecs[i]));
+    generators.push_back(generator);
+  }
+  eval::Runner runner(std::move(generators), session->opened().tokenizer.get(), &session->chat_template(), options,
                       results.get());
-  const Tasks tasks = questions.empty() ? GeneratedTasks(flags, parsed, *session) : FileTasks(questions, *session);
-  KVLINK_RETURN_IF_ERROR(RunAll(tasks, flags, runner));
+  KVLINK_RETURN_IF_ERROR(RunAll(*tasks, flags, *session, runner));
   return Report(flags, settings, *results);
 }
 

@@ -63,7 +63,7 @@ Cell CellOf(const Group& group, uint64_t seed) {
   cell.rouge_l = EstimateOf(group, &Result::rouge_l, seed);
   cell.choice = EstimateOf(group, &Result::choice, seed);
   std::vector<double> divergences, times;
-  double bytes = 0, prompt = 0, fresh = 0;
+  double bytes = 0, prompt = 0, fresh = 0, documents = 0, recomputed = 0;
   for (const Result* result : group) {
     divergences.push_back(result->divergence);
     times.push_back(result->first_token_seconds);
@@ -71,11 +71,17 @@ Cell CellOf(const Group& group, uint64_t seed) {
     prompt += static_cast<double>(result->prompt_tokens);
     fresh += static_cast<double>(result->fresh_tokens);
     cell.documents_encoded += result->documents_encoded;
+    if (!result->document_tokens || *result->document_tokens == 0) continue;
+    // What is not of a document is always fresh. Wrappers take positions of the prompt and are never fresh.
+    const int64_t others = result->prompt_tokens - *result->document_tokens;
+    documents += static_cast<double>(*result->document_tokens);
+    recomputed += static_cast<double>(std::max<int64_t>(result->fresh_tokens - others, 0));
   }
   cell.divergence = *MeanOf(divergences, seed);
   cell.first_token_seconds = Median(std::move(times));
   cell.bytes_read = bytes / static_cast<double>(group.size());
   cell.fresh_share = prompt > 0 ? fresh / prompt : 0;
+  if (documents > 0) cell.recomputed_share = recomputed / documents;
   return cell;
 }
 
@@ -120,6 +126,7 @@ std::vector<Column> Columns(absl::Span<const Cell> cells) {
       return cell.*member && (cell.*member)->interval ? PercentOf(*(cell.*member)->interval) : "";
     };
   };
+  const auto unless_exact = [](auto text) { return [text](const Cell& cell) { return cell.exact ? "" : text(cell); }; };
   Sequence orders, codecs;
   for (const Cell& cell : cells) {
     orders.Add(cell.order);
@@ -141,10 +148,15 @@ std::vector<Column> Columns(absl::Span<const Cell> cells) {
        {"95%", interval(&Cell::choice)},
        {"recovery", recovery(&Cell::choice_recovery)},
        {"95%", recovery_interval(&Cell::choice_recovery)},
+       {"ROUGE-L", unless_exact(estimate(&Cell::rouge_l))},
+       {"95%", unless_exact(interval(&Cell::rouge_l))},
+       {"recovery", unless_exact(recovery(&Cell::rouge_l_recovery))},
+       {"95%", unless_exact(recovery_interval(&Cell::rouge_l_recovery))},
        {"KL", [](const Cell& cell) { return absl::StrFormat("%.3f", cell.divergence.mean); }},
        {"first token", [](const Cell& cell) { return absl::StrFormat("%.0f ms", 1000 * cell.first_token_seconds); }},
        {"read", [](const Cell& cell) { return BytesText(cell.bytes_read); }},
-       {"fresh", [](const Cell& cell) { return Percent(cell.fresh_share); }}});
+       {"fresh", [](const Cell& cell) { return Percent(cell.fresh_share); }},
+       {"recomputed", [](const Cell& cell) { return cell.recomputed_share ? Percent(*cell.recomputed_share) : ""; }}});
   std::erase_if(columns, [&](const Column& column) {
     return std::all_of(cells.begin(), cells.end(), [&](const Cell& cell) { return column.text(cell).empty(); });
   });
@@ -190,8 +202,12 @@ std::vector<Cell> Summarise(absl::Span<const Result> results, uint64_t seed) {
           cell.order = order;
           cell.codec = codec;
           if (linker != kClosedBook) {
-            cell.exact_recovery = RecoveryIn(group(linker), group("concat"), group("full"), &Result::exact, seed);
-            cell.choice_recovery = RecoveryIn(group(linker), group("concat"), group("full"), &Result::choice, seed);
+            const auto recovery = [&](Score score) {
+              return RecoveryIn(group(linker), group("concat"), group("full"), score, seed);
+            };
+            cell.exact_recovery = recovery(&Result::exact);
+            cell.choice_recovery = recovery(&Result::choice);
+            cell.rouge_l_recovery = recovery(&Result::rouge_l);
           }
           cells.push_back(std::move(cell));
         }
@@ -242,9 +258,11 @@ std::string ReportJson(const Settings& settings, absl::Span<const Cell> cells) {
     AddEstimate(one, "divergence", cell.divergence);
     AddRecovery(one, "exact_recovery", cell.exact_recovery);
     AddRecovery(one, "choice_recovery", cell.choice_recovery);
+    AddRecovery(one, "rouge_l_recovery", cell.rouge_l_recovery);
     one["first_token_seconds"] = cell.first_token_seconds;
     one["bytes_read"] = cell.bytes_read;
     one["fresh_share"] = cell.fresh_share;
+    if (cell.recomputed_share) one["recomputed_share"] = *cell.recomputed_share;
     one["documents_encoded"] = cell.documents_encoded;
     json["cells"].push_back(std::move(one));
   }

@@ -27,20 +27,23 @@ struct Cell {
   // Over the questions that have expected answers or candidates.
   std::optional<Estimate> exact, f1, rouge_l, choice;
   Estimate divergence;
-  // Over the questions that concat and full have answered as well, of `exact` and of `choice`. Absent for the control
-  // without documents, and as RecoveryOf says.
-  std::optional<Recovery> exact_recovery, choice_recovery;
+  // Over the questions that concat and full have answered as well. Absent for the control without documents, and as
+  // RecoveryOf says.
+  std::optional<Recovery> exact_recovery, choice_recovery, rouge_l_recovery;
   double first_token_seconds = 0;  // median
   double bytes_read = 0;           // mean
   double fresh_share = 0;          // fresh tokens of all prompts over tokens of all prompts
-  int64_t documents_encoded = 0;   // RequestStats::documents_encoded; the times include it
+  // What was computed beyond the tokens of no document, over document tokens; absent if no result says how many these
+  // were.
+  std::optional<double> recomputed_share;
+  int64_t documents_encoded = 0;  // RequestStats::documents_encoded; the times include it
 };
 
 // Kinds, orders, codecs and linkers in the order of their first result. `seed`: of the bootstrap.
 std::vector<Cell> Summarise(absl::Span<const Result> results, uint64_t seed);
 
 // Lines of a table, with shares in percent. Leaves out the columns that no cell has, and order and codec if there is
-// only one.
+// only one. ROUGE-L is shown where there is no exact match.
 std::string TableText(absl::Span<const Cell> cells);
 // An object with the settings and the cells (docs/formats.md "Results of eval").
 std::string ReportJson(const Settings& settings, absl::Span<const Cell> cells);

@@ -50,6 +50,7 @@ std::string ResultLine(const Result& result) {
   json["prompt_tokens"] = result.prompt_tokens;
   json["fresh_tokens"] = result.fresh_tokens;
   json["documents_encoded"] = result.documents_encoded;
+  if (result.document_tokens) json["document_tokens"] = *result.document_tokens;
   return LineOf(json);
 }
 
@@ -66,7 +67,8 @@ class Members {
   void Take(const char* name, int64_t* out) {
     if (const Json* value = Find(name, &Json::is_number_integer)) *out = value->get<int64_t>();
   }
-  void Take(const char* name, std::optional<double>* out) {
+  template <typename T>
+  void Take(const char* name, std::optional<T>* out) {
     if (json_.contains(name)) Take(name, &out->emplace());
   }
   absl::Status status() const {
@@ -107,6 +109,7 @@ absl::StatusOr<Result> ParseResult(absl::string_view line) {
   members.Take("prompt_tokens", &result.prompt_tokens);
   members.Take("fresh_tokens", &result.fresh_tokens);
   members.Take("documents_encoded", &result.documents_encoded);
+  members.Take("document_tokens", &result.document_tokens);
   KVLINK_RETURN_IF_ERROR(members.status());
   return result;
 }

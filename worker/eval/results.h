@@ -28,7 +28,7 @@ struct Result {
   std::string order;   // OrderName
   std::string codec;
   std::string answer;  // greedy
-  // Absent without expected answers.
+  // Absent without expected answers; exact and f1 also where the expected answer is long: a summary, a chat's turn.
   std::optional<double> exact;  // ContainsAnswer, 0 or 1
   std::optional<double> f1;
   std::optional<double> rouge_l;
@@ -38,7 +38,9 @@ struct Result {
   double first_token_seconds = 0;  // including rendering, loading and verification
   int64_t bytes_read = 0;          // of encodings
   int64_t prompt_tokens = 0;
-  int64_t fresh_tokens = 0;       // of these, computed by the request
+  int64_t fresh_tokens = 0;  // computed by the request (infer::RequestStats)
+  // Tokens of the documents; absent in results of older builds.
+  std::optional<int64_t> document_tokens;
   int64_t documents_encoded = 0;  // during the request, because the store could not provide them
 
   using Key = std::tuple<std::string, std::string, std::string, std::string>;

@@ -67,19 +67,6 @@ absl::StatusOr<Order> ParseOrder(absl::string_view name) {
       absl::StrCat("unknown order '", name, "'; use ", absl::StrJoin(kOrders, ", ", append)));
 }
 
-absl::StatusOr<Task> TaskOf(const data::Item& item, const model::Tokenizer& tokenizer,
-                            const link::LinkProfile& profile) {
-  Task task{
-      item.id,  std::string(data::KindName(item.kind)), item.question, item.answers, item.candidates, item.stem, {},
-      item.gold};
-  for (const data::Document& document : item.documents) {
-    auto tokens = tokenizer.Encode(link::DocumentText(profile, document.title, document.text), /*parse_special=*/false);
-    KVLINK_RETURN_IF_ERROR(Annotate(tokens.status(), item.id));
-    task.documents.push_back({*std::move(tokens), std::nullopt});
-  }
-  return task;
-}
-
 struct Runner::Answered {
   std::vector<int32_t> tokens;  // with the end-of-sequence token, if the model ended the answer
   std::string text;
@@ -87,16 +74,21 @@ struct Runner::Answered {
   double divergence = 0;
   std::optional<double> choice;
   absl::Duration time_to_first_token;
+  int64_t document_tokens = 0;
   infer::RequestStats stats;
 };
 
-Runner::Runner(infer::Generator* generator, const model::Tokenizer* tokenizer, const model::ChatTemplate* chat,
-               RunnerOptions options, Results* results)
-    : generator_(generator), tokenizer_(tokenizer), template_(chat), options_(std::move(options)), results_(results) {}
+Runner::Runner(std::vector<infer::Generator*> generators, const model::Tokenizer* tokenizer,
+               const model::ChatTemplate* chat, RunnerOptions options, Results* results)
+    : generators_(std::move(generators)),
+      tokenizer_(tokenizer),
+      template_(chat),
+      options_(std::move(options)),
+      results_(results) {}
 
-Result::Key Runner::KeyOf(const Task& task, absl::string_view linker, Order order) const {
+Result::Key Runner::KeyOf(const Task& task, absl::string_view linker, Order order, const infer::Generator& generator) {
   return {task.id, std::string(linker), std::string(OrderName(order)),
-          std::string(CodecName(generator_->options().codec))};
+          std::string(CodecName(generator.options().codec))};
 }
 
 absl::Status Runner::Run(const Task& task, const infer::Limits& limits) {
@@ -112,37 +104,52 @@ absl::Status Runner::Run(const Task& task, const infer::Limits& limits) {
 
 absl::Status Runner::RunOrder(const Task& task, Order order, const infer::Limits& limits) {
   const link::Linker full = link::Linker::kFull;
-  const std::string full_name(link::LinkerName(full));
-  const auto missing = [&](absl::string_view linker) { return !results_->Has(KeyOf(task, linker, order)); };
-  std::vector<link::Linker> linkers;
-  bool full_missing = false;
-  for (const link::Linker& linker : options_.linkers) {
-    if (!missing(std::string(link::LinkerName(linker)))) continue;
-    if (linker == full) {
-      full_missing = true;
-    } else {
-      linkers.push_back(linker);
+  // What is missing: of the linkers that read encodings, by generator; and keys of full attention, with documents and
+  // without.
+  std::vector<std::vector<link::Linker>> linkers(generators_.size());
+  std::vector<Result::Key> of_full, of_closed_book;
+  const auto add = [&](Result::Key key, std::vector<Result::Key>* keys) {
+    if (!results_->Has(key)) keys->push_back(std::move(key));
+  };
+  bool any = false;
+  for (size_t i = 0; i < generators_.size(); ++i) {
+    for (const link::Linker& linker : options_.linkers) {
+      Result::Key key = KeyOf(task, link::LinkerName(linker), order, *generators_[i]);
+      if (linker == full) {
+        add(std::move(key), &of_full);
+      } else if (!results_->Has(key)) {
+        linkers[i].push_back(linker);
+        any = true;
+      }
     }
+    add(KeyOf(task, kClosedBook, order, *generators_[i]), &of_closed_book);
   }
-  if (linkers.empty() && !full_missing && !missing(kClosedBook)) return absl::OkStatus();
+  if (!any && of_full.empty() && of_closed_book.empty()) return absl::OkStatus();
 
   const Remaining remaining(limits);
   const std::vector<infer::RequestDocument> documents = Ordered(task, order);
-  if (!linkers.empty()) KVLINK_RETURN_IF_ERROR(Store(documents, remaining()));
-  KVLINK_ASSIGN_OR_RETURN(const Answered reference, Answer(task, full, documents, nullptr, remaining()));
-  if (full_missing) KVLINK_RETURN_IF_ERROR(Append(task, full_name, order, reference));
-  if (missing(kClosedBook)) {
-    KVLINK_ASSIGN_OR_RETURN(const Answered answered, Answer(task, full, {}, &reference, remaining()));
-    KVLINK_RETURN_IF_ERROR(Append(task, kClosedBook, order, answered));
+  for (size_t i = 0; i < generators_.size(); ++i) {
+    if (!linkers[i].empty()) KVLINK_RETURN_IF_ERROR(Store(*generators_[i], documents, remaining()));
   }
-  for (const link::Linker& linker : linkers) {
-    KVLINK_ASSIGN_OR_RETURN(const Answered answered, Answer(task, linker, documents, &reference, remaining()));
-    KVLINK_RETURN_IF_ERROR(Append(task, std::string(link::LinkerName(linker)), order, answered));
+  infer::Generator& first = *generators_[0];
+  KVLINK_ASSIGN_OR_RETURN(const Answered reference, Answer(first, task, full, documents, nullptr, remaining()));
+  for (Result::Key& key : of_full) KVLINK_RETURN_IF_ERROR(Append(task, std::move(key), reference));
+  if (!of_closed_book.empty()) {
+    KVLINK_ASSIGN_OR_RETURN(const Answered answered, Answer(first, task, full, {}, &reference, remaining()));
+    for (Result::Key& key : of_closed_book) KVLINK_RETURN_IF_ERROR(Append(task, std::move(key), answered));
+  }
+  for (size_t i = 0; i < generators_.size(); ++i) {
+    for (const link::Linker& linker : linkers[i]) {
+      KVLINK_ASSIGN_OR_RETURN(const Answered answered,
+                              Answer(*generators_[i], task, linker, documents, &reference, remaining()));
+      KVLINK_RETURN_IF_ERROR(Append(task, KeyOf(task, link::LinkerName(linker), order, *generators_[i]), answered));
+    }
   }
   return absl::OkStatus();
 }
 
-absl::Status Runner::Store(const std::vector<infer::RequestDocument>& documents, const infer::Limits& limits) {
+absl::Status Runner::Store(infer::Generator& generator, const std::vector<infer::RequestDocument>& documents,
+                           const infer::Limits& limits) {
   const Remaining remaining(limits);
   // One at a time, because what is written back waits in a bounded queue. What the store does not take, the requests
   // encode themselves, which their results say.
@@ -152,17 +159,17 @@ absl::Status Runner::Store(const std::vector<infer::RequestDocument>& documents,
     request.prompt.after = {0};
     request.documents = {document};
     request.limits = remaining();
-    KVLINK_RETURN_IF_ERROR(generator_->Start(request).status());
-    generator_->DrainWriteBack(SteadyNow() + std::min(remaining().timeout, kWriteTimeout));
+    KVLINK_RETURN_IF_ERROR(generator.Start(request).status());
+    generator.DrainWriteBack(SteadyNow() + std::min(remaining().timeout, kWriteTimeout));
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<Runner::Answered> Runner::Answer(const Task& task, link::Linker linker,
+absl::StatusOr<Runner::Answered> Runner::Answer(infer::Generator& generator, const Task& task, link::Linker linker,
                                                 const std::vector<infer::RequestDocument>& documents,
                                                 const Answered* reference, const infer::Limits& limits) {
   const Remaining remaining(limits);
-  generator_->pool().Clear();
+  for (infer::Generator* const one : generators_) one->pool().Clear();
   const absl::Time began = SteadyNow();
   infer::Request request;
   request.linker = linker;
@@ -170,21 +177,25 @@ absl::StatusOr<Runner::Answered> Runner::Answer(const Task& task, link::Linker l
   request.keep_logits = true;
   request.limits = limits;
   KVLINK_ASSIGN_OR_RETURN(request.prompt,
-                          link::MakePrompt(*tokenizer_, *template_, options_.chat, generator_->options().profile,
+                          link::MakePrompt(*tokenizer_, *template_, options_.chat, generator.options().profile,
                                            options_.system, task.question));
   KVLINK_ASSIGN_OR_RETURN(const Candidates candidates, CandidatesOf(task, request.prompt.after.back()));
   size_t room = static_cast<size_t>(options_.max_tokens);
   for (const std::vector<int32_t>& text : candidates.texts) room = std::max(room, candidates.stem.size() + text.size());
   request.answer_tokens = static_cast<int64_t>(room);
-  KVLINK_ASSIGN_OR_RETURN(const auto conversation, generator_->Start(request));
+  KVLINK_ASSIGN_OR_RETURN(const auto conversation, generator.Start(request));
   Answered answered;
   answered.time_to_first_token = SteadyNow() - began;
   answered.stats = conversation->stats();
+  for (const infer::RequestDocument& document : documents) {
+    answered.document_tokens += static_cast<int64_t>(document.tokens.size());
+  }
   const std::vector<float> first(conversation->logits().begin(), conversation->logits().end());
 
-  KVLINK_RETURN_IF_ERROR(Decode(*conversation, remaining(), &answered));
+  KVLINK_RETURN_IF_ERROR(Decode(generator, *conversation, remaining(), &answered));
   const std::vector<int32_t>& compared = reference != nullptr ? reference->tokens : answered.tokens;
-  KVLINK_ASSIGN_OR_RETURN(answered.distributions, Distributions(*conversation, first, compared, remaining()));
+  KVLINK_ASSIGN_OR_RETURN(answered.distributions,
+                          Distributions(generator, *conversation, first, compared, remaining()));
   if (reference != nullptr) {
     const size_t vocab = first.size(), rows = answered.distributions.size() / vocab;
     for (size_t row = 0; row < rows; ++row) {
@@ -194,7 +205,7 @@ absl::StatusOr<Runner::Answered> Runner::Answer(const Task& task, link::Linker l
     }
   }
   if (!candidates.texts.empty()) {
-    KVLINK_ASSIGN_OR_RETURN(answered.choice, Choice(*conversation, first, candidates, remaining()));
+    KVLINK_ASSIGN_OR_RETURN(answered.choice, Choice(generator, *conversation, first, candidates, remaining()));
   }
   return answered;
 }
@@ -215,23 +226,24 @@ absl::StatusOr<Runner::Candidates> Runner::CandidatesOf(const Task& task, int32_
   return candidates;
 }
 
-absl::Status Runner::Decode(infer::Conversation& conversation, const infer::Limits& limits, Answered* answered) {
+absl::Status Runner::Decode(infer::Generator& generator, infer::Conversation& conversation, const infer::Limits& limits,
+                            Answered* answered) {
   const Remaining remaining(limits);
   const int64_t prompt = conversation.length();
   std::vector<int32_t> text;
   while (true) {
     const int32_t token = conversation.next();
     answered->tokens.push_back(token);
-    if (generator_->IsEnd(token)) break;
+    if (generator.IsEnd(token)) break;
     if (!tokenizer_->IsSpecial(token)) text.push_back(token);
     if (static_cast<int64_t>(answered->tokens.size()) >= options_.max_tokens) break;
-    KVLINK_RETURN_IF_ERROR(generator_->Step(conversation, remaining()));
+    KVLINK_RETURN_IF_ERROR(generator.Step(conversation, remaining()));
   }
   answered->text = tokenizer_->Decode(text, /*skip_special=*/true);
-  return generator_->Rewind(conversation, prompt);
+  return generator.Rewind(conversation, prompt);
 }
 
-absl::StatusOr<std::vector<float>> Runner::Distributions(infer::Conversation& conversation,
+absl::StatusOr<std::vector<float>> Runner::Distributions(infer::Generator& generator, infer::Conversation& conversation,
                                                          absl::Span<const float> first,
                                                          absl::Span<const int32_t> answer,
                                                          const infer::Limits& limits) {
@@ -240,20 +252,21 @@ absl::StatusOr<std::vector<float>> Runner::Distributions(infer::Conversation& co
   const absl::Span<const int32_t> fed = answer.first(std::min(answer.size(), kComparedTokens) - 1);
   if (fed.empty()) return distributions;
   const int64_t prompt = conversation.length();
-  KVLINK_ASSIGN_OR_RETURN(const std::vector<float> scores, generator_->Score(conversation, fed, limits));
-  KVLINK_RETURN_IF_ERROR(generator_->Rewind(conversation, prompt));
+  KVLINK_ASSIGN_OR_RETURN(const std::vector<float> scores, generator.Score(conversation, fed, limits));
+  KVLINK_RETURN_IF_ERROR(generator.Rewind(conversation, prompt));
   distributions.insert(distributions.end(), scores.begin(), scores.end());
   return distributions;
 }
 
-absl::StatusOr<double> Runner::Choice(infer::Conversation& conversation, std::vector<float> first,
-                                      const Candidates& candidates, const infer::Limits& limits) {
+absl::StatusOr<double> Runner::Choice(infer::Generator& generator, infer::Conversation& conversation,
+                                      std::vector<float> first, const Candidates& candidates,
+                                      const infer::Limits& limits) {
   const Remaining remaining(limits);
   const size_t vocab = first.size();
   const int64_t prompt = conversation.length();
   if (!candidates.stem.empty()) {
     KVLINK_ASSIGN_OR_RETURN(const std::vector<float> scores,
-                            generator_->Score(conversation, candidates.stem, remaining()));
+                            generator.Score(conversation, candidates.stem, remaining()));
     first.assign(scores.end() - static_cast<ptrdiff_t>(vocab), scores.end());
   }
   const int64_t begin = conversation.length();
@@ -262,29 +275,29 @@ absl::StatusOr<double> Runner::Choice(infer::Conversation& conversation, std::ve
     double sum = LogProbability(first, text[0]);
     if (text.size() > 1) {
       const absl::Span<const int32_t> fed = absl::MakeConstSpan(text).first(text.size() - 1);
-      KVLINK_ASSIGN_OR_RETURN(const std::vector<float> scores, generator_->Score(conversation, fed, remaining()));
-      KVLINK_RETURN_IF_ERROR(generator_->Rewind(conversation, begin));
+      KVLINK_ASSIGN_OR_RETURN(const std::vector<float> scores, generator.Score(conversation, fed, remaining()));
+      KVLINK_RETURN_IF_ERROR(generator.Rewind(conversation, begin));
       for (size_t i = 1; i < text.size(); ++i) {
         sum += LogProbability(absl::MakeConstSpan(scores).subspan((i - 1) * vocab, vocab), text[i]);
       }
     }
     means.push_back(sum / static_cast<double>(text.size()));
   }
-  KVLINK_RETURN_IF_ERROR(generator_->Rewind(conversation, prompt));
+  KVLINK_RETURN_IF_ERROR(generator.Rewind(conversation, prompt));
   // A draw is not a choice.
   return std::all_of(means.begin() + 1, means.end(), [&](double wrong) { return means[0] > wrong; }) ? 1.0 : 0.0;
 }
 
-absl::Status Runner::Append(const Task& task, absl::string_view linker, Order order, const Answered& answered) {
+absl::Status Runner::Append(const Task& task, Result::Key key, const Answered& answered) {
   Result result;
-  std::tie(result.item, result.linker, result.order, result.codec) = KeyOf(task, linker, order);
+  std::tie(result.item, result.linker, result.order, result.codec) = std::move(key);
   result.kind = task.kind;
   result.answer = answered.text;
-  if (!task.answers.empty()) {
+  if (!task.answers.empty() && !task.long_answer) {
     result.exact = ContainsAnswer(answered.text, task.answers) ? 1.0 : 0.0;
     result.f1 = TokenF1(answered.text, task.answers);
-    result.rouge_l = RougeL(answered.text, task.answers);
   }
+  if (!task.answers.empty()) result.rouge_l = RougeL(answered.text, task.answers);
   result.choice = answered.choice;
   result.divergence = answered.divergence;
   result.first_token_seconds = absl::ToDoubleSeconds(answered.time_to_first_token);
@@ -293,6 +306,7 @@ absl::Status Runner::Append(const Task& task, absl::string_view linker, Order or
   result.prompt_tokens = stats.prompt_tokens;
   result.fresh_tokens = stats.fresh_tokens;
   result.documents_encoded = stats.documents_encoded;
+  result.document_tokens = answered.document_tokens;
   return results_->Append(std::move(result));
 }
 

@@ -2,7 +2,7 @@
 // real generator and store: each measured request reads its encodings from the store, none is left in memory by the
 // one before.
 //
-// Thread-safety: one thread at a time. Lifetime: generator, tokenizer, template and results outlive the runner.
+// Thread-safety: one thread at a time. Lifetime: generators, tokenizer, template and results outlive the runner.
 #ifndef KVLINK_WORKER_EVAL_RUNNER_H_
 #define KVLINK_WORKER_EVAL_RUNNER_H_
 
@@ -15,11 +15,10 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
-#include "worker/data/question_generator.h"
 #include "worker/eval/results.h"
+#include "worker/eval/task.h"
 #include "worker/infer/generator.h"
 #include "worker/link/plan.h"
-#include "worker/link/profile.h"
 #include "worker/text/template/chat_template.h"
 #include "worker/text/tokenizer.h"
 
@@ -31,21 +30,6 @@ absl::string_view OrderName(Order order);
 // INVALID_ARGUMENT: lists the orders.
 absl::StatusOr<Order> ParseOrder(absl::string_view name);
 
-// A question with its documents in tokens.
-struct Task {
-  std::string id;
-  std::string kind;
-  std::string question;
-  std::vector<std::string> answers;     // accepted; may be empty
-  std::vector<std::string> candidates;  // the right one first; empty: no forced choice
-  std::string stem;                     // what the model has said before a candidate; may be empty
-  std::vector<infer::RequestDocument> documents;
-  std::vector<int64_t> gold;  // ascending indices into documents; empty: not known
-};
-// Tokenises as ingest does. Errors of Tokenizer::Encode.
-absl::StatusOr<Task> TaskOf(const data::Item& item, const model::Tokenizer& tokenizer,
-                            const link::LinkProfile& profile);
-
 struct RunnerOptions {
   std::vector<link::Linker> linkers;  // beside the control without documents
   std::vector<Order> orders = {Order::kGenerated};
@@ -56,7 +40,9 @@ struct RunnerOptions {
 
 class Runner {
  public:
-  Runner(infer::Generator* generator, const model::Tokenizer* tokenizer, const model::ChatTemplate* chat,
+  // `generators`: one for each codec to compare, over the same model, profile and store. Full attention reads no
+  // encodings: it is computed once for all of them, by the first. REQUIRES: at least one.
+  Runner(std::vector<infer::Generator*> generators, const model::Tokenizer* tokenizer, const model::ChatTemplate* chat,
          RunnerOptions options, Results* results);
 
   // Computes what the results lack of a task, and appends each result as soon as it is known. INVALID_ARGUMENT: an
@@ -72,26 +58,32 @@ class Runner {
     std::vector<std::vector<int32_t>> texts;
   };
 
-  Result::Key KeyOf(const Task& task, absl::string_view linker, Order order) const;
+  static Result::Key KeyOf(const Task& task, absl::string_view linker, Order order, const infer::Generator& generator);
   absl::Status RunOrder(const Task& task, Order order, const infer::Limits& limits);
   // Makes sure that the store has the encodings.
-  absl::Status Store(const std::vector<infer::RequestDocument>& documents, const infer::Limits& limits);
+  static absl::Status Store(infer::Generator& generator, const std::vector<infer::RequestDocument>& documents,
+                            const infer::Limits& limits);
   // `reference`: of full attention; nullptr: this is it.
-  absl::StatusOr<Answered> Answer(const Task& task, link::Linker linker,
+  absl::StatusOr<Answered> Answer(infer::Generator& generator, const Task& task, link::Linker linker,
                                   const std::vector<infer::RequestDocument>& documents, const Answered* reference,
                                   const infer::Limits& limits);
   // Tokens of what may follow the prompt's last token.
   absl::StatusOr<Candidates> CandidatesOf(const Task& task, int32_t previous) const;
-  absl::Status Decode(infer::Conversation& conversation, const infer::Limits& limits, Answered* answered);
+  absl::Status Decode(infer::Generator& generator, infer::Conversation& conversation, const infer::Limits& limits,
+                      Answered* answered);
   // The distributions of the first tokens of an answer, one after another.
-  absl::StatusOr<std::vector<float>> Distributions(infer::Conversation& conversation, absl::Span<const float> first,
-                                                   absl::Span<const int32_t> answer, const infer::Limits& limits);
+  static absl::StatusOr<std::vector<float>> Distributions(infer::Generator& generator,
+                                                          infer::Conversation& conversation,
+                                                          absl::Span<const float> first,
+                                                          absl::Span<const int32_t> answer,
+                                                          const infer::Limits& limits);
   // Whether the right candidate is the likeliest one after the stem. `first`: the distribution after the prompt.
-  absl::StatusOr<double> Choice(infer::Conversation& conversation, std::vector<float> first,
-                                const Candidates& candidates, const infer::Limits& limits);
-  absl::Status Append(const Task& task, absl::string_view linker, Order order, const Answered& answered);
+  static absl::StatusOr<double> Choice(infer::Generator& generator, infer::Conversation& conversation,
+                                       std::vector<float> first, const Candidates& candidates,
+                                       const infer::Limits& limits);
+  absl::Status Append(const Task& task, Result::Key key, const Answered& answered);
 
-  infer::Generator* const generator_;
+  const std::vector<infer::Generator*> generators_;
   const model::Tokenizer* const tokenizer_;
   const model::ChatTemplate* const template_;
   const RunnerOptions options_;

@@ -31,6 +31,7 @@ Result Of(const std::string& kind, int item, const std::string& linker, double e
   result.bytes_read = linker == "full" ? 0 : 2 << 20;
   result.prompt_tokens = 100;
   result.fresh_tokens = linker == "full" ? 100 : 25;
+  if (linker != "head-8") result.document_tokens = linker == kClosedBook ? 0 : 80;
   return result;
 }
 
@@ -67,6 +68,10 @@ TEST(Report, CellsAreOfOneKindAndLinker) {
   EXPECT_DOUBLE_EQ(concat.first_token_seconds, 0.25) << "the median";
   EXPECT_DOUBLE_EQ(concat.bytes_read, 2 << 20);
   EXPECT_DOUBLE_EQ(concat.fresh_share, 0.25);
+  EXPECT_DOUBLE_EQ(*concat.recomputed_share, 5.0 / 80);
+  EXPECT_DOUBLE_EQ(*Find(cells, "lookup", "full").recomputed_share, 1);
+  EXPECT_FALSE(Find(cells, "lookup", std::string(kClosedBook)).recomputed_share.has_value());
+  EXPECT_FALSE(Find(cells, "lookup", "head-8").recomputed_share.has_value()) << "results of an older build";
   EXPECT_FALSE(concat.choice.has_value());
   EXPECT_DOUBLE_EQ(concat.exact_recovery->value, 0);
   EXPECT_DOUBLE_EQ(Find(cells, "lookup", "full").exact_recovery->value, 1);
@@ -84,12 +89,27 @@ TEST(Report, TheTableHasTheColumnsThatSayAnything) {
   ASSERT_EQ(lines.size(), 11u);
   EXPECT_THAT(lines[0], AllOf(HasSubstr("EM"), HasSubstr("95%"), Not(HasSubstr("choice")), Not(HasSubstr("codec"))));
   for (const std::string& line : lines) EXPECT_EQ(line.size(), lines[0].size()) << table;
-  EXPECT_THAT(lines[2],
-              AllOf(HasSubstr("lookup  concat"), HasSubstr("25.0"), HasSubstr("250 ms"), HasSubstr("2.0 MiB")));
+  EXPECT_THAT(lines[2], AllOf(HasSubstr("lookup  concat"), HasSubstr("25.0"), HasSubstr("250 ms"), HasSubstr("2.0 MiB"),
+                              HasSubstr(" 6.2")));
+  EXPECT_THAT(lines[0], HasSubstr("recomputed"));
   std::vector<Result> more = Sample();
   more.push_back(more[0]);
   more.back().codec = "q4";
   EXPECT_THAT(TableText(Summarise(more, 1)), HasSubstr("codec"));
+}
+
+TEST(Report, SummariesAreShownByRouge) {
+  std::vector<Result> results;
+  for (const auto& [linker, rouge] : {std::pair("concat", 0.1), std::pair("links", 0.25), std::pair("full", 0.3)}) {
+    results.push_back(Of("xsum", 0, linker, 0, 0.1));
+    results.back().exact = results.back().f1 = std::nullopt;
+    results.back().rouge_l = rouge;
+  }
+  const std::vector<Cell> cells = Summarise(results, 1);
+  EXPECT_DOUBLE_EQ(Find(cells, "xsum", "links").rouge_l_recovery->value, 0.75);
+  const std::string table = TableText(cells);
+  EXPECT_THAT(table, AllOf(HasSubstr("ROUGE-L"), HasSubstr("75.0"), Not(HasSubstr("EM"))));
+  EXPECT_THAT(TableText(Summarise(Sample(), 1)), Not(HasSubstr("ROUGE-L")));
 }
 
 TEST(Report, JsonHoldsTheSame) {
@@ -102,6 +122,10 @@ TEST(Report, JsonHoldsTheSame) {
   EXPECT_EQ(json["cells"][1]["exact"]["mean"], 0.25);
   EXPECT_EQ(json["cells"][1]["exact"]["interval"].size(), 2u);
   EXPECT_EQ(json["cells"][1]["exact_recovery"]["value"], 0);
+  EXPECT_EQ(json["cells"][1]["codec"], "q8");
+  EXPECT_EQ(json["cells"][1]["first_token_seconds"], 0.25);
+  EXPECT_EQ(json["cells"][1]["bytes_read"], 2 << 20);
+  EXPECT_EQ(json["cells"][1]["recomputed_share"], 5.0 / 80);
   EXPECT_FALSE(json["cells"][1].contains("choice"));
 }
 

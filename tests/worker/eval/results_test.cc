@@ -28,6 +28,7 @@ Result Example(const std::string& item, const std::string& linker) {
   result.prompt_tokens = 1000;
   result.fresh_tokens = 30;
   result.documents_encoded = 2;
+  if (linker == "concat") result.document_tokens = 970;
   return result;
 }
 
@@ -77,6 +78,8 @@ TEST_F(ResultsTest, ResultsAreReadBackExactly) {
   EXPECT_EQ(read.prompt_tokens, written.prompt_tokens);
   EXPECT_EQ(read.fresh_tokens, written.fresh_tokens);
   EXPECT_EQ(read.documents_encoded, written.documents_encoded);
+  EXPECT_EQ(read.document_tokens, 970);
+  EXPECT_EQ((*results)->all()[1].document_tokens, std::nullopt) << "of an older build";
   EXPECT_TRUE((*results)->Has({"lookup-0", "full", "first", "q8"}));
   EXPECT_FALSE((*results)->Has({"lookup-0", "full", "first", "q4"}));
   EXPECT_EQ(Bytes(), bytes);

@@ -44,12 +44,15 @@ class RunnerTest : public ::testing::Test {
   }
   void SetUp() override {
     store_ = infer::OpenStore(scratch_.path() + "/store");
+    generator_ = MakeGenerator(Codec::kRawF32);
+  }
+  std::unique_ptr<infer::Generator> MakeGenerator(Codec codec) const {
     infer::GeneratorOptions options;
-    options.codec = Codec::kRawF32;
+    options.codec = codec;
     options.profile = *link::LoadLinkProfile("untuned");
     auto generator = infer::Generator::Create(loaded_->model.get(), loaded_->fingerprint, store_.get(), options);
-    ASSERT_TRUE(generator.ok()) << generator.status();
-    generator_ = *std::move(generator);
+    EXPECT_TRUE(generator.ok()) << generator.status();
+    return *std::move(generator);
   }
 
   Task MakeTask(Kind kind, int64_t index, int64_t documents = 2) const {
@@ -59,12 +62,15 @@ class RunnerTest : public ::testing::Test {
     EXPECT_TRUE(task.ok()) << task.status();
     return *std::move(task);
   }
-  Runner MakeRunner(Results* results, std::vector<Order> orders = {Order::kGenerated}) const {
+  Runner MakeRunner(Results* results, std::vector<Order> orders = {Order::kGenerated},
+                    infer::Generator* second = nullptr) const {
     RunnerOptions options;
     options.linkers = {link::Linker::kConcat, link::Linker::kFull};
     options.orders = std::move(orders);
     options.max_tokens = 5;
-    return Runner(generator_.get(), tokenizer_, template_, options, results);
+    std::vector<infer::Generator*> generators = {generator_.get()};
+    if (second != nullptr) generators.push_back(second);
+    return Runner(generators, tokenizer_, template_, options, results);
   }
   // Runs a few tasks into a file.
   void RunInto(const std::string& path) const {
@@ -143,6 +149,8 @@ TEST_F(RunnerTest, WhatIsMeasuredIsOfTheRequest) {
   EXPECT_LT(full.divergence, 1e-6);
   EXPECT_EQ(concat.prompt_tokens, full.prompt_tokens);
   EXPECT_EQ(concat.fresh_tokens, full.prompt_tokens - tokens);
+  EXPECT_EQ(concat.document_tokens, tokens);
+  EXPECT_EQ(closed.document_tokens, 0);
   EXPECT_EQ(concat.documents_encoded, 0) << "the store should have had them";
   const model::ModelConfig& config = loaded_->model->config();
   EXPECT_GE(concat.bytes_read, tokens * config.layers * config.kv_heads * config.head_dim * 2 * 4);
@@ -152,6 +160,42 @@ TEST_F(RunnerTest, WhatIsMeasuredIsOfTheRequest) {
   for (const Result& result : results.all()) {
     EXPECT_GT(result.first_token_seconds, 0);
     EXPECT_TRUE(result.exact && result.f1 && result.rouge_l && result.choice);
+  }
+}
+
+TEST_F(RunnerTest, CodecsAreComparedOverOneStore) {
+  const auto q8 = MakeGenerator(Codec::kQ8);
+  Results results;
+  Runner runner = MakeRunner(&results, {Order::kGenerated}, q8.get());
+  const Task task = MakeTask(Kind::kLookup, 3, 3);
+  ASSERT_TRUE(runner.Run(task, {}).ok());
+  std::map<std::pair<std::string, std::string>, Result> by;
+  for (const Result& result : results.all()) by[{result.linker, result.codec}] = result;
+  ASSERT_EQ(by.size(), 6u);
+  const Result &raw = by[{"concat", "raw-f32"}], &small = by[{"concat", "q8"}];
+  EXPECT_EQ(raw.documents_encoded + small.documents_encoded, 0);
+  EXPECT_GT(small.bytes_read, 0);
+  EXPECT_LT(small.bytes_read, raw.bytes_read / 2);
+  EXPECT_NE(small.divergence, raw.divergence);
+  EXPECT_NEAR(small.divergence, raw.divergence, 0.1);
+  for (const char* linker : {"full", "closed-book"}) {
+    EXPECT_EQ(by[std::pair(std::string(linker), std::string("q8"))].first_token_seconds,
+              by[std::pair(std::string(linker), std::string("raw-f32"))].first_token_seconds)
+        << "computed once";
+  }
+  ASSERT_TRUE(runner.Run(task, {}).ok());
+  EXPECT_EQ(results.all().size(), 6u) << "nothing is computed twice";
+}
+
+TEST_F(RunnerTest, LongAnswersAreComparedByRougeAlone) {
+  Task task = MakeTask(Kind::kLookup, 3, 3);
+  task.candidates.clear();
+  task.long_answer = true;
+  Results results;
+  ASSERT_TRUE(MakeRunner(&results).Run(task, {}).ok());
+  for (const Result& result : results.all()) {
+    EXPECT_TRUE(result.rouge_l.has_value());
+    EXPECT_FALSE(result.exact || result.f1 || result.choice);
   }
 }
 
