@@ -24,6 +24,7 @@ namespace {
 
 constexpr absl::Duration kLook = absl::Milliseconds(50);  // how often it looks for Stop and Restart
 constexpr absl::Duration kMaxRetry = absl::Minutes(1);
+constexpr absl::Duration kRemoveTurn = absl::Seconds(1);  // of removals, between passes
 
 }  // namespace
 
@@ -143,17 +144,19 @@ void Repairer::Impl::Run() {
       fresh_ = true;
     }
     if (context_.kept.TakeReleased()) unowned_.LookAgain();
-    // Only once the node's own slots are filled; and before a pass, since members that come and go make one due again
-    // and again.
-    const bool complete = !fresh_ && context_.ledger.progress().complete();
-    if (plan_.member && complete && SteadyNow() >= unowned_.due()) unowned_.Remove(*view_);
+    // Only once the node's own slots are filled; and in turns with passes: members that come and go make one due again
+    // and again, and what comes back must not wait until all is removed.
+    const bool removes = plan_.member && !fresh_ && context_.ledger.progress().complete();
+    if (removes && SteadyNow() >= unowned_.due()) unowned_.Remove(*view_, SteadyNow() + kRemoveTurn);
     bool whole = false;
     const absl::Time due = NextPass(&whole);
     if (plan_.member && SteadyNow() >= due) {
       RunPass(whole);
       continue;
     }
-    const absl::Time until = std::min(plan_.member ? due : absl::InfiniteFuture(), SteadyNow() + kLook);
+    const absl::Time next =
+        std::min(plan_.member ? due : absl::InfiniteFuture(), removes ? unowned_.due() : absl::InfiniteFuture());
+    const absl::Time until = std::min(next, SteadyNow() + kLook);
     (void)context_.views->WaitForChange(view_, until);
   }
 }

@@ -25,27 +25,36 @@ void Unowned::Follow(const RepairPlan& plan) {
   }
   owned_ = plan.owned;
   // Never later than before, however often members come and go: owned_until_ decides for each slot.
-  due_ = std::min(due_, now + context_->options.keep_unowned);
+  DueAt(now + context_->options.keep_unowned);
 }
 
-void Unowned::LookAgain() { due_ = std::min(due_, SteadyNow()); }
+void Unowned::LookAgain() { DueAt(SteadyNow()); }
 
-void Unowned::Remove(const View& view) {
+void Unowned::Remove(const View& view, absl::Time until) {
+  const RepairOptions& options = context_->options;
+  const absl::Time before = SteadyNow() - options.keep_unowned;
+  if (from_ == 0) again_ = absl::InfiniteFuture();
   std::vector<uint16_t> slots;
-  const absl::Time before = SteadyNow() - context_->options.keep_unowned;
-  for (int slot = 0; slot < kSlots; ++slot) {
-    if (!owned_.test(static_cast<size_t>(slot)) && owned_until_[slot] <= before) {
+  for (int slot = from_; slot < kSlots; ++slot) {
+    if (owned_.test(static_cast<size_t>(slot))) continue;
+    if (owned_until_[slot] <= before) {
       slots.push_back(static_cast<uint16_t>(slot));
+    } else {
+      again_ = std::min(again_, owned_until_[slot] + options.keep_unowned);
     }
   }
   const std::vector<SlotDigest> digests = context_->engine->SlotDigests(slots);
-  due_ =
-      slots.size() + owned_.count() == kSlots ? absl::InfiniteFuture() : SteadyNow() + context_->options.keep_unowned;
   for (size_t i = 0; i < slots.size(); ++i) {
     if (digests[i].encodings == 0) continue;
+    from_ = slots[i];
+    due_ = absl::InfinitePast();
     if (context_->stopping.begun() || context_->views->view()->placement.epoch() != view.placement.epoch()) return;
-    if (!RemoveSlot(view, slots[i])) due_ = std::min(due_, SteadyNow() + context_->options.interval);
+    const Outcome outcome = SteadyNow() < until ? RemoveSlot(view, slots[i], until) : Outcome::kOutOfTime;
+    if (outcome == Outcome::kOutOfTime) return;
+    if (outcome == Outcome::kRemains) again_ = std::min(again_, SteadyNow() + options.interval);
   }
+  from_ = 0;
+  due_ = again_;
 }
 
 std::optional<Unowned::Owned> Unowned::AtOwners(const View& view, int slot) {
@@ -75,10 +84,10 @@ std::optional<Unowned::Owned> Unowned::AtOwners(const View& view, int slot) {
   return all;
 }
 
-bool Unowned::RemoveSlot(const View& view, int slot) {
+Unowned::Outcome Unowned::RemoveSlot(const View& view, int slot, absl::Time until) {
   const std::optional<Owned> owned = AtOwners(view, slot);
-  if (!owned.has_value()) return false;
-  bool all = true;
+  if (!owned.has_value()) return Outcome::kRemains;
+  Outcome all = Outcome::kGone;
   std::optional<engine::EncodingKey> after;
   for (;;) {
     const std::vector<SlotEntry> page = context_->engine->ListSlot(slot, after, kPage);
@@ -88,18 +97,19 @@ bool Unowned::RemoveSlot(const View& view, int slot) {
       if (context_->kept.Has(*after)) continue;
       const auto there = owned->find(*after);
       if (there == owned->end() || there->second.bytes < entry.etag.bytes) {
-        all = false;
+        all = Outcome::kRemains;
         continue;
       }
-      if (!context_->stopping.WaitUntil(context_->rate.Take(entry.bytes, SteadyNow()))) return false;
+      if (!context_->stopping.WaitUntil(context_->rate.Take(entry.bytes, SteadyNow()))) return Outcome::kOutOfTime;
       if (!context_->engine->RemoveEncoding(*after, entry.etag).ok()) {
-        all = false;
+        all = Outcome::kRemains;
         continue;
       }
       context_->ledger.Count([&entry](RepairStatistics* counts) {
         ++counts->removed;
         counts->removed_bytes += entry.bytes;
       });
+      if (SteadyNow() >= until) return Outcome::kOutOfTime;
     }
   }
 }

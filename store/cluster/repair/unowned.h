@@ -4,6 +4,7 @@
 #ifndef KVLINK_STORE_CLUSTER_REPAIR_UNOWNED_H_
 #define KVLINK_STORE_CLUSTER_REPAIR_UNOWNED_H_
 
+#include <algorithm>
 #include <bitset>
 #include <map>
 #include <memory>
@@ -25,13 +26,18 @@ class Unowned {
   absl::Time due() const { return due_; }
   // Makes Remove() due, because some further copies are no longer kept (KeptCopies).
   void LookAgain();
-  // Goes over the slots that have been unowned for `keep_unowned`.
-  void Remove(const View& view);
+  // Goes on over the slots that have been unowned for `keep_unowned`. At `until`, or when the members change, it
+  // returns and is due again: what it removes passes the rate limit, which may take hours.
+  void Remove(const View& view, absl::Time until);
 
  private:
   using Owned = std::map<engine::EncodingKey, Etag>;  // held by all owners; the smallest etag
-  // False if something remains.
-  bool RemoveSlot(const View& view, int slot);
+  enum class Outcome { kGone, kRemains, kOutOfTime };
+  Outcome RemoveSlot(const View& view, int slot, absl::Time until);
+  void DueAt(absl::Time time) {
+    due_ = std::min(due_, time);
+    again_ = std::min(again_, time);
+  }
   // The encodings that all owners of the slot hold. nullopt: some owner could not be asked.
   std::optional<Owned> AtOwners(const View& view, int slot);
 
@@ -39,6 +45,8 @@ class Unowned {
   std::bitset<kSlots> owned_;
   std::vector<absl::Time> owned_until_;
   absl::Time due_ = absl::InfiniteFuture();
+  int from_ = 0;                               // the slot at which Remove() goes on
+  absl::Time again_ = absl::InfiniteFuture();  // when slots before it are due
 };
 
 }  // namespace kvlink::store::cluster

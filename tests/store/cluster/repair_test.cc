@@ -262,6 +262,37 @@ TEST(Repair, RemovesUnownedEncodingsWhileMemberFlaps) {
   for (const Synthetic& s : strays) EXPECT_FALSE(cluster.Has(0, s));
 }
 
+// What a node removes passes the rate limit, which takes hours on a large node. What a member that comes back alone has
+// must not wait for that.
+TEST(Repair, CopiesWhileItRemoves) {
+  EngineCluster cluster(3);
+  constexpr int kStrays = 20;
+  int64_t bytes = 0;
+  uint64_t number = 1;
+  for (int strays = 0; strays < kStrays; ++number) {
+    const Synthetic s = MakeSynthetic(number);
+    if (cluster.Owns(0, s)) continue;
+    for (int node = 0; node < 3; ++node) cluster.PutAt(node, s);
+    bytes += s.bytes();
+    ++strays;
+  }
+  cluster.StartRepair(0, [&](RepairOptions* options) {
+    options->keep_unowned = absl::ZeroDuration();
+    options->interval = absl::Hours(1);
+    options->bytes_per_second = bytes / 4;
+  });
+  const auto removed = [&] { return cluster.node(0).repairer->statistics().removed; };
+  ASSERT_TRUE(Eventually([&] { return removed() > 0; }));
+  while (!cluster.Owns(0, MakeSynthetic(number)) || !cluster.Owns(1, MakeSynthetic(number))) ++number;
+  const Synthetic s = MakeSynthetic(number);
+  cluster.PutAt(1, s);
+  ++cluster.node(1).incarnation;
+  cluster.Publish(/*moves=*/false);
+  EXPECT_TRUE(Eventually([&] { return cluster.Has(0, s); }));
+  EXPECT_LT(removed(), kStrays);
+  EXPECT_TRUE(Eventually([&] { return removed() == kStrays; })) << "it goes on";
+}
+
 // The interval is an hour, and the view does not change.
 TEST(Repair, RefillsEmptiedNodeAtOnce) {
   EngineCluster cluster(2);
