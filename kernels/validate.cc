@@ -166,7 +166,7 @@ absl::Status PagesFit(const Checker& check, absl::string_view name, const Tensor
   const auto dtypes = {Dtype::kF32, Dtype::kBf16};
   const auto sizes = {kAnySize, kv_heads, 2 * kBlockTokens, head_dim};
   KVLINK_RETURN_IF_ERROR(output ? check.Output(name, pages, dtypes, sizes) : check.Input(name, pages, dtypes, sizes));
-  if (pages.elements() > 0 && pages.strides[2] != head_dim) return check.Fail(name, "[2 * 64, dim] is not dense");
+  if (pages.elements() > 0 && pages.strides[2] != pages.sizes[3]) return check.Fail(name, "[2 * 64, dim] is not dense");
   return absl::OkStatus();
 }
 

@@ -33,8 +33,11 @@ struct Matrix {
 
 class Oracle {
  public:
-  Oracle(const model::Weights& weights, absl::Span<const MaskedToken> tokens, absl::Span<const float> extra)
-      : weights_(weights), config_(weights.config()), tokens_(tokens), extra_(extra) {}
+  Oracle(const model::Weights& weights, absl::Span<const MaskedToken> tokens, absl::Span<const float> extra,
+         MaskedTrace* trace)
+      : weights_(weights), config_(weights.config()), tokens_(tokens), extra_(extra), trace_(trace) {
+    trace_->mass.assign(tokens.size(), 0.0);
+  }
 
   absl::StatusOr<std::vector<float>> Run(absl::Span<const int64_t> wanted) {
     KVLINK_ASSIGN_OR_RETURN(rope_, kernels::MakeRope(config_.rope));
@@ -144,6 +147,10 @@ class Oracle {
       project(normed[t], wk, bk, &k_norm, tokens_[t].position, keys_.data() + t * kv_size);
       project(normed[t], wv, bv, nullptr, 0, values_.data() + t * kv_size);
     }
+    if (layer == trace_->layer) {
+      trace_->keys = keys_;
+      trace_->values = values_;
+    }
     KVLINK_ASSIGN_OR_RETURN(const Matrix wo, Load(attention + "o_proj.weight", hidden, q_size));
     KVLINK_ASSIGN_OR_RETURN(const Vector post, LoadVector(prefix + "post_attention_layernorm.weight", hidden, true));
     KVLINK_ASSIGN_OR_RETURN(const Matrix gate, Load(prefix + "mlp.gate_proj.weight", config_.intermediate, hidden));
@@ -166,7 +173,7 @@ class Oracle {
     return absl::OkStatus();
   }
 
-  void Attend(int64_t layer, int64_t t, const Vector& query, Vector* out) const {
+  void Attend(int64_t layer, int64_t t, const Vector& query, Vector* out) {
     const int64_t dim = config_.head_dim;
     const int64_t kv_size = config_.kv_heads * dim;
     const int64_t window = config_.window.empty() ? 0 : config_.window[layer];
@@ -178,6 +185,7 @@ class Oracle {
         visible.push_back(static_cast<int64_t>(k));
     }
     Vector weights(visible.size());
+    const bool observes = std::count(trace_->observers.begin(), trace_->observers.end(), t) > 0;
     for (int64_t h = 0; h < config_.heads; ++h) {
       const int64_t group = h / (config_.heads / config_.kv_heads);
       const double* q = query.data() + h * dim;
@@ -196,6 +204,7 @@ class Oracle {
       for (size_t i = 0; i < visible.size(); ++i) {
         const double* value = values_.data() + visible[i] * kv_size + group * dim;
         const double share = weights[i] / sum;
+        if (observes) trace_->mass[visible[i]] += share;
         for (int64_t d = 0; d < dim; ++d) o[d] += share * value[d];
       }
     }
@@ -218,6 +227,7 @@ class Oracle {
   const model::ModelConfig& config_;
   const absl::Span<const MaskedToken> tokens_;
   const absl::Span<const float> extra_;
+  MaskedTrace* const trace_;
   kernels::Rope rope_;
   Vector residual_;
   Vector keys_;
@@ -228,8 +238,9 @@ class Oracle {
 
 absl::StatusOr<std::vector<float>> MaskedForward(const model::Weights& weights, absl::Span<const MaskedToken> tokens,
                                                  absl::Span<const float> extra_embeddings,
-                                                 absl::Span<const int64_t> wanted) {
-  return Oracle(weights, tokens, extra_embeddings).Run(wanted);
+                                                 absl::Span<const int64_t> wanted, MaskedTrace* trace) {
+  MaskedTrace unused;
+  return Oracle(weights, tokens, extra_embeddings, trace != nullptr ? trace : &unused).Run(wanted);
 }
 
 }  // namespace kvlink::testing

@@ -21,10 +21,19 @@ struct MaskedToken {
   bool hidden = false;
 };
 
+// What a pass computes besides logits.
+struct MaskedTrace {
+  std::vector<int64_t> observers;  // in: indices of wanted tokens
+  int64_t layer = 0;               // in
+  std::vector<double> mass;        // [tokens] attention that the observers give, summed over them, heads and layers
+  std::vector<double> keys;        // [tokens, kv_heads * head_dim] of the layer, rotated to their positions
+  std::vector<double> values;
+};
+
 // Returns the logits [wanted, vocab] of tokens (ascending indices).
 absl::StatusOr<std::vector<float>> MaskedForward(const model::Weights& weights, absl::Span<const MaskedToken> tokens,
                                                  absl::Span<const float> extra_embeddings,
-                                                 absl::Span<const int64_t> wanted);
+                                                 absl::Span<const int64_t> wanted, MaskedTrace* trace = nullptr);
 
 }  // namespace kvlink::testing
 

@@ -1,4 +1,4 @@
-// Shared by generator.cc and forward.cc. Private to worker/infer.
+// Shared by generator.cc, prefill.cc and forward.cc. Private to worker/infer.
 #ifndef KVLINK_WORKER_INFER_ENGINE_INTERNAL_H_
 #define KVLINK_WORKER_INFER_ENGINE_INTERNAL_H_
 
@@ -29,6 +29,11 @@ struct Generator::Rows {
   std::vector<int64_t> slots;
   bool sample = true;                    // sample the token after the last row
   std::vector<float>* scores = nullptr;  // logits of every row, appended
+  // Of rows that are observed, which run alone in a pass without sampling.
+  link::Observe observe = link::Observe::kNothing;
+  int64_t layers = 0;                  // ForwardBatch::layers
+  int64_t first_observer = 0;          // kKeyMass: the row from which on they observe
+  link::Observed* observed = nullptr;  // added to (kKeyMass) or written (kDeviation) if the pass succeeds
 };
 
 struct Generator::Context {
@@ -36,6 +41,7 @@ struct Generator::Context {
   std::unique_ptr<kernels::Stream> stream;
   kernels::Buffer sampling;  // workspace of Sample
   kernels::Buffer sampled;   // ids
+  kernels::Buffer observed;  // rows' tokens, slots and deviations
 };
 
 }  // namespace kvlink::infer

@@ -1,4 +1,4 @@
-// One forward pass of the generator: which rows read which segments, waiting for layers, sampling.
+// One forward pass of the generator: which rows read which segments, waiting for layers, observing, sampling.
 #include <algorithm>
 #include <utility>
 
@@ -34,6 +34,7 @@ struct Generator::Assembly {
   model::BatchArrays arrays;
   std::vector<std::shared_ptr<Resident>> residents;  // encodings of the pass
   std::vector<std::shared_ptr<Resident>> arriving;   // those of `residents` with layers still to arrive
+  std::vector<std::shared_ptr<Resident>> compared;   // with keys and values of the pass
 
   explicit Assembly(absl::Span<Rows> all) {
     std::vector<int64_t> first;
@@ -49,6 +50,20 @@ struct Generator::Assembly {
                      [](const kernels::KvRead& a, const kernels::KvRead& b) { return a.segment < b.segment; });
   }
 
+  // Adds the mass of an observed pass, which lists one read after another, to that of each document's tokens.
+  void AddMass(const Rows& rows, absl::Span<const float> mass) const {
+    for (const kernels::KvRead& read : arrays.reads) {
+      const kernels::KvSegment& segment = arrays.segments[read.segment];
+      const absl::Span<const float> of_read = mass.first(segment.tokens);
+      mass.remove_prefix(segment.tokens);
+      if (segment.positions != nullptr) continue;  // private
+      const std::vector<Conversation::Read>& all = rows.conversation->reads_;
+      const auto it = std::find_if(all.begin(), all.end(), [&](const auto& one) { return one.offset == read.offset; });
+      std::vector<float>& observed = (*rows.observed)[it->document];
+      for (size_t token = 0; token < of_read.size(); ++token) observed[token] += of_read[token];
+    }
+  }
+
  private:
   void AddLogits(const Rows& rows, int64_t first) {
     const auto count = static_cast<int64_t>(rows.tokens.size());
@@ -62,6 +77,8 @@ struct Generator::Assembly {
   void AddEncodings(const Rows& rows, int64_t first_row) {
     for (const Conversation::Read& read : rows.conversation->reads_) {
       if (rows.positions.empty() || rows.positions.back() < read.offset) continue;  // the segment comes after all rows
+      if (rows.observe == link::Observe::kDeviation) compared.push_back(read.resident);
+      if (!read.visible) continue;
       const auto [it, is_new] = index_.try_emplace(read.resident.get(), static_cast<int32_t>(arrays.segments.size()));
       if (is_new) {
         arrays.segments.push_back(read.resident->segment());
@@ -96,10 +113,25 @@ void Generator::GiveContext(std::unique_ptr<Context> context) {
   contexts_.push_back(std::move(context));
 }
 
+absl::Status Generator::WaitLayer(absl::Span<const std::shared_ptr<Resident>> residents, int64_t layer,
+                                  const Call& call, std::vector<std::shared_ptr<Resident>>* useless) const {
+  for (const std::shared_ptr<Resident>& resident : residents) {
+    const absl::Time deadline = std::min(call.deadline, SteadyNow() + options_.load_timeout);
+    const absl::Status arrived = resident->WaitLayer(layer, deadline);
+    if (arrived.ok()) continue;
+    KVLINK_RETURN_IF_ERROR(call.Check());
+    // A document computed here has no fallback: then the device failed.
+    if (resident->source() != store::Tier::kNone) useless->push_back(resident);
+    return arrived;
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Generator::Forward(absl::Span<Rows> rows, const Call& call,
                                 std::vector<std::shared_ptr<Resident>>* useless) {
   KVLINK_RETURN_IF_ERROR(call.Check());
   const Assembly assembly(rows);
+  const Rows& first = rows[0];  // the only one of a pass that is observed
   model::ForwardBatch batch = assembly.arrays.Batch(pages_.get());
   if (!options_.link_embeddings.empty()) {
     const int64_t hidden = model_->config().hidden;
@@ -108,35 +140,95 @@ absl::Status Generator::Forward(absl::Span<Rows> rows, const Call& call,
                                {static_cast<int64_t>(options_.link_embeddings.size()) / hidden, hidden});
   }
   if (assembly.arriving.empty()) batch.graph_rows = options_.graph_rows;
+  batch.layers = first.layers;
+  std::vector<float> mass;
+  if (first.observe == link::Observe::kKeyMass) {
+    batch.key_mass = {first.first_observer, static_cast<int64_t>(first.tokens.size()) - first.first_observer, &mass};
+  }
   batch.before_layer = [&](int64_t layer) -> absl::Status {
     KVLINK_RETURN_IF_ERROR(call.Check());
-    for (const std::shared_ptr<Resident>& resident : assembly.arriving) {
-      const absl::Time deadline = std::min(call.deadline, SteadyNow() + options_.load_timeout);
-      const absl::Status arrived = resident->WaitLayer(layer, deadline);
-      if (arrived.ok()) continue;
-      KVLINK_RETURN_IF_ERROR(call.Check());
-      // A document computed here has no fallback: then the device failed.
-      if (resident->source() != store::Tier::kNone) useless->push_back(resident);
-      return arrived;
-    }
-    return absl::OkStatus();
+    return WaitLayer(assembly.arriving, layer, call, useless);
   };
   std::unique_ptr<Context> context = TakeContext();
   const model::ForwardContext::Graphs before = context->forward->graphs();
   absl::StatusOr<kernels::Tensor> logits = model_->Forward(*context->forward, batch);
   CountGraphs(before, context->forward->graphs());
   absl::Status status = logits.status();
+  for (int64_t layer = 0; layer < first.layers && status.ok(); ++layer) {
+    status = WaitLayer(assembly.compared, layer, call, useless);
+  }
+  if (status.ok() && !assembly.compared.empty()) status = ObserveDeviation(*context, first);
   // Check before publishing any result of the pass. A pass that failed may also have failed because of such bytes.
   if (useless->empty()) {
-    for (const std::shared_ptr<Resident>& resident : assembly.residents) {
-      if (!resident->intact()) useless->push_back(resident);
+    for (const auto* const read : {&assembly.residents, &assembly.compared}) {
+      for (const std::shared_ptr<Resident>& resident : *read) {
+        if (!resident->intact()) useless->push_back(resident);
+      }
     }
     if (!useless->empty()) status = absl::AbortedError("the store revoked encodings while they were being read");
   }
   if (status.ok()) status = Sample(*context, rows, *logits);
+  if (status.ok() && !mass.empty()) assembly.AddMass(first, mass);
   // Discard streams that lacked memory when they were created, or whose device failed: they stay unusable.
   if (!absl::IsResourceExhausted(status) && !absl::IsInternal(status)) GiveContext(std::move(context));
   return status;
+}
+
+absl::Status Generator::ObserveDeviation(Context& context, const Rows& rows) {
+  kernels::Backend& backend = *model_->backend();
+  const auto count = static_cast<int64_t>(rows.tokens.size());
+  const int64_t bytes = count * static_cast<int64_t>(sizeof(int64_t));
+  KVLINK_RETURN_IF_ERROR(Grow(backend, 3 * bytes, &context.observed));
+  auto* const memory = static_cast<std::byte*>(context.observed.data());
+  const auto part = [&](int64_t index, kernels::Dtype dtype) {
+    return kernels::Tensor::Dense(memory + index * bytes, dtype, backend.device(), {count});
+  };
+  const kernels::Tensor tokens = part(0, kernels::Dtype::kI64), slots = part(1, kernels::Dtype::kI64);
+  const kernels::Tensor deviations = part(2, kernels::Dtype::kF32);
+  // Rows of a document are its tokens that are computed again.
+  struct Compared {
+    const Conversation::Read* read;
+    int64_t begin, end;
+  };
+  std::vector<Compared> compared;
+  std::vector<int64_t> token_of(count);
+  for (const Conversation::Read& read : rows.conversation->reads_) {
+    const auto row_at = [&](int64_t position) {
+      return std::lower_bound(rows.positions.begin(), rows.positions.end(), position) - rows.positions.begin();
+    };
+    const Compared one{&read, row_at(read.offset), row_at(read.offset + read.resident->tokens())};
+    for (int64_t row = one.begin; row < one.end; ++row) token_of[row] = rows.positions[row] - read.offset;
+    if (one.begin < one.end) compared.push_back(one);
+  }
+  std::vector<float> deviation_of(count);
+  const auto launch = [&]() -> absl::Status {
+    KVLINK_RETURN_IF_ERROR(backend.CopyIn(*context.stream, token_of.data(), tokens.data, bytes));
+    KVLINK_RETURN_IF_ERROR(backend.CopyIn(*context.stream, rows.slots.data(), slots.data, bytes));
+    for (const Compared& one : compared) {
+      const int64_t of_read = one.end - one.begin;
+      kernels::KvDeviationArgs args;
+      args.segment = one.read->resident->segment();
+      args.layer = rows.layers - 1;
+      args.offset = one.read->offset;
+      args.rope = &model_->rope();
+      args.tokens = tokens.Slice(one.begin, of_read);
+      args.slots = slots.Slice(one.begin, of_read);
+      args.pages = pages_->layer(args.layer);
+      args.out = deviations.Slice(one.begin, of_read);
+      KVLINK_RETURN_IF_ERROR(backend.KvDeviation(*context.stream, args));
+    }
+    return backend.CopyOut(*context.stream, deviations.data, deviation_of.data(), deviations.bytes);
+  };
+  const absl::Status launched = launch();
+  // Wait even after an error: launched work uses the memory above.
+  const absl::Status finished = context.stream->Synchronize();
+  KVLINK_RETURN_IF_ERROR(launched);
+  KVLINK_RETURN_IF_ERROR(finished);
+  for (const Compared& one : compared) {
+    std::vector<float>& observed = (*rows.observed)[one.read->document];
+    for (int64_t row = one.begin; row < one.end; ++row) observed[token_of[row]] = deviation_of[row];
+  }
+  return absl::OkStatus();
 }
 
 void Generator::CountGraphs(const model::ForwardContext::Graphs& before, const model::ForwardContext::Graphs& now) {

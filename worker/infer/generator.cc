@@ -134,56 +134,6 @@ Generator::Stats Generator::stats() const {
   return stats;
 }
 
-absl::StatusOr<std::unique_ptr<Conversation>> Generator::Start(const Request& request) {
-  link::PlanInput input;
-  input.linker = request.linker;
-  input.profile = &options_.profile;
-  input.vocab = model_->config().vocab;
-  input.context = model_->config().context;
-  input.answer_tokens = request.answer_tokens;
-  input.prompt = request.prompt;
-  input.allow_untrained_links = request.allow_untrained_links;
-  for (const RequestDocument& document : request.documents) input.documents.push_back(document.tokens);
-  KVLINK_ASSIGN_OR_RETURN(const link::LinkPlan plan, link::MakePlan(input));
-  return StartPlanned(plan, request);
-}
-
-absl::StatusOr<std::unique_ptr<Conversation>> Generator::StartPlanned(const link::LinkPlan& plan,
-                                                                      const Request& request) {
-  const absl::Time began = SteadyNow();
-  const Call call(request.limits);
-  std::unique_ptr<Conversation> conversation(new Conversation(this, pages_.get()));
-  conversation->sampling_ = request.sampling;
-  conversation->keep_logits_ = request.keep_logits;
-  conversation->documents_ = request.documents;
-  for (const link::PlacedDocument& placed : plan.documents) {
-    if (placed.document < 0 || placed.document >= static_cast<int64_t>(request.documents.size())) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("plan: there is no document ", placed.document, " in the request"));
-    }
-    const RequestDocument& document = request.documents[placed.document];
-    if (document.tokens.empty()) {
-      return absl::InvalidArgumentError(absl::StrCat("plan: document ", placed.document, " is empty"));
-    }
-    if (!placed.hidden.empty() && placed.hidden.size() != (document.tokens.size() + 63) / 64) {
-      return absl::InvalidArgumentError(absl::StrCat("plan: document ", placed.document, " has ",
-                                                     document.tokens.size(), " tokens, but bits of ",
-                                                     64 * placed.hidden.size(), " are given"));
-    }
-    conversation->reads_.push_back({nullptr, placed.offset, placed.document, placed.hidden,
-                                    document.identity ? *document.identity : IdentityOf(document.tokens)});
-  }
-  KVLINK_RETURN_IF_ERROR(ReadDocuments(*conversation, {}, /*holds=*/false, call));
-  KVLINK_RETURN_IF_ERROR(Prefill(*conversation, plan, call));
-  RequestStats& stats = conversation->stats_;
-  stats.prompt_tokens = plan.length;
-  stats.fresh_tokens = static_cast<int64_t>(plan.fresh_tokens.size());
-  stats.time_to_first_token = SteadyNow() - began;
-  MutexLock lock(&mutex_);
-  ++stats_.requests;
-  return conversation;
-}
-
 absl::Status Generator::ReadDocuments(Conversation& conversation, const Identities& computed, bool holds,
                                       const Call& call) {
   std::vector<ResidentPool::Wanted> wanted;  // each once, even if read repeatedly
@@ -297,22 +247,6 @@ absl::Status Generator::Run(absl::Span<Rows> rows, const Call& call) {
       ++(taken_back ? stats_.lapsed : absl::IsDataLoss(status) ? stats_.damaged : stats_.late);
     }
   }
-}
-
-absl::Status Generator::Prefill(Conversation& conversation, const link::LinkPlan& plan, const Call& call) {
-  const int64_t fresh = static_cast<int64_t>(plan.fresh_tokens.size());
-  for (int64_t begin = 0; begin < fresh; begin += options_.prefill_chunk) {
-    const int64_t count = std::min(options_.prefill_chunk, fresh - begin);
-    Rows rows;
-    rows.conversation = &conversation;
-    rows.tokens = absl::MakeConstSpan(plan.fresh_tokens).subspan(begin, count);
-    rows.positions = absl::MakeConstSpan(plan.fresh_positions).subspan(begin, count);
-    rows.sample = begin + count == fresh;
-    KVLINK_ASSIGN_OR_RETURN(rows.slots, conversation.sequence_.Append(rows.positions));
-    conversation.length_ = rows.positions.back() + 1;
-    KVLINK_RETURN_IF_ERROR(Run(absl::MakeSpan(&rows, 1), call));
-  }
-  return absl::OkStatus();
 }
 
 absl::Status Generator::CheckRoom(const Conversation& conversation, int64_t tokens) const {

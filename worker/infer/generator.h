@@ -1,5 +1,6 @@
 // Linked decoding: answers a prompt over documents from their stored encodings, with one forward pass over the fresh
-// tokens, then one per token of the answer. Works on tokens; worker/infer/chat.h adds text.
+// tokens (with a linker that chooses tokens, one in each stage), then one per token of the answer. Works on tokens;
+// worker/infer/chat.h adds text.
 //
 // A document that the store lacks, or whose bytes arrive damaged or late, is encoded on the spot and written back. This
 // costs time and increments a counter, and never fails the request. Attention never reads a layer before its bytes are
@@ -89,9 +90,12 @@ struct RequestStats {
   absl::Duration decode_time;          // of the decode steps since then
   int64_t decoded_tokens = 0;          // by those steps
   int64_t prompt_tokens = 0;           // positions before the answer
-  int64_t fresh_tokens = 0;            // of these, computed by this request
-  int64_t documents_resident = 0;      // encodings, by where they were found
-  int64_t documents_host = 0;          // in our own copies in host memory
+  // Computed by this request. A token counts in each stage that computes it, by the share of the layers that the stage
+  // goes through; the sum is rounded up. So 100 tokens through 2 of 30 layers count 7, and with prophet-P the question
+  // counts twice.
+  int64_t fresh_tokens = 0;
+  int64_t documents_resident = 0;  // encodings, by where they were found
+  int64_t documents_host = 0;      // in our own copies in host memory
   int64_t documents_dram = 0;
   int64_t documents_disk = 0;
   int64_t documents_direct = 0;   // of these two, received in device memory
@@ -123,6 +127,7 @@ class Conversation {
     int64_t offset = 0;
     int64_t document = 0;                      // index into documents_
     std::vector<uint64_t> hidden;              // link::PlacedDocument
+    bool visible = true;                       // some token is not hidden
     Identity identity;                         // as named by the request
     int64_t RequestStats::*counted = nullptr;  // the statistic that counts this document
   };
@@ -150,11 +155,14 @@ class Generator {
   // Writes back queued encodings.
   ~Generator();
 
-  // Prefill: reads (or encodes) the documents, computes the fresh tokens and samples the first token of the answer.
-  // INVALID_ARGUMENT and FAILED_PRECONDITION as link::MakePlan.
+  // Prefill: reads (or encodes) the documents, computes the fresh tokens, in the stages of the linker, and samples the
+  // first token of the answer. Layers of encodings that are still arriving are waited for one by one, by the first
+  // stage that reads or compares them: kBlend computes its first layers meanwhile, kProphet the question. What is
+  // chosen is computed after all layers that the choice needs have arrived. INVALID_ARGUMENT and FAILED_PRECONDITION as
+  // link::Stages::Create.
   absl::StatusOr<std::unique_ptr<Conversation>> Start(const Request& request);
-  // The same for the caller's own plan, whose positions may have gaps. INVALID_ARGUMENT: it names no document of the
-  // request, or hides tokens of another number than the document has.
+  // The same for the caller's own plan, whose positions may have gaps. INVALID_ARGUMENT: it observes something, names
+  // no document of the request, or hides tokens of another number than the document has.
   absl::StatusOr<std::unique_ptr<Conversation>> StartPlanned(const link::LinkPlan& plan, const Request& request);
   // One decode step of several distinct conversations in one forward pass: feeds each one's next() and samples the
   // token after it. Documents read by several of them are read once. OUT_OF_RANGE, changing nothing, if the context of
@@ -218,13 +226,24 @@ class Generator {
   // Encodes the documents of the misses.
   absl::Status EncodeMissing(absl::Span<const absl::Span<const int32_t>> documents,
                              absl::Span<ResidentPool::Acquired> acquired, const Call& call);
-  // Computes the fresh tokens chunk by chunk.
-  absl::Status Prefill(Conversation& conversation, const link::LinkPlan& plan, const Call& call);
+  using NextStage = std::function<link::LinkPlan(const link::Observed&)>;
+  // Computes stages until one observes nothing.
+  absl::StatusOr<std::unique_ptr<Conversation>> StartStages(const NextStage& next, const Request& request);
+  // Makes the conversation read what the plan reads, and forget the fresh tokens that it does not keep.
+  void EnterStage(Conversation& conversation, const link::LinkPlan& plan);
+  // Computes the fresh tokens chunk by chunk. Writes to `observed` if the plan observes something.
+  absl::Status Prefill(Conversation& conversation, const link::LinkPlan& plan, const Call& call,
+                       link::Observed* observed);
   // Runs rows whose slots are allocated, and samples where rows ask for it. If encodings turn out to be unusable,
   // replaces them and repeats the pass.
   absl::Status Run(absl::Span<Rows> rows, const Call& call);
   // One pass. `useless`: the encodings that made it fail, if any; only the rows' slots then remain.
   absl::Status Forward(absl::Span<Rows> rows, const Call& call, std::vector<std::shared_ptr<Resident>>* useless);
+  // Waits for a layer of encodings. An error that computing the encoding here would mend adds it to `useless`.
+  absl::Status WaitLayer(absl::Span<const std::shared_ptr<Resident>> residents, int64_t layer, const Call& call,
+                         std::vector<std::shared_ptr<Resident>>* useless) const;
+  // Compares the rows' keys and values in the stage's last layer with the stored ones.
+  absl::Status ObserveDeviation(Context& context, const Rows& rows);
   void CountGraphs(const model::ForwardContext::Graphs& before, const model::ForwardContext::Graphs& now);
   // Removes an encoding from all reads of the rows' conversations.
   void Forget(absl::Span<Rows> rows, const Resident* useless);

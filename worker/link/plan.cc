@@ -1,21 +1,45 @@
 // Lays out positions: one running counter over fresh tokens and documents, so that there are no gaps by construction.
+// All stages share one layout and differ in which tokens of the documents are fresh.
 #include "worker/link/plan.h"
 
 #include <algorithm>
-#include <array>
+#include <cmath>
+#include <limits>
 #include <utility>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
-#include "absl/strings/strip.h"
 #include "base/status.h"
 
 namespace kvlink::link {
 namespace {
 
-constexpr std::array<absl::string_view, 3> kBaseNames = {"concat", "links", "full"};  // by Linker::Base
-constexpr int64_t kMaxHead = 1 << 20;
+// The keys and values of layer 0 depend on no other token; those of layer 1 are the first to deviate.
+constexpr int64_t kBlendLayers = 2;
+
+// A set of a document's tokens, as PlacedDocument::hidden.
+using TokenSet = std::vector<uint64_t>;
+bool Holds(const TokenSet& set, size_t token) { return ((set[token / 64] >> (token % 64)) & 1) != 0; }
+void Add(size_t token, TokenSet* set) { (*set)[token / 64] |= uint64_t{1} << (token % 64); }
+
+// For each document its first `head` tokens, except those of the first document if it is `spared`.
+std::vector<TokenSet> Heads(const PlanInput& input, int64_t head, bool spared) {
+  std::vector<TokenSet> heads;
+  for (absl::Span<const int32_t> document : input.documents) {
+    TokenSet& set = heads.emplace_back((document.size() + 63) / 64);
+    if (heads.size() == 1 && spared) continue;
+    const size_t end = std::min<size_t>(document.size(), static_cast<size_t>(head));
+    for (size_t token = 0; token < end; ++token) Add(token, &set);
+  }
+  return heads;
+}
+std::vector<TokenSet> AllTokens(const PlanInput& input) {
+  return Heads(input, std::numeric_limits<int64_t>::max(), /*spared=*/false);
+}
+// What the linker computes again whatever is observed.
+std::vector<TokenSet> GivenTokens(const PlanInput& input) {
+  if (input.linker.base == Linker::kFull) return AllTokens(input);
+  return Heads(input, input.linker.head, /*spared=*/true);
+}
 
 // Appends tokens at the next positions.
 class Builder {
@@ -26,29 +50,88 @@ class Builder {
       plan_.fresh_positions.push_back(plan_.length++);
     }
   }
-  // Reads a document but for its first `head` tokens, which are fresh.
-  void FromEncoding(int64_t document, absl::Span<const int32_t> tokens, int64_t head) {
-    PlacedDocument placed{document, plan_.length, {}};
-    const auto size = static_cast<int64_t>(tokens.size());
-    Fresh(tokens.first(static_cast<size_t>(std::min(head, size))));
-    if (head >= size) return;
-    if (head > 0) placed.hidden.resize(static_cast<size_t>((size + 63) / 64));
-    for (int64_t token = 0; token < head; ++token) placed.hidden[token / 64] |= uint64_t{1} << (token % 64);
-    plan_.documents.push_back(std::move(placed));
-    plan_.length += size - head;
+  // Reads a document but for its tokens in `fresh`. One that is all fresh is left out unless it is `compared`.
+  void Document(int64_t document, absl::Span<const int32_t> tokens, TokenSet fresh, bool compared) {
+    const int64_t offset = plan_.length;
+    const size_t before = plan_.fresh_tokens.size();
+    for (size_t token = 0; token < tokens.size(); ++token) {
+      if (Holds(fresh, token)) {
+        Fresh(tokens.subspan(token, 1));
+      } else {
+        ++plan_.length;
+      }
+    }
+    const size_t count = plan_.fresh_tokens.size() - before;
+    if (count == 0) fresh.clear();
+    if (count < tokens.size() || compared) plan_.documents.push_back({document, offset, std::move(fresh)});
   }
-  LinkPlan Take() { return std::move(plan_); }
+  LinkPlan& plan() { return plan_; }
 
  private:
   LinkPlan plan_;
 };
 
-absl::Status CheckLinker(const PlanInput& input) {
-  if (input.linker.head < 0 || (input.linker.head > 0 && input.linker.base == Linker::kFull)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("plan: the linker ", LinkerName(input.linker), " is none; full computes every token already"));
+// The whole prompt, in which these tokens of the documents are fresh.
+LinkPlan Layout(const PlanInput& input, std::vector<TokenSet> fresh, bool compared = false) {
+  const LinkProfile& profile = *input.profile;
+  // The markers are part of tuning a model to read encodings; an ordinary prefill has none.
+  const bool markers = input.linker.base != Linker::kFull && !input.documents.empty();
+  const int64_t links = input.linker.base == Linker::kLinks ? profile.links_per_document : 0;
+  const int64_t first_link = profile.first_link_id ? *profile.first_link_id : input.vocab;
+
+  Builder builder;
+  builder.Fresh(input.prompt.before);
+  if (markers && profile.mem_start) builder.Fresh({*profile.mem_start});
+  for (size_t i = 0; i < input.documents.size(); ++i) {
+    builder.Document(static_cast<int64_t>(i), input.documents[i], std::move(fresh[i]), compared);
+    for (int64_t j = 0; j < links; ++j) {
+      builder.Fresh({static_cast<int32_t>(first_link + static_cast<int64_t>(i) * links + j)});
+    }
   }
-  if (input.linker.base != Linker::kLinks) return absl::OkStatus();
+  if (markers && profile.mem_end) builder.Fresh({*profile.mem_end});
+  builder.plan().question = static_cast<int64_t>(builder.plan().fresh_tokens.size());
+  builder.Fresh(input.prompt.after);
+  return std::move(builder.plan());
+}
+
+// Adds the linker's percentage of the documents' tokens: those with the largest observed numbers, of equal ones the
+// earlier. A number that is none (a difference from nothing) counts as the largest.
+void AddChosen(const PlanInput& input, const Observed& observed, std::vector<TokenSet>* fresh) {
+  struct Candidate {
+    float number;
+    size_t document, token;
+  };
+  std::vector<Candidate> candidates;
+  int64_t tokens = 0;
+  for (size_t i = 0; i < input.documents.size(); ++i) {
+    tokens += static_cast<int64_t>(input.documents[i].size());
+    for (size_t token = 0; token < input.documents[i].size(); ++token) {
+      if (Holds((*fresh)[i], token)) continue;
+      const float number = observed[i][token];
+      candidates.push_back({std::isnan(number) ? std::numeric_limits<float>::infinity() : number, i, token});
+    }
+  }
+  const int64_t wanted = (tokens * input.linker.percent + 99) / 100;
+  const auto end = candidates.begin() + std::min<ptrdiff_t>(wanted, static_cast<ptrdiff_t>(candidates.size()));
+  std::partial_sort(candidates.begin(), end, candidates.end(), [](const Candidate& a, const Candidate& b) {
+    if (a.number != b.number) return a.number > b.number;
+    return std::pair(a.document, a.token) < std::pair(b.document, b.token);
+  });
+  for (auto it = candidates.begin(); it != end; ++it) Add(it->token, &(*fresh)[it->document]);
+}
+
+absl::Status CheckLinker(const PlanInput& input) {
+  const Linker& linker = input.linker;
+  const bool chooses = linker.choice != Linker::kNone;
+  if (linker.head < 0 || linker.percent < 0 || linker.percent > 100 || (!chooses && linker.percent > 0)) {
+    return absl::InvalidArgumentError(absl::StrCat("plan: the linker ", LinkerName(linker), " with a head of ",
+                                                   linker.head, " tokens and ", linker.percent, " percent is none"));
+  }
+  if (linker.base == Linker::kFull && (linker.head > 0 || chooses)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("plan: the linker ", LinkerName(linker), " is none; full computes every token already"));
+  }
+  if (linker.base != Linker::kLinks) return absl::OkStatus();
   const LinkProfile& profile = *input.profile;
   if (profile.links_per_document == 0) {
     return absl::FailedPreconditionError(
@@ -82,39 +165,9 @@ absl::Status CheckRoom(const PlanInput& input, int64_t length) {
 
 }  // namespace
 
-absl::StatusOr<Linker> ParseLinker(absl::string_view name) {
-  const auto wrong = [name](absl::string_view why) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "linker '", name, "': ", why, "; use concat, links, full, head-K, or links+head-K, for example head-8"));
-  };
-  Linker linker;
-  bool has_base = false;
-  for (const absl::string_view term : absl::StrSplit(name, '+')) {
-    const auto* const base = std::find(kBaseNames.begin(), kBaseNames.end(), term);
-    if (base != kBaseNames.end()) {
-      if (std::exchange(has_base, true)) return wrong("only one of concat, links and full");
-      linker.base = static_cast<Linker::Base>(base - kBaseNames.begin());
-    } else if (absl::string_view count = term; absl::ConsumePrefix(&count, "head-")) {
-      if (linker.head > 0) return wrong("only one head");
-      if (!absl::SimpleAtoi(count, &linker.head) || linker.head < 1 || linker.head > kMaxHead) {
-        return wrong(absl::StrCat("a head has 1 to ", kMaxHead, " tokens"));
-      }
-    } else {
-      return wrong(absl::StrCat("'", term, "' is unknown"));
-    }
-  }
-  if (linker.base == Linker::kFull && linker.head > 0) return wrong("full computes every token already");
-  return linker;
-}
+Stages::Stages(PlanInput input, State state) : input_(std::move(input)), state_(state) {}
 
-std::string LinkerName(Linker linker) {
-  const absl::string_view base = kBaseNames[linker.base];
-  if (linker.head == 0) return std::string(base);
-  const std::string head = absl::StrCat("head-", linker.head);
-  return linker.base == Linker::kConcat ? head : absl::StrCat(base, "+", head);
-}
-
-absl::StatusOr<LinkPlan> MakePlan(const PlanInput& input) {
+absl::StatusOr<Stages> Stages::Create(PlanInput input) {
   if (input.profile == nullptr) return absl::InvalidArgumentError("plan: no link profile");
   if (input.answer_tokens < 1)
     return absl::InvalidArgumentError("plan: at least one token must be left for the answer");
@@ -127,30 +180,46 @@ absl::StatusOr<LinkPlan> MakePlan(const PlanInput& input) {
       return absl::InvalidArgumentError(absl::StrCat("document ", i + 1, " of ", input.documents.size(), " is empty"));
     }
   }
-  const LinkProfile& profile = *input.profile;
-  const bool from_encodings = input.linker.base != Linker::kFull;
-  // The markers are part of tuning a model to read encodings; an ordinary prefill has none.
-  const bool markers = from_encodings && !input.documents.empty();
-  const int64_t links = input.linker.base == Linker::kLinks ? profile.links_per_document : 0;
-  const int64_t first_link = profile.first_link_id ? *profile.first_link_id : input.vocab;
+  KVLINK_RETURN_IF_ERROR(CheckRoom(input, Layout(input, GivenTokens(input)).length));
+  const bool chooses = input.linker.choice != Linker::kNone && !input.documents.empty();
+  return Stages(std::move(input), chooses ? State::kObserving : State::kAnswering);
+}
 
-  Builder builder;
-  builder.Fresh(input.prompt.before);
-  if (markers && profile.mem_start) builder.Fresh({*profile.mem_start});
-  for (size_t i = 0; i < input.documents.size(); ++i) {
-    if (from_encodings) {
-      builder.FromEncoding(static_cast<int64_t>(i), input.documents[i], i == 0 ? 0 : input.linker.head);
-    } else {
-      builder.Fresh(input.documents[i]);
-    }
-    for (int64_t j = 0; j < links; ++j) {
-      builder.Fresh({static_cast<int32_t>(first_link + static_cast<int64_t>(i) * links + j)});
-    }
-  }
-  if (markers && profile.mem_end) builder.Fresh({*profile.mem_end});
-  builder.Fresh(input.prompt.after);
-  LinkPlan plan = builder.Take();
-  KVLINK_RETURN_IF_ERROR(CheckRoom(input, plan.length));
+LinkPlan Stages::Next(const Observed& observed) {
+  if (std::exchange(state_, State::kAnswering) == State::kAnswering) return Answer(observed);
+  return input_.linker.choice == Linker::kBlend ? Deviation() : KeyMass();
+}
+
+// All tokens up to the end of the last document, through the first layers. What follows changes none of them.
+LinkPlan Stages::Deviation() const {
+  LinkPlan plan = Layout(input_, AllTokens(input_), /*compared=*/true);
+  plan.observe = Observe::kDeviation;
+  plan.layers = kBlendLayers;
+  plan.length = plan.documents.back().offset + static_cast<int64_t>(input_.documents.back().size());
+  const auto end = std::lower_bound(plan.fresh_positions.begin(), plan.fresh_positions.end(), plan.length);
+  plan.fresh_positions.erase(end, plan.fresh_positions.end());
+  plan.fresh_tokens.resize(plan.fresh_positions.size());
+  plan.question = static_cast<int64_t>(plan.fresh_tokens.size());
+  return plan;
+}
+
+LinkPlan Stages::KeyMass() const {
+  LinkPlan plan = Layout(input_, GivenTokens(input_));
+  plan.observe = Observe::kKeyMass;
+  return plan;
+}
+
+LinkPlan Stages::Answer(const Observed& observed) const {
+  std::vector<TokenSet> fresh = GivenTokens(input_);
+  const bool chooses = input_.linker.choice != Linker::kNone && !input_.documents.empty();
+  if (chooses) AddChosen(input_, observed, &fresh);
+  LinkPlan plan = Layout(input_, std::move(fresh));
+  if (!chooses || input_.linker.choice != Linker::kProphet) return plan;
+  // Up to the first chosen token everything is as the question saw it. The question itself always changes.
+  const LinkPlan before = KeyMass();
+  const auto [mine, theirs] = std::mismatch(plan.fresh_positions.begin(), plan.fresh_positions.end(),
+                                            before.fresh_positions.begin(), before.fresh_positions.end());
+  plan.kept = std::min<int64_t>(mine - plan.fresh_positions.begin(), plan.question);
   return plan;
 }
 

@@ -1,5 +1,7 @@
-// Linkers: turn documents and a question into a plan that gives the position of every token, the documents read from
-// their encodings, and the fresh tokens (computed by this request). Thread-safety: pure functions and plain values.
+// Turns documents and a question into plans by a linker. A plan gives the position of every token, the documents read
+// from their encodings, and the fresh tokens (computed by this request). A linker that chooses tokens takes two stages,
+// each with a plan: the first is computed to observe the documents' tokens, the second computes the chosen ones again.
+// Nothing here computes: worker/infer carries plans out. Thread-safety: pure functions and plain values.
 #ifndef KVLINK_WORKER_LINK_PLAN_H_
 #define KVLINK_WORKER_LINK_PLAN_H_
 
@@ -10,33 +12,12 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "worker/link/linker.h"
 #include "worker/link/profile.h"
 #include "worker/text/template/chat_template.h"
 #include "worker/text/tokenizer.h"
 
 namespace kvlink::link {
-
-struct Linker {
-  enum Base : uint8_t {
-    kConcat,  // documents from their encodings, shifted to their offset
-    kLinks,   // the same, with trained link tokens after each document
-    kFull,    // everything fresh: an ordinary prefill, every token sees everything before it
-  };
-  Base base = kConcat;
-  // The first tokens of every document but the first, computed again at their place in the prompt; not with kFull. A
-  // document's first tokens attract attention because nothing precedes them when it is encoded (EPIC, arXiv
-  // 2410.15332).
-  int64_t head = 0;
-
-  Linker() = default;
-  Linker(Base of) : base(of) {}  // NOLINT(google-explicit-constructor): a base alone is a linker
-  Linker(Base of, int64_t head_tokens) : base(of), head(head_tokens) {}
-  bool operator==(const Linker&) const = default;
-};
-// Terms joined by `+`: one of concat, links and full, and head-K (K from 1). INVALID_ARGUMENT: says what is wrong.
-absl::StatusOr<Linker> ParseLinker(absl::string_view name);
-// As ParseLinker reads it: concat, links, full, head-8, links+head-8.
-std::string LinkerName(Linker linker);
 
 // A tokenised prompt around the documents: the tokens before the first document and after the last.
 struct PromptTokens {
@@ -56,12 +37,25 @@ struct PlacedDocument {
   std::vector<uint64_t> hidden;
 };
 
-// Each of the positions 0..length-1 has one token, fresh or read; fresh tokens ascend in position.
+// What a stage observes of the documents' tokens, for the next stage to choose from.
+enum class Observe : uint8_t {
+  kNothing,    // the last stage: the answer follows it
+  kDeviation,  // how far keys and values computed again are from the stored ones, in the stage's last layer
+  kKeyMass,    // the attention that the fresh tokens of the question give, summed over them, heads and layers
+};
+// A number for each token of each of the request's documents; 0 for a token that was not observed.
+using Observed = std::vector<std::vector<float>>;
+
+// One stage. Each of the positions 0..length-1 has one token, fresh or read; fresh tokens ascend in position.
 struct LinkPlan {
   std::vector<int32_t> fresh_tokens;      // vocabulary ids; ids >= vocab are link embedding rows (id - vocab)
   std::vector<int64_t> fresh_positions;   // [fresh_tokens]
-  std::vector<PlacedDocument> documents;  // read from encodings, ascending offset; empty under kFull
+  std::vector<PlacedDocument> documents;  // read from encodings or compared with them, ascending offset
   int64_t length = 0;
+  Observe observe = Observe::kNothing;
+  int64_t question = 0;  // index of the first fresh token after the documents; kKeyMass: from there on they observe
+  int64_t layers = 0;    // that are computed, of the last one only keys and values; 0: all
+  int64_t kept = 0;      // fresh tokens, from the first, whose keys and values are those of the stage before
 };
 
 struct PlanInput {
@@ -74,9 +68,28 @@ struct PlanInput {
   std::vector<absl::Span<const int32_t>> documents;  // tokens of each, in order
   bool allow_untrained_links = false;                // measurements only
 };
-// INVALID_ARGUMENT: no room left for question or answer (says by how many tokens), more documents than slots, an empty
-// document, a head with kFull. FAILED_PRECONDITION: kLinks with a profile that has no trained links.
-absl::StatusOr<LinkPlan> MakePlan(const PlanInput& input);
+
+// The stages of one request: a plan that observes something is followed by another, which depends on it.
+class Stages {
+ public:
+  // INVALID_ARGUMENT: no room left for question or answer (says by how many tokens), more documents than slots, an
+  // empty document, a linker whose parts contradict each other. FAILED_PRECONDITION: kLinks with a profile that has no
+  // trained links. What the input refers to must outlive the stages.
+  static absl::StatusOr<Stages> Create(PlanInput input);
+  // The next plan. `observed`: by the previous one; nothing for the first. The last plan observes nothing.
+  LinkPlan Next(const Observed& observed);
+
+ private:
+  enum class State : uint8_t { kObserving, kAnswering };  // what the next stage is for
+
+  Stages(PlanInput input, State state);
+  LinkPlan Deviation() const;
+  LinkPlan KeyMass() const;
+  LinkPlan Answer(const Observed& observed) const;
+
+  PlanInput input_;
+  State state_;
+};
 
 }  // namespace kvlink::link
 

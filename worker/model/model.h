@@ -89,11 +89,20 @@ struct ForwardBatch {
   absl::Span<const kernels::KvSegment> segments;  // private KV included
   absl::Span<const kernels::KvRead> reads;
   absl::Span<const int64_t> logits_rows;  // rows whose logits are requested, ascending
+  // Only this many layers are computed, of the last one only keys and values, and no logits; 0: all layers.
+  int64_t layers = 0;
+  // Rows [begin, begin + count) are observed: `mass` becomes the attention that they give to each token of the reads,
+  // one read after another, summed over these rows, heads and layers. nullptr: nothing is observed.
+  struct KeyMass {
+    int64_t row_begin = 0;
+    int64_t row_count = 0;
+    std::vector<float>* mass = nullptr;
+  } key_mass;
   // Called before a layer reads its segments, in layer order: waits for slabs that are still arriving. An error ends
   // the pass and is returned unchanged. May be empty.
   std::function<absl::Status(int64_t layer)> before_layer;
-  // A pass of at most this many rows may be recorded and launched as one graph, which saves launch overhead on a
-  // device; before_layer is then not called. Results are identical to the bit.
+  // A pass of at most this many rows, through all layers and unobserved, may be recorded and launched as one graph,
+  // which saves launch overhead on a device; before_layer is then not called. Results are identical to the bit.
   int64_t graph_rows = 0;
 };
 
@@ -155,8 +164,8 @@ class Model {
 
   // Runs the layers over the batch. Before each layer's attention, writes its fresh keys and values to `pages`. Returns
   // logits [logits_rows, vocab] f32 in the backend's memory, valid until the context's next use. With empty logits_rows
-  // (encode), the last layer's output is not computed and the tensor has zero rows. INVALID_ARGUMENT for ids, rows or
-  // slots out of range; the status of before_layer; errors of the backend.
+  // (encode), the last layer's output is not computed and the tensor has zero rows. INVALID_ARGUMENT for ids, rows,
+  // slots or layers out of range, and for logits of some layers; the status of before_layer; errors of the backend.
   virtual absl::StatusOr<kernels::Tensor> Forward(ForwardContext& context, const ForwardBatch& batch) const = 0;
 };
 

@@ -69,6 +69,7 @@ class Context final : public ForwardContext {
   const std::unique_ptr<kernels::Stream> stream;
   std::unique_ptr<kernels::AttentionPlan> plan;
   std::vector<int32_t> wanted_rows;
+  std::vector<float> zeros;
 };
 
 enum ScratchSlot {
@@ -85,7 +86,9 @@ enum ScratchSlot {
   kLogits,
   kWantedRows,
   kWantedResidual,
-  kWantedAttention
+  kWantedAttention,
+  kLse,
+  kMass
 };
 
 Tensor VectorOf(const kernels::Buffer& buffer, kernels::Device device) {
@@ -123,6 +126,16 @@ absl::Status CheckBatch(const ForwardBatch& batch, const ModelConfig& config) {
     }
     last = row;
   }
+  if (batch.layers < 0 || batch.layers > config.layers || (batch.layers > 0 && !batch.logits_rows.empty())) {
+    return absl::InvalidArgumentError(absl::StrCat("forward pass through ", batch.layers, " of ", config.layers,
+                                                   " layers, for ", batch.logits_rows.size(), " rows of logits"));
+  }
+  const ForwardBatch::KeyMass& observed = batch.key_mass;
+  if (observed.mass != nullptr && (observed.row_begin < 0 || observed.row_count < 0 ||
+                                   observed.row_begin + observed.row_count > static_cast<int64_t>(rows))) {
+    return absl::InvalidArgumentError(absl::StrCat("forward pass that observes ", observed.row_count, " rows from ",
+                                                   observed.row_begin, " of ", rows));
+  }
   return absl::OkStatus();
 }
 
@@ -135,7 +148,8 @@ class Pass {
         batch_(batch),
         config_(model.config()),
         backend_(*model.backend()),
-        rows_(static_cast<int64_t>(batch.tokens.size())) {}
+        rows_(static_cast<int64_t>(batch.tokens.size())),
+        last_((batch.layers == 0 ? config_.layers : batch.layers) - 1) {}
 
   absl::StatusOr<Tensor> Run() {
     KVLINK_RETURN_IF_ERROR(CheckBatch(batch_, config_));
@@ -150,7 +164,8 @@ class Pass {
  private:
   absl::Status Launch() {
     KVLINK_RETURN_IF_ERROR(Prepare());
-    const bool recorded = rows_ <= batch_.graph_rows && model_.recordings().tried();
+    const bool whole = batch_.layers == 0 && !observed();
+    const bool recorded = rows_ <= batch_.graph_rows && whole && model_.recordings().tried();
     kernels::GraphStream* const stream = recorded ? kernels::GraphStream::Of(*context_.stream) : nullptr;
     if (stream == nullptr) return LaunchLayers(batch_.before_layer);
     const auto wanted = static_cast<int64_t>(batch_.logits_rows.size());
@@ -177,15 +192,17 @@ class Pass {
     attention_ = all_attention_;
     KVLINK_RETURN_IF_ERROR(
         backend_.Embed(*context_.stream, {ids_, model_.embedding_table(), batch_.extra_embeddings, residual_}));
-    const int64_t last = config_.layers - 1;
     bool pending = false;  // delta_ holds the previous layer's output, not yet added
-    for (int64_t layer = 0; layer <= last; ++layer) {
+    for (int64_t layer = 0; layer <= last_; ++layer) {
       KVLINK_RETURN_IF_ERROR(Attend(layer, pending, before_layer));
-      if (layer == last) break;
+      if (layer == last_) break;
       KVLINK_RETURN_IF_ERROR(FeedForward(layer, 0, rows_));
       pending = true;
     }
-    return batch_.logits_rows.empty() ? absl::OkStatus() : Finish(last);
+    if (observed()) {
+      KVLINK_RETURN_IF_ERROR(backend_.CopyOut(*context_.stream, mass_.data, batch_.key_mass.mass->data(), mass_.bytes));
+    }
+    return batch_.logits_rows.empty() ? absl::OkStatus() : Finish();
   }
 
   absl::Status Prepare() {
@@ -213,6 +230,7 @@ class Pass {
     rope_ = &model_.rope();
     const kernels::AttentionBatch attention{batch_.positions, batch_.segments, batch_.reads, {&rope_, 1}};
     KVLINK_ASSIGN_OR_RETURN(context_.plan, backend_.Plan(attention, std::move(context_.plan)));
+    if (observed()) KVLINK_RETURN_IF_ERROR(PrepareMass());
     return context_.ReserveWorkspace(WorkspaceBytes());
   }
 
@@ -221,7 +239,7 @@ class Pass {
     using kernels::Epilogue;
     const auto wanted = static_cast<int64_t>(batch_.logits_rows.size());
     int64_t bytes = wanted == 0 ? 0 : backend_.LinearWorkspaceBytes(wanted, model_.head(), Epilogue::kNone);
-    for (int64_t index = 0; index < config_.layers; ++index) {
+    for (int64_t index = 0; index <= last_; ++index) {
       const Layer& layer = model_.layer(index);
       bytes = std::max({bytes, backend_.LinearWorkspaceBytes(rows_, *layer.qkv, Epilogue::kNone),
                         backend_.LinearWorkspaceBytes(rows_, *layer.output, Epilogue::kNone),
@@ -245,8 +263,8 @@ class Pass {
          VectorOf(weight, backend_.device()), static_cast<float>(config_.rms_eps), normed_.Slice(begin, count)});
   }
 
-  // Norm, QKV, keys and values to their pages, attention over everything the rows see. An encode needs nothing beyond
-  // the last layer's keys and values.
+  // Norm, QKV, keys and values to their pages, attention over everything the rows see. Without logits nothing is needed
+  // beyond the last layer's keys and values, except to observe it.
   absl::Status Attend(int64_t index, bool pending, const std::function<absl::Status(int64_t)>& before_layer) {
     const Layer& layer = model_.layer(index);
     KVLINK_RETURN_IF_ERROR(Norm(layer.input_norm, pending, 0, rows_));
@@ -264,7 +282,7 @@ class Pass {
     finish.pages = batch_.pages->layer(index);
     finish.q_out = query_;
     KVLINK_RETURN_IF_ERROR(backend_.QkvFinish(*context_.stream, finish));
-    if (index + 1 == config_.layers && batch_.logits_rows.empty()) return absl::OkStatus();
+    if (index == last_ && batch_.logits_rows.empty() && !observed()) return absl::OkStatus();
     if (before_layer) KVLINK_RETURN_IF_ERROR(before_layer(index));
     kernels::LinkedAttentionArgs attention;
     attention.plan = context_.plan.get();
@@ -272,8 +290,21 @@ class Pass {
     attention.params = finish.params;
     attention.q = query_;
     attention.out = attention_;
+    attention.lse = lse_;
     attention.workspace = context_.workspace();
-    return backend_.LinkedAttention(*context_.stream, attention);
+    KVLINK_RETURN_IF_ERROR(backend_.LinkedAttention(*context_.stream, attention));
+    if (!observed()) return absl::OkStatus();
+    kernels::KeyMassArgs mass;
+    mass.plan = attention.plan;
+    mass.layer = index;
+    mass.params = attention.params;
+    mass.q = query_;
+    mass.lse = lse_;
+    mass.row_begin = batch_.key_mass.row_begin;
+    mass.row_count = batch_.key_mass.row_count;
+    mass.mass = mass_;
+    mass.workspace = context_.workspace();
+    return backend_.KeyMass(*context_.stream, mass);
   }
 
   // Output projection and MLP of rows [begin, begin + count); leaves the layer's last addend in delta_.
@@ -290,7 +321,7 @@ class Pass {
   }
 
   // The last layer's second half, final norm and output matrix, only for the rows whose logits are requested.
-  absl::Status Finish(int64_t last) {
+  absl::Status Finish() {
     const absl::Span<const int64_t> wanted = batch_.logits_rows;
     const auto count = static_cast<int64_t>(wanted.size());
     int64_t begin = wanted.front();
@@ -298,9 +329,21 @@ class Pass {
       KVLINK_RETURN_IF_ERROR(GatherWanted());
       begin = 0;
     }
-    KVLINK_RETURN_IF_ERROR(FeedForward(last, begin, count));
+    KVLINK_RETURN_IF_ERROR(FeedForward(last_, begin, count));
     KVLINK_RETURN_IF_ERROR(Norm(model_.final_norm(), true, begin, count));
     return Linear(normed_.Slice(begin, count), model_.head(), nullptr, kernels::Epilogue::kNone, logits_);
+  }
+
+  bool observed() const { return batch_.key_mass.mass != nullptr; }
+
+  absl::Status PrepareMass() {
+    int64_t tokens = 0;
+    for (const kernels::KvRead& read : batch_.reads) tokens += batch_.segments[read.segment].tokens;
+    batch_.key_mass.mass->resize(tokens);
+    context_.zeros.assign(tokens, 0);
+    KVLINK_ASSIGN_OR_RETURN(lse_, context_.Scratch(kLse, Dtype::kF32, {rows_, config_.heads}));
+    KVLINK_ASSIGN_OR_RETURN(mass_, context_.Scratch(kMass, Dtype::kF32, {tokens}));
+    return backend_.CopyIn(*context_.stream, context_.zeros.data(), mass_.data, mass_.bytes);
   }
 
   bool scattered() const {
@@ -333,9 +376,11 @@ class Pass {
   const ModelConfig& config_;
   kernels::Backend& backend_;
   const int64_t rows_;
+  const int64_t last_;  // layer
   const kernels::Rope* rope_ = nullptr;
   Tensor ids_, positions_, slots_, all_residual_, normed_, qkv_, query_, all_attention_, gated_, delta_, logits_;
   Tensor wanted_, wanted_residual_, wanted_attention_;
+  Tensor lse_, mass_;            // of a pass that is observed
   Tensor residual_, attention_;  // of the remaining rows: all, then only the requested ones
 };
 

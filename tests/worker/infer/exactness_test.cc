@@ -1,142 +1,31 @@
-// Linked decoding from stored raw-f32 encodings equals one forward pass under the segment mask, and equals keys that
-// were really shifted; as a property over random models, documents and links.
-#include <algorithm>
+// Linked decoding from stored raw-f32 encodings equals one forward pass under the segment mask, whatever tokens a
+// linker has chosen, and equals keys that were really shifted; as a property over random models, documents and links.
 #include <cstring>
-#include <numeric>
 #include <optional>
-#include <random>
 
 #include "base/clock.h"
-#include "tests/support/masked_forward.h"
-#include "tests/worker/infer/fixture.h"
-#include "worker/link/plan.h"
+#include "tests/worker/infer/random_case.h"
 
 namespace kvlink::infer {
 namespace {
 
-constexpr double kTolerance = 1e-3;  // of logits in f32
-// Of distributions in bf16, in nats: as against transformers (tests/worker/model/forward_test.cc).
-constexpr double kDivergence = 0.01;
-
-template <typename T>
-T Pick(std::mt19937_64& random, std::initializer_list<T> choices) {
-  return choices.begin()[random() % choices.size()];
-}
-int64_t Between(std::mt19937_64& random, int64_t low, int64_t high) {
-  return low + static_cast<int64_t>(random() % static_cast<uint64_t>(high - low + 1));
-}
-
-struct Case {
-  testing::TinyModelOptions model;
-  link::LinkProfile profile;
-  std::vector<float> link_embeddings;
-  Request request;
-  std::vector<int32_t> forced;  // decoded after the prefill, whatever was sampled
-  int64_t base = 0;             // added to every position
-  std::string backend = "ref";
-  std::string name;
-};
-
-Case RandomCase(uint64_t seed, int64_t max_documents, int64_t max_tokens) {
-  std::mt19937_64 random(seed);
-  Case c;
-  testing::TinyModelOptions& m = c.model;
-  m.seed = seed;
-  m.architecture = Pick<std::string>(random, {"llama", "llama", "mistral", "qwen2", "qwen3"});
-  m.layers = Between(random, 1, 3);
-  m.head_dim = Pick<int64_t>(random, {64, 80, 128});
-  m.kv_heads = Pick<int64_t>(random, {1, 2, 3});
-  m.heads = m.kv_heads * Pick<int64_t>(random, {1, 2, 3, 4});
-  m.context = 131072;
-  m.tied = random() % 2 == 0;
-  if (m.architecture == "mistral" && random() % 4 != 0) m.window = Between(random, 1, 400);
-  m.rope_theta = Pick<double>(random, {10000, 500000});
-  m.rope_scaling = Pick<std::string>(
-      random,
-      {"", R"({"rope_type":"linear","factor":4.0})",
-       R"({"rope_type":"llama3","factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,"original_max_position_embeddings":512})",
-       R"({"rope_type":"yarn","factor":4.0,"original_max_position_embeddings":512})"});
-  const int64_t links = Pick<int64_t>(random, {0, 1, 5});
-  c.profile.name = "random";
-  c.profile.trained = true;
-  c.profile.links_per_document = links;
-  c.profile.slots = links == 0 ? 0 : 20;
-  if (links > 0 && random() % 2 == 0) {
-    std::normal_distribution<float> normal(0, 0.05f);
-    c.link_embeddings.resize(c.profile.slots * links * m.hidden);
-    for (float& element : c.link_embeddings) element = normal(random);
-  } else if (links > 0) {
-    c.profile.first_link_id = 100;
-  }
-  if (random() % 2 == 0) c.profile.mem_start = 5;
-  if (random() % 2 == 0) c.profile.mem_end = 6;
-  c.request.linker = links > 0 ? link::Linker::kLinks : link::Linker::kConcat;
-  if (random() % 2 == 0) c.request.linker.head = Pick<int64_t>(random, {1, 4, 32, 64, 100});
-  c.request.keep_logits = true;
-  c.request.prompt.before = RandomTokens(random, Between(random, 0, 40), m.vocab);
-  c.request.prompt.after = RandomTokens(random, Between(random, 1, 40), m.vocab);
-  const int64_t documents = Between(random, 1, max_documents);
-  for (int64_t i = 0; i < documents; ++i) {
-    if (i > 0 && random() % 8 == 0) {
-      c.request.documents.push_back(c.request.documents[random() % i]);  // the same one again, elsewhere
-    } else {
-      c.request.documents.push_back({RandomTokens(random, Between(random, 1, max_tokens), m.vocab), {}});
-    }
-  }
-  c.forced = RandomTokens(random, Between(random, 1, 5), m.vocab);
-  if (random() % 2 == 0) c.base = Between(random, 0, 100000);
-  c.name = absl::StrCat("seed ", seed, ": ", m.architecture, " heads ", m.heads, "/", m.kv_heads, " dim ", m.head_dim,
-                        " window ", m.window, " rope ", m.rope_scaling, " linker ", link::LinkerName(c.request.linker),
-                        " documents ", documents, " base ", c.base);
-  return c;
-}
-
+// The last stage, after random observations, as one plan.
 link::LinkPlan PlanOf(const Case& c) {
-  link::PlanInput input;
-  input.linker = c.request.linker;
-  input.profile = &c.profile;
-  input.vocab = c.model.vocab;
-  input.context = c.model.context - c.base;
-  input.prompt = c.request.prompt;
-  for (const RequestDocument& document : c.request.documents) input.documents.push_back(document.tokens);
-  auto plan = link::MakePlan(input);
-  EXPECT_TRUE(plan.ok()) << plan.status();
-  for (int64_t& position : plan->fresh_positions) position += c.base;
-  for (link::PlacedDocument& placed : plan->documents) placed.offset += c.base;
-  plan->length += c.base;
-  return *std::move(plan);
-}
-
-bool Hides(const link::PlacedDocument& placed, size_t token) {
-  return !placed.hidden.empty() && ((placed.hidden[token / 64] >> (token % 64)) & 1) != 0;
-}
-
-// Logits behind the prompt and behind each forced token, by the oracle.
-std::vector<float> Expected(const Case& c, const link::LinkPlan& plan, const model::Weights& weights) {
-  std::vector<testing::MaskedToken> tokens;
-  for (size_t i = 0; i < plan.fresh_tokens.size(); ++i)
-    tokens.push_back({plan.fresh_tokens[i], plan.fresh_positions[i], 0});
-  int64_t segment = 0;
-  for (const link::PlacedDocument& placed : plan.documents) {
-    ++segment;
-    const std::vector<int32_t>& document = c.request.documents[placed.document].tokens;
-    for (size_t i = 0; i < document.size(); ++i) {
-      tokens.push_back({document[i], placed.offset + static_cast<int64_t>(i), segment, Hides(placed, i)});
+  link::Stages stages = StagesOf(c);
+  link::LinkPlan plan = stages.Next({});
+  if (plan.observe != link::Observe::kNothing) {
+    std::mt19937_64 random(c.model.seed);
+    link::Observed observed;
+    for (const RequestDocument& document : c.request.documents) {
+      for (float& number : observed.emplace_back(document.tokens.size())) number = static_cast<float>(random() % 1000);
     }
+    plan = stages.Next(observed);
+    plan.kept = 0;
   }
-  for (size_t i = 0; i < c.forced.size(); ++i)
-    tokens.push_back({c.forced[i], plan.length + static_cast<int64_t>(i), 0});
-  std::sort(tokens.begin(), tokens.end(), [](const auto& a, const auto& b) { return a.position < b.position; });
-  int64_t seen = c.base;
-  for (const testing::MaskedToken& token : tokens) {
-    if (token.hidden) continue;
-    EXPECT_EQ(token.position, seen++);
-  }
-  std::vector<int64_t> wanted(c.forced.size() + 1);
-  std::iota(wanted.begin(), wanted.end(), static_cast<int64_t>(tokens.size() - wanted.size()));
-  auto logits = testing::MaskedForward(weights, tokens, c.link_embeddings, wanted);
-  EXPECT_TRUE(logits.ok()) << logits.status();
-  return *std::move(logits);
+  for (int64_t& position : plan.fresh_positions) position += c.base;
+  for (link::PlacedDocument& placed : plan.documents) placed.offset += c.base;
+  plan.length += c.base;
+  return plan;
 }
 
 std::vector<float> Linked(Generator& generator, const Case& c, const link::LinkPlan& plan) {
@@ -245,27 +134,6 @@ std::vector<float> FromShiftedKeys(store::Store& store, const Loaded& loaded, co
   return std::vector<float>(logits->as<const float>(), logits->as<const float>() + c.model.vocab);
 }
 
-std::unique_ptr<kernels::Backend> MakeBackend(const std::string& name) {
-  for (const testing::BackendFactory& factory : testing::AllBackends()) {
-    if (factory.name == name) return factory.make();
-  }
-  return FastF32();
-}
-
-void ExpectClose(const std::vector<float>& actual, const std::vector<float>& expected, const Loaded& loaded) {
-  if (loaded.backend->compute_dtype() == kernels::Dtype::kF32) {
-    EXPECT_LE(LargestDifference(actual, expected), kTolerance);
-    return;
-  }
-  ASSERT_EQ(actual.size(), expected.size());
-  const int64_t vocab = loaded.model->config().vocab;
-  double sum = 0;
-  for (size_t i = 0; i < expected.size(); i += vocab) {
-    sum += Divergence(absl::MakeConstSpan(expected).subspan(i, vocab), absl::MakeConstSpan(actual).subspan(i, vocab));
-  }
-  EXPECT_LE(sum / static_cast<double>(expected.size() / vocab), kDivergence);
-}
-
 void Check(const Case& c) {
   SCOPED_TRACE(c.name);
   TempDirectory directory;
@@ -277,12 +145,12 @@ void Check(const Case& c) {
   options.codec = loaded.backend->compute_dtype() == kernels::Dtype::kF32 ? Codec::kRawF32 : Codec::kRawBf16;
   options.profile = c.profile;
   options.link_embeddings = c.link_embeddings;
-  options.private_tokens = 1024;
+  const link::LinkPlan plan = PlanOf(c);
+  options.private_tokens = static_cast<int64_t>(plan.fresh_tokens.size() + c.forced.size());
   options.prefill_chunk = 1 + static_cast<int64_t>(c.model.seed % 97);
   auto generator = Generator::Create(loaded.model.get(), loaded.fingerprint, store.get(), options);
   ASSERT_TRUE(generator.ok()) << generator.status();
 
-  const link::LinkPlan plan = PlanOf(c);
   const std::vector<float> expected = Expected(c, plan, *loaded.weights);
   // First everything is encoded on the spot; then everything comes out of the store's files.
   ExpectClose(Linked(**generator, c, plan), expected, loaded);
@@ -294,7 +162,7 @@ void Check(const Case& c) {
   const std::vector<float> linked = Linked(**generator, c, plan);
   ExpectClose(linked, expected, loaded);
   EXPECT_EQ((*generator)->stats().encoded, encoded);
-  EXPECT_GT((*generator)->stats().pool.loads_disk, 0);
+  EXPECT_EQ((*generator)->stats().pool.loads_disk > 0, !plan.documents.empty());
   if (loaded.backend->device().type != kernels::DeviceType::kCpu) return;
   const std::vector<float> shifted = FromShiftedKeys(*store, loaded, c, plan);
   EXPECT_LE(LargestDifference(absl::MakeConstSpan(linked).subspan(0, shifted.size()), shifted), kTolerance);

@@ -93,7 +93,7 @@ std::vector<float> MaskedPass(const Loaded& loaded, const Request& request, cons
   input.prompt = request.prompt;
   input.prompt.after.insert(input.prompt.after.end(), forced.begin(), forced.end());
   for (const RequestDocument& document : request.documents) input.documents.push_back(document.tokens);
-  const link::LinkPlan plan = *link::MakePlan(input);
+  const link::LinkPlan plan = link::Stages::Create(input)->Next({});
   auto pages =
       model::KvPages::Create(loaded.backend.get(), loaded.model->config(), kernels::Dtype::kF32, plan.length / 64 + 8);
   std::vector<std::unique_ptr<model::KvSequence>> sequences;
@@ -173,6 +173,27 @@ TEST_F(RealModelTest, Bf16EncodingsAnswerAsOneMaskedPassInF32) {
     ASSERT_TRUE(generator->DrainWriteBack(SteadyNow() + absl::Seconds(60)));
     generator->pool().Clear();
     store_->DropDramTier();
+  }
+}
+
+TEST_F(RealModelTest, ChoosingEverythingIsAFullPrefillAndNothingIsConcat) {
+  const auto generator = MakeGenerator(Codec::kRawF32);
+  Request request;
+  request.documents = Documents({"mars", "octopus"});
+  request.prompt = Prompt("What are the names of the two moons of Mars?");
+  request.keep_logits = true;
+  const auto logits = [&](link::Linker linker) {
+    request.linker = linker;
+    const auto conversation = generator->Start(request);
+    EXPECT_TRUE(conversation.ok()) << conversation.status();
+    if (!conversation.ok()) return std::vector<float>();
+    return std::vector<float>((*conversation)->logits().begin(), (*conversation)->logits().end());
+  };
+  const std::vector<float> full = logits(link::Linker::kFull), concat = logits(link::Linker::kConcat);
+  EXPECT_GT(LargestDifference(full, concat), 0.1);
+  for (const link::Linker::Choice choice : {link::Linker::kBlend, link::Linker::kProphet}) {
+    EXPECT_LE(LargestDifference(logits({link::Linker::kConcat, 0, choice, 100}), full), 1e-3);
+    EXPECT_LE(LargestDifference(logits({link::Linker::kConcat, 0, choice, 0}), concat), 1e-3);
   }
 }
 

@@ -1,5 +1,6 @@
 #include "worker/link/plan.h"
 
+#include <cmath>
 #include <numeric>
 #include <string>
 #include <vector>
@@ -13,6 +14,13 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+
+// The first stage.
+absl::StatusOr<LinkPlan> MakePlan(const PlanInput& input) {
+  absl::StatusOr<Stages> stages = Stages::Create(input);
+  if (!stages.ok()) return stages.status();
+  return stages->Next({});
+}
 
 class PlanTest : public testing::Test {
  protected:
@@ -173,17 +181,137 @@ TEST_F(PlanTest, EmptyDocumentsAndPromptsAreRefused) {
   EXPECT_EQ(MakePlan(input_).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST_F(PlanTest, BlendComparesEveryTokenAndThenComputesTheMostDeviating) {
+  input_.linker = *ParseLinker("blend-30");
+  auto stages = Stages::Create(input_);
+  ASSERT_TRUE(stages.ok()) << stages.status();
+  const LinkPlan first = stages->Next({});
+  EXPECT_EQ(first.observe, Observe::kDeviation);
+  EXPECT_EQ(first.layers, 2);
+  EXPECT_EQ(first.kept, 0);
+  EXPECT_EQ(first.length, 8);
+  EXPECT_THAT(first.fresh_tokens, ElementsAre(1, 2, 10, 11, 12, 20, 30, 31));
+  EXPECT_THAT(first.fresh_positions, ElementsAre(0, 1, 2, 3, 4, 5, 6, 7));
+  ASSERT_EQ(first.documents.size(), 3);
+  EXPECT_THAT(first.documents[0].hidden, ElementsAre(7));
+  EXPECT_THAT(first.documents[1].hidden, ElementsAre(1));
+  EXPECT_EQ(first.documents[2].offset, 6);
+  // 30% of six tokens, rounded up.
+  const LinkPlan last = stages->Next({{0.1f, 0.5f, 0.2f}, {0}, {0.4f, 0.3f}});
+  EXPECT_EQ(last.observe, Observe::kNothing);
+  EXPECT_EQ(last.layers, 0);
+  EXPECT_EQ(last.kept, 0);
+  EXPECT_EQ(last.length, 11);
+  EXPECT_THAT(last.fresh_tokens, ElementsAre(1, 2, 11, 30, 3, 4, 5));
+  EXPECT_THAT(last.fresh_positions, ElementsAre(0, 1, 3, 6, 8, 9, 10));
+  EXPECT_THAT(last.documents[0].hidden, ElementsAre(2));
+  EXPECT_THAT(last.documents[1].hidden, IsEmpty());
+  EXPECT_THAT(last.documents[2].hidden, ElementsAre(1));
+}
+
+TEST_F(PlanTest, ProphetAsksFirstAndKeepsWhatComesBeforeTheChosenTokens) {
+  TrainedLinks(1, 3);
+  profile_.first_link_id = 500;
+  profile_.mem_start = 900;
+  profile_.mem_end = 901;
+  input_.linker = *ParseLinker("links+head-1+prophet-20");
+  auto stages = Stages::Create(input_);
+  ASSERT_TRUE(stages.ok()) << stages.status();
+  const LinkPlan first = stages->Next({});
+  EXPECT_EQ(first.observe, Observe::kKeyMass);
+  EXPECT_EQ(first.layers, 0);
+  EXPECT_THAT(first.fresh_tokens, ElementsAre(1, 2, 900, 500, 20, 501, 30, 502, 901, 3, 4, 5));
+  EXPECT_EQ(first.question, 9);
+  // A head is computed anyway, and takes nobody's place.
+  const LinkPlan last = stages->Next({{0.1f, 0.2f, 0.3f}, {9}, {9, 0.4f}});
+  EXPECT_EQ(last.observe, Observe::kNothing);
+  EXPECT_THAT(last.fresh_tokens, ElementsAre(1, 2, 900, 12, 500, 20, 501, 30, 31, 502, 901, 3, 4, 5));
+  EXPECT_EQ(last.kept, 3);
+  ASSERT_EQ(last.documents.size(), 1);
+  EXPECT_THAT(last.documents[0].hidden, ElementsAre(4));
+}
+
+TEST_F(PlanTest, NothingChosenComputesTheQuestionAgain) {
+  input_.linker = Linker(Linker::kConcat, 0, Linker::kProphet, 0);
+  auto stages = Stages::Create(input_);
+  ASSERT_TRUE(stages.ok()) << stages.status();
+  stages->Next({});
+  const LinkPlan last = stages->Next({{1, 1, 1}, {1}, {1, 1}});
+  EXPECT_THAT(last.fresh_tokens, ElementsAre(1, 2, 3, 4, 5));
+  EXPECT_EQ(last.kept, 2);
+  for (const PlacedDocument& placed : last.documents) EXPECT_THAT(placed.hidden, IsEmpty());
+}
+
+TEST_F(PlanTest, EverythingChosenReadsNothing) {
+  for (const Linker::Choice choice : {Linker::kBlend, Linker::kProphet}) {
+    input_.linker = Linker(Linker::kConcat, 0, choice, 100);
+    auto stages = Stages::Create(input_);
+    ASSERT_TRUE(stages.ok()) << stages.status();
+    stages->Next({});
+    const LinkPlan last = stages->Next({{0, 0, 0}, {0}, {0, 0}});
+    EXPECT_THAT(last.documents, IsEmpty());
+    EXPECT_THAT(last.fresh_tokens, ElementsAre(1, 2, 10, 11, 12, 20, 30, 31, 3, 4, 5));
+  }
+}
+
+TEST_F(PlanTest, EqualTokensAreChosenInOrderAndWhatIsNoNumberFirst) {
+  input_.linker = *ParseLinker("prophet-50");
+  auto stages = Stages::Create(input_);
+  ASSERT_TRUE(stages.ok()) << stages.status();
+  stages->Next({});
+  const LinkPlan last = stages->Next({{1, 1, 1}, {std::nanf("")}, {1, 1}});
+  EXPECT_THAT(last.fresh_tokens, ElementsAre(1, 2, 10, 11, 20, 3, 4, 5));
+}
+
+TEST_F(PlanTest, WithoutDocumentsThereIsNothingToChoose) {
+  input_.documents.clear();
+  input_.linker = *ParseLinker("blend-15");
+  const auto plan = MakePlan(input_);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->observe, Observe::kNothing);
+  EXPECT_THAT(plan->fresh_tokens, ElementsAre(1, 2, 3, 4, 5));
+}
+
+TEST_F(PlanTest, LinkersWhosePartsContradictEachOtherAreRefused) {
+  for (const Linker& linker :
+       {Linker(Linker::kFull, 0, Linker::kBlend, 10), Linker(Linker::kConcat, 0, Linker::kNone, 10),
+        Linker(Linker::kConcat, 0, Linker::kProphet, 101), Linker(Linker::kConcat, -1)}) {
+    input_.linker = linker;
+    EXPECT_EQ(MakePlan(input_).status().code(), absl::StatusCode::kInvalidArgument);
+  }
+}
+
 TEST(LinkerNames, RoundTrip) {
-  for (const char* name : {"concat", "links", "full", "head-8", "links+head-1048576"}) {
+  for (const char* name : {"concat", "links", "full", "head-8", "links+head-1048576", "blend-15", "prophet-100",
+                           "links+prophet-5", "head-8+blend-1", "links+head-8+prophet-5"}) {
     const auto linker = ParseLinker(name);
     ASSERT_TRUE(linker.ok()) << linker.status();
     EXPECT_EQ(LinkerName(*linker), name);
   }
   EXPECT_EQ(*ParseLinker("head-8+links"), Linker(Linker::kLinks, 8));
   EXPECT_EQ(*ParseLinker("concat+head-8"), Linker(Linker::kConcat, 8));
+  EXPECT_EQ(*ParseLinker("prophet-5+head-8"), Linker(Linker::kConcat, 8, Linker::kProphet, 5));
   EXPECT_THAT(ParseLinker("magic").status().message(), HasSubstr("linker 'magic': 'magic' is unknown; use concat"));
-  for (const char* name : {"", "+", "head", "head-", "head-0", "head--1", "head-1048577", "head-8+head-9",
-                           "full+head-8", "concat+links", "links+", "links +head-8"}) {
+  for (const char* name : {"",
+                           "+",
+                           "head",
+                           "head-",
+                           "head-0",
+                           "head--1",
+                           "head-1048577",
+                           "head-8+head-9",
+                           "full+head-8",
+                           "concat+links",
+                           "links+",
+                           "links +head-8",
+                           "blend",
+                           "blend-",
+                           "blend-0",
+                           "prophet-101",
+                           "prophet-5%",
+                           "blend-15+prophet-5",
+                           "blend-15+blend-15",
+                           "full+prophet-5"}) {
     EXPECT_EQ(ParseLinker(name).status().code(), absl::StatusCode::kInvalidArgument) << name;
   }
 }
