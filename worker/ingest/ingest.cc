@@ -322,7 +322,10 @@ class Run {
       std::vector<WriteJob> jobs = jobs_.Pop(kWriteBytes);
       if (jobs.empty()) return;
       std::vector<DocumentPtr> stored;
-      for (WriteJob& job : jobs) Write(job, &stored);
+      for (WriteJob& job : jobs) {
+        if (Stopped()) break;  // a store that hangs would take the time of a put for each
+        Write(job, &stored);
+      }
       Catalogue(stored);
     }
   }

@@ -3,7 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
+
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "base/clock.h"
 #include "tests/worker/infer/faulty_store.h"
 #include "tests/worker/ingest/ingest_fixture.h"
@@ -167,6 +170,28 @@ TEST_F(IngestTest, AnOutageMayBeLongerThanTheStagesPatience) {
   const absl::Status status = Run(lines, options);
   EXPECT_TRUE(status.ok()) << status;
   EXPECT_EQ(counts_.added, 40);
+}
+
+// A store that hangs would make each of them wait for its time limit.
+TEST_F(IngestTest, NothingIsWrittenOnceTheRunHasEnded) {
+  testing::FaultyStore faulty(store_.get());
+  through_ = &faulty;
+  constexpr int kDocuments = 40;
+  std::atomic<int64_t> encoded{0};
+  progress_ = [&encoded](const IngestCounts& counts) { encoded = counts.encodings; };
+  faulty.OnPut([&](const Identity&) {
+    // The writer takes all others at once.
+    while (encoded < kDocuments) absl::SleepFor(absl::Milliseconds(1));
+    absl::SleepFor(absl::Milliseconds(50));
+    faulty.FailPuts(absl::UnavailableError("away"), 1);
+  });
+  IngestOptions options;
+  options.writers = 1;
+  options.outage = absl::ZeroDuration();
+  std::string lines;
+  for (int i = 0; i < kDocuments; ++i) lines += Line(absl::StrCat("d", i), absl::StrCat("the text of number ", i));
+  EXPECT_TRUE(absl::IsUnavailable(Run(lines, options)));
+  EXPECT_EQ(store_->Stats()->namespaces[0].encodings, 1);
 }
 
 TEST_F(IngestTest, WhatTheStoreHadNoRoomForIsCounted) {
