@@ -5,8 +5,10 @@
 #include <cerrno>
 #include <cstdint>
 #include <cstdio>
+#include <filesystem>
 #include <memory>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -16,6 +18,7 @@
 #include "base/cli/args.h"
 #include "base/cli/progress.h"
 #include "base/cli/standard_streams.h"
+#include "base/own_file.h"
 #include "base/status.h"
 #include "store/cli/catalog_file.h"
 #include "store/cli/catalog_walk.h"
@@ -61,20 +64,26 @@ absl::StatusOr<int64_t> WriteCatalog(store::Store& store, const StoreFlags& flag
   return count;
 }
 
+// A directory or a device would be noticed only when all is written, or be replaced.
+absl::Status CheckRegular(const std::string& path) {
+  std::error_code error;
+  const auto status = std::filesystem::status(path, error);
+  if (!std::filesystem::exists(status) || std::filesystem::is_regular_file(status)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(path, ": not a regular file; name a file, or - for standard output"));
+}
+
 absl::Status Export(const StoreFlags& flags, const std::string& path) {
+  if (path != "-") KVLINK_RETURN_IF_ERROR(CheckRegular(path));
   KVLINK_ASSIGN_OR_RETURN(const OpenedStore opened, OpenStore(flags, StoreUse::kReading));
   if (path == "-") return WriteCatalog(*opened.store, flags, stdout, "standard output").status();
   const std::string part = path + ".part";
-  std::FILE* const file = std::fopen(part.c_str(), "we");
-  if (file == nullptr) return Errno(part);
+  KVLINK_ASSIGN_OR_RETURN(const OwnFile file, OpenOwnFile(part, "another process exports to this file; wait for it"));
   auto remove = absl::MakeCleanup([&part] { unlink(part.c_str()); });
-  const auto written = WriteCatalog(*opened.store, flags, file, part);
-  const bool synced = fsync(fileno(file)) == 0;
-  const bool closed = std::fclose(file) == 0;
-  KVLINK_RETURN_IF_ERROR(written.status());
-  if (!synced || !closed || std::rename(part.c_str(), path.c_str()) != 0) return Errno(path);
+  KVLINK_ASSIGN_OR_RETURN(const int64_t written, WriteCatalog(*opened.store, flags, file.get(), part));
+  // Flushed; closed after the rename, so that no other process takes the file for its own.
+  if (fsync(fileno(file.get())) != 0 || std::rename(part.c_str(), path.c_str()) != 0) return Errno(path);
   std::move(remove).Cancel();
-  absl::PrintF("%s exported\n", CountOf(*written));
+  absl::PrintF("%s exported\n", CountOf(written));
   return absl::OkStatus();
 }
 
@@ -108,16 +117,21 @@ absl::Status PutAll(store::Store& store, const StoreFlags& flags, std::vector<st
   return absl::OkStatus();
 }
 
+absl::Status ReadHead(std::FILE* file, const std::string& path) {
+  std::string line;
+  KVLINK_RETURN_IF_ERROR(ReadLine(file, path, &line).status());
+  return Annotate(CheckCatalogHead(line), path);
+}
+
+// Reads what follows the head.
 absl::Status ReadCatalog(store::Store& store, const StoreFlags& flags, std::FILE* file, const std::string& path,
                          Imported* imported) {
   std::string line;
-  KVLINK_ASSIGN_OR_RETURN(bool more, ReadLine(file, path, &line));
-  KVLINK_RETURN_IF_ERROR(Annotate(CheckCatalogHead(line), path));
   ProgressBar bar;
   std::vector<store::DocumentPut> batch;
   int64_t bytes = 0;
   for (int64_t number = 2;; ++number) {
-    KVLINK_ASSIGN_OR_RETURN(more, ReadLine(file, path, &line));
+    KVLINK_ASSIGN_OR_RETURN(const bool more, ReadLine(file, path, &line));
     if (!more) break;
     auto put = ParseCatalogLine(line);
     KVLINK_RETURN_IF_ERROR(Annotate(put.status(), absl::StrCat(path, ": line ", number)));
@@ -132,14 +146,20 @@ absl::Status ReadCatalog(store::Store& store, const StoreFlags& flags, std::FILE
 }
 
 absl::Status Import(const StoreFlags& flags, const std::string& path) {
+  if (std::error_code error; std::filesystem::is_directory(path, error)) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": is a directory; name a file"));
+  }
   std::FILE* const file = path == "-" ? stdin : std::fopen(path.c_str(), "re");
   if (file == nullptr) return Errno(path);
   const auto close = absl::MakeCleanup([&] {
     if (file != stdin) std::fclose(file);
   });
+  const std::string name = path == "-" ? "standard input" : path;
+  // Before a store is created for it.
+  KVLINK_RETURN_IF_ERROR(ReadHead(file, name));
   KVLINK_ASSIGN_OR_RETURN(const OpenedStore opened, OpenStore(flags, StoreUse::kCreate));
   Imported imported;
-  const absl::Status status = ReadCatalog(*opened.store, flags, file, path == "-" ? "standard input" : path, &imported);
+  const absl::Status status = ReadCatalog(*opened.store, flags, file, name, &imported);
   absl::PrintF("%s imported", CountOf(imported.put));
   if (imported.newer > 0) absl::PrintF("; %d skipped, the store has newer versions", imported.newer);
   absl::PrintF("\n");

@@ -1,4 +1,5 @@
-// A page of documents takes one listing, one read of their entries, and one lookup per codec.
+// A page of documents takes one listing, one read of their entries, and one lookup per codec. Entries of long documents
+// take up to 4 MiB each, so these are read and visited in parts of a page.
 #include "store/cli/catalog_walk.h"
 
 #include <algorithm>
@@ -15,22 +16,29 @@ std::string CountOf(int64_t documents) { return absl::StrCat(documents, document
 
 absl::Status WalkCatalog(store::Store& store, absl::string_view ns,
                          const std::function<absl::Status(absl::Span<const Listed>)>& visit) {
-  constexpr int64_t kPage = 1000;
+  constexpr int64_t kPage = 1000, kTokens = int64_t{4} << 20;
   std::string after;
   for (;;) {
     KVLINK_ASSIGN_OR_RETURN(std::vector<store::DocumentInfo> page, store.ListDocuments(ns, after, kPage));
     if (page.empty()) return absl::OkStatus();
     after = page.back().id;
-    std::vector<std::string> ids;
-    for (const store::DocumentInfo& info : page) ids.push_back(info.id);
-    KVLINK_ASSIGN_OR_RETURN(auto entries, store.GetDocuments(ns, ids));
-    std::vector<Listed> documents;
-    for (size_t i = 0; i < page.size(); ++i) {
-      if (absl::IsNotFound(entries[i].status())) continue;
-      KVLINK_RETURN_IF_ERROR(entries[i].status());
-      documents.push_back({std::move(page[i]), *std::move(entries[i])});
+    for (size_t next = 0; next < page.size();) {
+      const size_t begin = next;
+      std::vector<std::string> ids;
+      int64_t tokens = 0;
+      do {
+        tokens += page[next].tokens;
+        ids.push_back(page[next++].id);
+      } while (next < page.size() && tokens + page[next].tokens <= kTokens);
+      KVLINK_ASSIGN_OR_RETURN(auto entries, store.GetDocuments(ns, ids));
+      std::vector<Listed> documents;
+      for (size_t i = 0; i < ids.size(); ++i) {
+        if (absl::IsNotFound(entries[i].status())) continue;
+        KVLINK_RETURN_IF_ERROR(entries[i].status());
+        documents.push_back({std::move(page[begin + i]), *std::move(entries[i])});
+      }
+      KVLINK_RETURN_IF_ERROR(visit(documents));
     }
-    KVLINK_RETURN_IF_ERROR(visit(documents));
   }
 }
 

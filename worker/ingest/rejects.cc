@@ -1,10 +1,5 @@
-// Flushes each line, so that a killed run leaves what it had found. A lock keeps other runs away from the file; where a
-// file system has none, nothing does.
+// Flushes each line, so that a killed run leaves what it had found.
 #include "worker/ingest/rejects.h"
-
-#include <sys/file.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <filesystem>
@@ -19,34 +14,15 @@ namespace kvlink::ingest {
 
 std::string PartialOf(const std::string& path) { return path + ".partial"; }
 
-// Opens the file for this process alone, and empties it.
-absl::StatusOr<RejectFile::File> RejectFile::OpenLocked(const std::string& path) {
-  const auto failed = [&path] { return absl::ErrnoToStatus(errno, absl::StrCat(path, ": cannot write rejects")); };
-  for (int attempt = 0; attempt < 100; ++attempt) {
-    File file(std::fopen(path.c_str(), "ae"));
-    if (file == nullptr) return failed();
-    const int fd = fileno(file.get());
-    if (flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
-      return absl::FailedPreconditionError(
-          absl::StrCat(path, ": another process writes its rejects there; give each shard a file of its own"));
-    }
-    struct stat opened, named;
-    if (fstat(fd, &opened) != 0) return failed();
-    // Whoever had the lock may have renamed the file before letting go of it.
-    if (stat(path.c_str(), &named) != 0 || named.st_ino != opened.st_ino || named.st_dev != opened.st_dev) continue;
-    if (S_ISREG(opened.st_mode) && ftruncate(fd, 0) != 0) return failed();
-    return file;
-  }
-  return absl::UnavailableError(absl::StrCat(path, ": cannot write rejects: it is replaced again and again"));
-}
-
 absl::StatusOr<std::unique_ptr<RejectFile>> RejectFile::Create(const std::string& path) {
   // Else only the end of the run would show it.
   if (std::error_code error; std::filesystem::is_directory(path, error)) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": cannot write rejects: it is a directory; name a file"));
   }
   std::string partial = PartialOf(path);
-  KVLINK_ASSIGN_OR_RETURN(File file, OpenLocked(partial));
+  KVLINK_ASSIGN_OR_RETURN(
+      OwnFile file,
+      OpenOwnFile(partial, "another process writes its rejects there; give each shard a file of its own"));
   return std::unique_ptr<RejectFile>(new RejectFile(path, std::move(partial), std::move(file)));
 }
 

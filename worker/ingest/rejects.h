@@ -16,6 +16,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "base/own_file.h"
 #include "worker/ingest/ingest.h"
 
 namespace kvlink::ingest {
@@ -35,17 +36,12 @@ class RejectFile {
   absl::Status Finish();
 
  private:
-  struct Close {
-    void operator()(std::FILE* file) const { std::fclose(file); }
-  };
-  using File = std::unique_ptr<std::FILE, Close>;
-  static absl::StatusOr<File> OpenLocked(const std::string& path);
-  RejectFile(std::string path, std::string partial, File file)
+  RejectFile(std::string path, std::string partial, OwnFile file)
       : path_(std::move(path)), partial_(std::move(partial)), file_(std::move(file)) {}
   absl::Status Fail() const;
 
   const std::string path_, partial_;
-  File file_;
+  OwnFile file_;
 };
 
 }  // namespace kvlink::ingest

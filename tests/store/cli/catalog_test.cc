@@ -1,12 +1,16 @@
 // kvlink catalog: the bytes of its file, and moving a catalog from one store to another.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
+#include <filesystem>
 #include <fstream>
 #include <string>
 #include <vector>
 
+#include "base/own_file.h"
 #include "store/cli/catalog_file.h"
+#include "store/cli/catalog_walk.h"
 #include "store/cli/commands.h"
 #include "store/embedded/embedded.h"
 #include "tests/store/synthetic.h"
@@ -117,6 +121,54 @@ TEST_F(CatalogCommandTest, GoesFromOneStoreToAnother) {
   EXPECT_THAT(errors_, HasSubstr("2099 documents, 1049 of them with encodings missing"));
   EXPECT_THAT(output_, HasSubstr("document-1\n"));
   EXPECT_THAT(output_, ::testing::Not(HasSubstr("document-2\n")));
+}
+
+// Exports that overlap, as hourly ones of a large catalog may.
+TEST_F(CatalogCommandTest, OneExportAtATimeWritesAFile) {
+  ASSERT_TRUE(Open("from")->PutDocument("docs", "moon", Golden()).ok());
+  std::ofstream(Path("file")) << "the last one";
+  auto other = OpenOwnFile(Path("file.part"), "");
+  ASSERT_TRUE(other.ok()) << other.status();
+  const std::vector<std::string> words = {"export", "--store", Path("from"), "--namespace", "docs", Path("file")};
+  const absl::Status refused = Run(words);
+  EXPECT_TRUE(absl::IsFailedPrecondition(refused)) << refused;
+  EXPECT_THAT(Message(refused), HasSubstr("file.part: another process exports"));
+  EXPECT_EQ(std::filesystem::file_size(Path("file")), 12u);
+  other->reset();
+  ASSERT_EQ(Run(words), absl::OkStatus());
+  EXPECT_EQ(output_, "1 document exported\n");
+}
+
+TEST_F(CatalogCommandTest, WhatIsNoFileIsLeftAlone) {
+  Open("from").reset();
+  std::filesystem::create_directory(Path("folder"));
+  ASSERT_EQ(mkfifo(Path("pipe").c_str(), 0600), 0);
+  for (const char* name : {"folder", "pipe"}) {
+    EXPECT_TRUE(absl::IsInvalidArgument(Run({"export", "--store", Path("from"), Path(name)}))) << name;
+  }
+  EXPECT_TRUE(std::filesystem::is_fifo(Path("pipe")));
+  // No store is created for a file that is no catalog.
+  std::ofstream(Path("bad")) << "{}\n";
+  for (const char* name : {"folder", "bad"}) {
+    EXPECT_TRUE(absl::IsInvalidArgument(Run({"import", "--store", Path("new"), Path(name)}))) << name;
+  }
+  EXPECT_FALSE(std::filesystem::exists(Path("new")));
+}
+
+TEST_F(CatalogCommandTest, LongDocumentsAreVisitedInPartsOfAPage) {
+  const auto store = Open("from");
+  CatalogEntry entry = Golden();
+  entry.parts[0].tokens.assign(1500000, 1);
+  for (const char* id : {"a", "b", "c"}) ASSERT_TRUE(store->PutDocument("docs", id, entry).ok());
+  std::vector<std::vector<std::string>> visits;
+  ASSERT_EQ(WalkCatalog(*store, "docs",
+                        [&](absl::Span<const Listed> documents) {
+                          visits.emplace_back();
+                          for (const Listed& one : documents) visits.back().push_back(one.info.id);
+                          return absl::OkStatus();
+                        }),
+            absl::OkStatus());
+  EXPECT_EQ(visits, (std::vector<std::vector<std::string>>{{"a", "b"}, {"c"}}));
 }
 
 TEST_F(CatalogCommandTest, AFileThatCannotBeReadNamesItsLine) {
