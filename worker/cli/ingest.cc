@@ -2,8 +2,6 @@
 #include "worker/ingest/ingest.h"
 
 #include <algorithm>
-#include <atomic>
-#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -18,6 +16,7 @@
 #include "base/status.h"
 #include "store/cli/place.h"
 #include "worker/cli/commands.h"
+#include "worker/cli/interrupt.h"
 #include "worker/cli/open.h"
 #include "worker/encode/encoder.h"
 #include "worker/ingest/chunk.h"
@@ -65,31 +64,6 @@ struct Flags {
   std::string rejects;
   bool stop_at_first_failure = false;
   bool quiet = false;
-};
-
-// The source to stop on ^C. The signal handler only writes to an eventfd.
-std::atomic<const ingest::DocumentSource*> interrupted_source{nullptr};
-volatile std::sig_atomic_t interrupted = 0;
-
-// While the object exists, the first ^C stops reading and the second ends the process.
-class StopOnInterrupt {
- public:
-  explicit StopOnInterrupt(const ingest::DocumentSource* source) {
-    interrupted_source = source;
-    struct sigaction action = {};
-    action.sa_flags = static_cast<int>(SA_RESETHAND);
-    action.sa_handler = [](int) {
-      interrupted = 1;
-      if (const ingest::DocumentSource* const reading = interrupted_source) reading->Stop();
-    };
-    sigaction(SIGINT, &action, nullptr);
-  }
-  ~StopOnInterrupt() {
-    std::signal(SIGINT, SIG_DFL);
-    interrupted_source = nullptr;
-  }
-  StopOnInterrupt(const StopOnInterrupt&) = delete;
-  StopOnInterrupt& operator=(const StopOnInterrupt&) = delete;
 };
 
 absl::Status TakeShard(const Arguments& arguments, Flags& flags) {
@@ -218,7 +192,7 @@ absl::Status Outcome(const absl::Status& run, const ingest::IngestCounts& counts
                                               " documents are complete, run the command again to continue")),
         PlaceName(flags.store));
   }
-  if (interrupted != 0) {
+  if (Interrupted()) {
     return absl::CancelledError(
         absl::StrCat("interrupted; ", complete, " documents are complete, run the command again to continue"));
   }
@@ -321,16 +295,16 @@ absl::Status RunIngest(absl::Span<char* const> args) {
   ingest::IngestCounts counts;
   absl::Status status;
   {
-    const StopOnInterrupt stop(source.get());
+    const CatchInterrupt caught([&source] { source->Stop(); });
     status = ingest::Ingest(input, options, callbacks, &counts);
   }
   bar.Clear();
   // A run that ended early leaves them beside FILE, since an older FILE may hold what the run has not reached.
   absl::Status rejected;
-  if (rejects != nullptr && status.ok() && interrupted == 0) rejected = rejects->Finish();
+  if (rejects != nullptr && status.ok() && !Interrupted()) rejected = rejects->Finish();
   if (!flags.quiet) PrintSummary(counts, bar.elapsed(), *source);
   absl::Status pruned;
-  if (flags.prune && status.ok() && interrupted == 0) pruned = Prune(place.store.get(), *source, counts, &seen, flags);
+  if (flags.prune && status.ok() && !Interrupted()) pruned = Prune(place.store.get(), *source, counts, &seen, flags);
   const absl::Status outcome = Outcome(status, counts, flags, kind != PlaceKind::kDirectory);
   // Other errors take precedence over failed documents.
   if (!outcome.ok() && !absl::IsAborted(outcome)) return outcome;

@@ -1,13 +1,26 @@
 // ^C as a request to end in good order.
-// Thread-safety: CatchInterrupt before other threads start; Interrupted from any thread.
+// Thread-safety: one CatchInterrupt at a time; Interrupted from any thread.
 #ifndef KVLINK_WORKER_CLI_INTERRUPT_H_
 #define KVLINK_WORKER_CLI_INTERRUPT_H_
 
+#include <functional>
+
 namespace kvlink::cli {
 
-// From now on SIGINT no longer ends the process, and interrupts blocked reads.
-void CatchInterrupt();
-// Whether SIGINT has come since.
+// While the object exists, the first SIGINT does not end the process but interrupts blocked reads; the second ends it.
+class CatchInterrupt {
+ public:
+  // `then` (may be empty): called in the signal handler, so it must be safe there.
+  explicit CatchInterrupt(std::function<void()> then = nullptr);
+  ~CatchInterrupt();
+  CatchInterrupt(const CatchInterrupt&) = delete;
+  CatchInterrupt& operator=(const CatchInterrupt&) = delete;
+
+ private:
+  const std::function<void()> then_;
+};
+
+// Whether SIGINT has come while it was caught.
 bool Interrupted();
 
 }  // namespace kvlink::cli

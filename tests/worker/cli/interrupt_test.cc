@@ -1,0 +1,39 @@
+#include "worker/cli/interrupt.h"
+
+#include <gtest/gtest.h>
+
+#include <csignal>
+
+namespace kvlink::cli {
+namespace {
+
+// Whatever keeps a command from ending in good order, the user can end it.
+TEST(InterruptDeathTest, TheSecondEndsTheProcess) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(
+      {
+        const CatchInterrupt caught;
+        for (int i = 0; i < 2; ++i) std::raise(SIGINT);
+      },
+      ::testing::KilledBySignal(SIGINT), "");
+  EXPECT_EXIT(
+      {
+        { const CatchInterrupt caught; }
+        std::raise(SIGINT);
+      },
+      ::testing::KilledBySignal(SIGINT), "");
+}
+
+TEST(InterruptTest, TheFirstIsTold) {
+  int told = 0;
+  EXPECT_FALSE(Interrupted());
+  {
+    const CatchInterrupt caught([&told] { ++told; });
+    std::raise(SIGINT);
+  }
+  EXPECT_EQ(told, 1);
+  EXPECT_TRUE(Interrupted());
+}
+
+}  // namespace
+}  // namespace kvlink::cli
