@@ -109,11 +109,20 @@ class CpuBackend : public Backend {
     cpu::LinkedAttention(*plan, args, threads_, tiles_);
     return absl::OkStatus();
   }
-  absl::Status KeyMass(Stream&, const KeyMassArgs&) override {
-    return absl::UnimplementedError("KeyMass: only the scalar backend has it");
+  absl::Status KeyMass(Stream&, const KeyMassArgs& args) override {
+    const auto* plan = dynamic_cast<const cpu::CpuPlan*>(args.plan);
+    if (plan == nullptr) return absl::InvalidArgumentError("KeyMass: plan: missing, or made by another backend");
+    // As above.
+    KVLINK_RETURN_IF_ERROR(ValidateKeyMass(args, plan->batch(), device(), 0));
+    KVLINK_RETURN_IF_ERROR(ValidateKeyMass(args, plan->batch(), device(),
+                                           cpu::AttentionWorkspaceBytes(*plan, args.params, threads_, tiles_)));
+    cpu::KeyMass(*plan, args, threads_, tiles_);
+    return absl::OkStatus();
   }
-  absl::Status KvDeviation(Stream&, const KvDeviationArgs&) override {
-    return absl::UnimplementedError("KvDeviation: only the scalar backend has it");
+  absl::Status KvDeviation(Stream& stream, const KvDeviationArgs& args) override {
+    KVLINK_RETURN_IF_ERROR(ValidateKvDeviation(args, device()));
+    cpu::KvDeviation(Host(stream), args, threads_);
+    return absl::OkStatus();
   }
   absl::Status Pack(Stream& stream, const PackArgs& args) override {
     KVLINK_RETURN_IF_ERROR(ValidatePack(args, device()));

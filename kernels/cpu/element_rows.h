@@ -1,11 +1,13 @@
-// Rows of f32 or bf16 numbers as f32, and back.
+// Rows of f32 or bf16 numbers as f32, and back; loops over rows.
 #ifndef KVLINK_KERNELS_CPU_ELEMENT_ROWS_H_
 #define KVLINK_KERNELS_CPU_ELEMENT_ROWS_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
 #include "kernels/cpu/rows_simd.h"
+#include "kernels/cpu/threads.h"
 #include "kernels/kernels.h"
 
 namespace kvlink::kernels::cpu {
@@ -28,6 +30,22 @@ inline void StoreRow(const float* from, int64_t count, const Tensor& tensor, int
   } else {
     std::memcpy(tensor.as<float>() + at, from, static_cast<size_t>(count) * sizeof(float));
   }
+}
+
+// Offset in elements of the key (which 0) or value (which 1) of a slot of a head.
+inline int64_t PageElement(const Tensor& pages, int64_t slot, int64_t head, int64_t which) {
+  return slot / kBlockTokens * pages.strides[0] + head * pages.strides[1] +
+         (which * kBlockTokens + slot % kBlockTokens) * pages.strides[2];
+}
+
+// Rows per work item; fewer do not justify waking threads.
+inline constexpr int64_t kRowRun = 16;
+
+// Calls body(begin, end) for runs of [0, rows).
+template <typename Body>
+void ForRows(const Threads& threads, int64_t rows, Body&& body) {
+  threads.For((rows + kRowRun - 1) / kRowRun,
+              [&](int64_t item, int) { body(item * kRowRun, std::min(rows, (item + 1) * kRowRun)); });
 }
 
 }  // namespace kvlink::kernels::cpu

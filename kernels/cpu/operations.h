@@ -22,6 +22,9 @@ void Pack(HostStream& stream, const PackArgs& args, const Threads& threads);
 void Decode(const DecodeArgs& args, const Threads& threads);
 void ShiftKeys(HostStream& stream, const ShiftKeysArgs& args, const Threads& threads);
 
+// deviation.cc
+void KvDeviation(HostStream& stream, const KvDeviationArgs& args, const Threads& threads);
+
 // checksum.cc
 void Checksum(const ChecksumArgs& args, const Threads& threads);
 

@@ -12,24 +12,9 @@
 namespace kvlink::kernels::cpu {
 namespace {
 
-// Rows per work item; fewer do not justify waking threads.
-constexpr int64_t kRowRun = 16;
-
-template <typename Body>
-void ForRows(const Threads& threads, int64_t rows, Body&& body) {
-  threads.For((rows + kRowRun - 1) / kRowRun,
-              [&](int64_t item, int) { body(item * kRowRun, std::min(rows, (item + 1) * kRowRun)); });
-}
-
 float RmsFactor(float squares, int64_t count, float eps) {
   return static_cast<float>(
       1 / std::sqrt(static_cast<double>(squares) / static_cast<double>(count) + static_cast<double>(eps)));
-}
-
-// Offset in elements of the key (which 0) or value (which 1) of a slot of a head.
-int64_t PageElement(const Tensor& pages, int64_t slot, int64_t head, int64_t which) {
-  return slot / kBlockTokens * pages.strides[0] + head * pages.strides[1] +
-         (which * kBlockTokens + slot % kBlockTokens) * pages.strides[2];
 }
 
 // Head `head` of [q heads, k heads, v heads] of a row, after bias and norm.

@@ -169,20 +169,10 @@ class CudaBackend : public Backend {
     KVLINK_RETURN_IF_ERROR(ours.Use());
     KVLINK_RETURN_IF_ERROR(plan->Ready(ours));
     AttentionLaunch launch;
-    plan->Describe(args.params.rope, &launch);
-    if (plan->slots() > 0) {
-      KVLINK_ASSIGN_OR_RETURN(launch.layer_data, plan->LayerData(ours, args.layer));
-    }
+    KVLINK_RETURN_IF_ERROR(DescribeScores(ours, *plan, args.params, args.layer, args.q, args.lse, &launch));
     const AttentionParams& params = args.params;
-    launch.q = ViewOf(args.q), launch.out = ViewOf(args.out);
-    if (args.lse.data != nullptr) {
-      launch.lse = args.lse.as<float>();
-      launch.lse_strides[0] = args.lse.strides[0], launch.lse_strides[1] = args.lse.strides[1];
-    }
+    launch.out = ViewOf(args.out);
     launch.sinks = params.sinks;
-    launch.rows = plan->rows(), launch.heads = params.heads, launch.kv_heads = params.kv_heads;
-    launch.dim = params.head_dim, launch.window = params.window;
-    launch.scale = params.scale, launch.softcap = params.softcap;
     launch.states = static_cast<float*>(args.workspace.data);
     launch.values = launch.states == nullptr
                         ? nullptr
@@ -198,12 +188,76 @@ class CudaBackend : public Backend {
     return LaunchStatus("LinkedAttention", LaunchMergeAttention(ours.handle(), launch));
   }
 
-  absl::Status KeyMass(Stream&, const KeyMassArgs&) override {
-    return absl::UnimplementedError("KeyMass: only the scalar backend has it");
+  absl::Status KeyMass(Stream& stream, const KeyMassArgs& args) override {
+    const auto* plan = dynamic_cast<const CudaPlan*>(args.plan);
+    if (plan == nullptr) return absl::InvalidArgumentError("KeyMass: plan: missing, or made by another backend");
+    KVLINK_RETURN_IF_ERROR(ValidateKeyMass(args, plan->batch(), device_, 0));
+    KVLINK_RETURN_IF_ERROR(
+        ValidateKeyMass(args, plan->batch(), device_, cuda::AttentionWorkspaceBytes(plan->slots(), args.params)));
+    std::vector<KeyMassRead> reads;
+    int64_t tokens = 0, max_tokens = 0;
+    for (size_t i = 0; i < plan->batch().reads.size(); ++i) {
+      const KvRead& read = plan->batch().reads[i];
+      const int64_t begin = std::max(read.row_begin, args.row_begin);
+      const int64_t end = std::min(read.row_begin + read.row_count, args.row_begin + args.row_count);
+      const int64_t count = plan->batch().segments[static_cast<size_t>(read.segment)].tokens;
+      if (begin < end && count > 0) {
+        reads.push_back(
+            {tokens, read.segment, static_cast<int32_t>(i), static_cast<int32_t>(begin), static_cast<int32_t>(end)});
+        max_tokens = std::max(max_tokens, count);
+      }
+      tokens += count;
+    }
+    if (reads.empty() || plan->slots() == 0) return absl::OkStatus();  // no row sees anything
+    CudaStream& ours = Ours(stream);
+    KVLINK_RETURN_IF_ERROR(ours.Use());
+    KVLINK_RETURN_IF_ERROR(plan->Ready(ours));
+    KeyMassLaunch launch;
+    KVLINK_RETURN_IF_ERROR(DescribeScores(ours, *plan, args.params, args.layer, args.q, args.lse, &launch.attention));
+    launch.max_blocks = (max_tokens + kBlockTokens - 1) / kBlockTokens;
+    launch.mass = args.mass.as<float>();
+    constexpr size_t kMost = CudaStream::kMaxStaged / sizeof(KeyMassRead);
+    static_assert(kMost <= 65535, "the reads are one dimension of the grid");
+    for (size_t first = 0; first < reads.size(); first += kMost) {
+      const size_t count = std::min(kMost, reads.size() - first);
+      KVLINK_ASSIGN_OR_RETURN(const void* staged,
+                              ours.Stage(reads.data() + first, static_cast<int64_t>(count * sizeof(KeyMassRead))));
+      launch.reads = static_cast<const KeyMassRead*>(staged);
+      launch.read_count = static_cast<int64_t>(count);
+      KVLINK_RETURN_IF_ERROR(LaunchStatus("KeyMass", LaunchKeyMass(ours.handle(), launch)));
+    }
+    return absl::OkStatus();
   }
-  absl::Status KvDeviation(Stream&, const KvDeviationArgs&) override {
-    return absl::UnimplementedError("KvDeviation: only the scalar backend has it");
+
+  absl::Status KvDeviation(Stream& stream, const KvDeviationArgs& args) override {
+    KVLINK_RETURN_IF_ERROR(ValidateKvDeviation(args, device_));
+    if (args.out.sizes[0] == 0) return absl::OkStatus();
+    CudaStream& ours = Ours(stream);
+    KVLINK_RETURN_IF_ERROR(ours.Use());
+    const KvSegment& segment = args.segment;
+    const int64_t blocks = (segment.tokens + kBlockTokens - 1) / kBlockTokens;
+    KvDeviationLaunch launch;
+    if (segment.tokens > 0) {
+      const SlabShape shape{segment.codec, args.pages.sizes[1], args.pages.sizes[3],
+                            segment.padded_blocks ? blocks * kBlockTokens : segment.tokens};
+      launch.cached = ViewOf(shape, const_cast<std::byte*>(segment.layer_data[static_cast<size_t>(args.layer)]));
+      launch.cached.head_bytes = segment.head_stride, launch.cached.block_stride = segment.block_stride;
+    }
+    if (segment.block_table != nullptr) {
+      KVLINK_ASSIGN_OR_RETURN(const void* table, ours.Stage(segment.block_table, blocks * 4));
+      launch.table = static_cast<const int32_t*>(table);
+    }
+    launch.pages = ViewOf(args.pages);
+    KVLINK_ASSIGN_OR_RETURN(launch.rope, ours.StageRope(*args.rope));
+    launch.offset = args.offset;
+    launch.tokens = args.tokens.as<const int64_t>(), launch.slots = args.slots.as<const int64_t>();
+    launch.out = args.out.as<float>();
+    launch.rows = args.out.sizes[0], launch.token_count = segment.tokens;
+    launch.slot_count = args.pages.sizes[0] * kBlockTokens;
+    launch.fault = ours.fault();
+    return LaunchStatus("KvDeviation", LaunchKvDeviation(ours.handle(), launch));
   }
+
   absl::Status Pack(Stream& stream, const PackArgs& args) override {
     KVLINK_RETURN_IF_ERROR(ValidatePack(args, device_));
     CudaStream& ours = Ours(stream);
@@ -314,6 +368,23 @@ class CudaBackend : public Backend {
   }
 
  private:
+  // Fills in what the scores of a plan's reads need.
+  static absl::Status DescribeScores(CudaStream& stream, const CudaPlan& plan, const AttentionParams& params,
+                                     int64_t layer, const Tensor& q, const Tensor& lse, AttentionLaunch* launch) {
+    plan.Describe(params.rope, launch);
+    if (plan.slots() > 0) {
+      KVLINK_ASSIGN_OR_RETURN(launch->layer_data, plan.LayerData(stream, layer));
+    }
+    launch->q = ViewOf(q);
+    if (lse.data != nullptr) {
+      launch->lse = lse.as<float>();
+      launch->lse_strides[0] = lse.strides[0], launch->lse_strides[1] = lse.strides[1];
+    }
+    launch->rows = plan.rows(), launch->heads = params.heads, launch->kv_heads = params.kv_heads;
+    launch->dim = params.head_dim, launch->window = params.window;
+    launch->scale = params.scale, launch->softcap = params.softcap;
+    return absl::OkStatus();
+  }
   absl::StatusOr<Buffer> Take(absl::string_view operation, int64_t bytes, Device where,
                               absl::StatusOr<void*> (*allocate)(int64_t), Buffer::Deleter give_back) {
     if (bytes < 0) return absl::InvalidArgumentError(absl::StrCat(operation, ": ", bytes, " bytes"));

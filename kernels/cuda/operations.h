@@ -9,7 +9,16 @@
 namespace kvlink::kernels::cuda {
 
 // Errors that only the device can see. The first thread that meets one records it; Stream::Synchronize reports it.
-enum class Fault : uint32_t { kNone, kEmbedId, kQkvSlot, kPackNotFinite, kShiftSlot, kSampleNothing };
+enum class Fault : uint32_t {
+  kNone,
+  kEmbedId,
+  kQkvSlot,
+  kPackNotFinite,
+  kShiftSlot,
+  kSampleNothing,
+  kDeviationToken,
+  kDeviationSlot
+};
 struct FaultRecord {
   uint32_t fault = 0;
   int64_t index = 0, value = 0, limit = 0;
@@ -76,7 +85,7 @@ struct FinishLinearLaunch {
 };
 int LaunchFinishLinear(void* stream, const FinishLinearLaunch& launch);
 
-// slabs.cu, pack.cu. The location of a slab's blocks; see base/slab.h.
+// slabs.cu, pack.cu, deviation.cu. The location of a slab's blocks; see base/slab.h.
 struct SlabView {
   unsigned char* data = nullptr;
   int codec = 0;
@@ -107,6 +116,21 @@ struct ShiftKeysLaunch {
   FaultRecord* fault = nullptr;
 };
 int LaunchShiftKeys(void* stream, const ShiftKeysLaunch& launch);
+
+// deviation.cu
+struct KvDeviationLaunch {
+  SlabView cached;                 // of the segment; its last block may be longer
+  const int32_t* table = nullptr;  // of the segment's blocks, or nullptr
+  View pages;
+  RopeView rope;
+  int64_t offset = 0;
+  const int64_t* tokens = nullptr;
+  const int64_t* slots = nullptr;
+  float* out = nullptr;
+  int64_t rows = 0, token_count = 0, slot_count = 0;
+  FaultRecord* fault = nullptr;
+};
+int LaunchKvDeviation(void* stream, const KvDeviationLaunch& launch);
 
 // checksum.cu
 struct ChecksumLaunch {

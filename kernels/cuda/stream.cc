@@ -40,6 +40,10 @@ std::string Text(const FaultRecord& record) {
       return absl::StrCat("ShiftKeys: token ", record.index, " has slot ", record.value, " of ", record.limit);
     case Fault::kSampleNothing:
       return absl::StrCat("Sample: row ", record.index, " has no logit above -inf");
+    case Fault::kDeviationToken:
+      return absl::StrCat("KvDeviation: row ", record.index, " has token ", record.value, " of ", record.limit);
+    case Fault::kDeviationSlot:
+      return absl::StrCat("KvDeviation: row ", record.index, " has slot ", record.value, " of ", record.limit);
     case Fault::kNone:
       break;
   }

@@ -50,7 +50,7 @@ void KvDeviation(HostStream& stream, const KvDeviationArgs& args) {
       stream.Fail(absl::InternalError(absl::StrCat("KvDeviation: row ", row, " has slot ", slot, " of ", slot_count)));
       continue;
     }
-    args.out.as<float>()[At(args.out, row)] = static_cast<float>(Deviation(args, token, slot));
+    args.out.as<float>()[row] = static_cast<float>(Deviation(args, token, slot));
   }
 }
 

@@ -46,6 +46,7 @@ MaskedAttentionResult MaskedAttention(const AttentionParams& params, const Rope&
   MaskedAttentionResult result;
   result.out.assign(queries.size() * static_cast<size_t>(heads * dim), 0.0);
   result.lse.assign(queries.size() * static_cast<size_t>(heads), -std::numeric_limits<double>::infinity());
+  result.mass.assign(queries.size() * tokens.size(), 0.0);
   std::vector<double> scores(tokens.size());
   for (size_t row = 0; row < queries.size(); ++row) {
     for (int64_t head = 0; head < heads; ++head) {
@@ -68,14 +69,16 @@ MaskedAttentionResult MaskedAttention(const AttentionParams& params, const Rope&
       double sum = 0;
       double* out = result.out.data() + index * dim;
       for (size_t t = 0; t < tokens.size(); ++t) {
-        if (scores[t] == -std::numeric_limits<double>::infinity()) continue;
         const double weight = std::exp(scores[t] - largest);
+        scores[t] = weight;
+        if (weight == 0) continue;
         sum += weight;
         const float* value = value_values.data() + (static_cast<int64_t>(t) * kv_heads + kv_head) * dim;
         for (int64_t d = 0; d < dim; ++d) out[d] += weight * static_cast<double>(value[d]);
       }
       const double sink = params.sinks == nullptr ? 0 : std::exp(static_cast<double>(params.sinks[head]) - largest);
       for (int64_t d = 0; d < dim; ++d) out[d] /= sum + sink;
+      for (size_t t = 0; t < tokens.size(); ++t) result.mass[row * tokens.size() + t] += scores[t] / sum;
       result.lse[static_cast<size_t>(index)] = largest + std::log(sum);
     }
   }

@@ -30,6 +30,8 @@ bool MaskedSees(const MaskedToken& query, const MaskedToken& key, int64_t window
 struct MaskedAttentionResult {
   std::vector<double> out;  // [queries][H][D]; 0 for a query that sees nothing
   std::vector<double> lse;  // [queries][H], without the sink; -inf for a query that sees nothing
+  // [queries][tokens], summed over heads: the share of the query's attention that a token receives, without the sink.
+  std::vector<double> mass;
 };
 MaskedAttentionResult MaskedAttention(const AttentionParams& params, const Rope& rope,
                                       absl::Span<const MaskedToken> queries, absl::Span<const float> query_values,

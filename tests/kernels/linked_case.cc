@@ -315,7 +315,8 @@ kernels::KvSegment LinkedCase::PrivateSegment(const Private& fresh, const std::v
   return segment;
 }
 
-LinkedCase::Answer LinkedCase::Attend(const kernels::AttentionBatch& batch, const std::vector<float>& queries) {
+LinkedCase::Answer LinkedCase::Attend(const kernels::AttentionBatch& batch, const std::vector<float>& queries,
+                                      const MassRows* mass) {
   const AttentionParams& params = shape_.params;
   const int64_t rows = static_cast<int64_t>(batch.positions.size()), dim = params.head_dim;
   auto plan = backend_->Plan(batch, nullptr);
@@ -332,10 +333,27 @@ LinkedCase::Answer LinkedCase::Attend(const kernels::AttentionBatch& batch, cons
       *stream_, {plan->get(), 1, params, q, out, lse, {workspace.view().data, workspace.view().bytes}}));
   Check(stream_->Synchronize());
   if (!out.GapsIntact() || !lse.GapsIntact()) Check(absl::InternalError("wrote between the rows"));
-  return {out.Floats(), lse.Floats()};
+  if (mass == nullptr) return {out.Floats(), lse.Floats(), {}};
+  size_t tokens = 0;
+  for (const kernels::KvRead& read : batch.reads) {
+    tokens += static_cast<size_t>(batch.segments[static_cast<size_t>(read.segment)].tokens);
+  }
+  const auto received =
+      DeviceTensor::Of(backend_, Dtype::kF32, {static_cast<int64_t>(tokens)}, std::vector<float>(tokens, mass->before));
+  Check(backend_->KeyMass(*stream_, {plan->get(),
+                                     1,
+                                     params,
+                                     q,
+                                     lse,
+                                     mass->begin,
+                                     mass->count,
+                                     received,
+                                     {workspace.view().data, workspace.view().bytes}}));
+  Check(stream_->Synchronize());
+  return {out.Floats(), lse.Floats(), received.Floats()};
 }
 
-LinkedCase::Answer LinkedCase::Run(const std::vector<size_t>& requests) {
+LinkedCase::Answer LinkedCase::Run(const std::vector<size_t>& requests, const MassRows* mass) {
   const int64_t query = shape_.params.heads * shape_.params.head_dim;
   std::vector<int64_t> positions;
   std::vector<float> queries;
@@ -369,7 +387,7 @@ LinkedCase::Answer LinkedCase::Run(const std::vector<size_t>& requests) {
   }
   std::stable_sort(reads.begin(), reads.end(), [](const auto& a, const auto& b) { return a.segment < b.segment; });
   const kernels::Rope* ropes[] = {&rope_};
-  return Attend({positions, segments, reads, ropes}, queries);
+  return Attend({positions, segments, reads, ropes}, queries, mass);
 }
 
 LinkedCase::Answer LinkedCase::RunMaterialised(size_t index) {
@@ -446,7 +464,7 @@ LinkedCase::Answer LinkedCase::RunMaterialised(size_t index) {
   }
   const std::vector<kernels::KvRead> reads = {{0, 0, static_cast<int64_t>(positions.size()), 0, nullptr}};
   const kernels::Rope* ropes[] = {&rope_};
-  return Attend({positions, segments, reads, ropes}, queries);
+  return Attend({positions, segments, reads, ropes}, queries, nullptr);
 }
 
 kernels::MaskedAttentionResult LinkedCase::Oracle(size_t index) const {

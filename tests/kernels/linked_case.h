@@ -63,11 +63,18 @@ class LinkedCase {
   LinkedCase(kernels::Backend* backend, CaseShape shape);
 
   struct Answer {
-    std::vector<float> out;  // [rows][H * D]
-    std::vector<float> lse;  // [rows][H]
+    std::vector<float> out;   // [rows][H * D]
+    std::vector<float> lse;   // [rows][H]
+    std::vector<float> mass;  // [tokens of all reads], if asked for
   };
-  // Linked attention of the given requests' rows in one batch.
-  Answer Run(const std::vector<size_t>& requests);
+  // The rows of the batch whose KeyMass is asked for, and what every token has before.
+  struct MassRows {
+    int64_t begin = 0, count = 0;
+    float before = 0;
+  };
+  // Linked attention of the given requests' rows in one batch. Segments are the documents, then the requests' private
+  // KV; reads are ordered by segment, request and placement.
+  Answer Run(const std::vector<size_t>& requests, const MassRows* mass = nullptr);
   // One attention of one request over keys shifted by ShiftKeys to their global positions; raw-f32 only.
   Answer RunMaterialised(size_t request);
   kernels::MaskedAttentionResult Oracle(size_t request) const;
@@ -94,7 +101,7 @@ class LinkedCase {
   DeviceTensor Finish(const std::vector<int64_t>& positions, kernels::Dtype dtype, KeysValues* plain,
                       std::vector<float>* queries, std::vector<int32_t>* table);
   kernels::KvSegment PrivateSegment(const Private& fresh, const std::vector<int64_t>& positions) const;
-  Answer Attend(const kernels::AttentionBatch& batch, const std::vector<float>& queries);
+  Answer Attend(const kernels::AttentionBatch& batch, const std::vector<float>& queries, const MassRows* mass);
   // Rotates stored keys (rotated to `positions`, including the factor) back to unrotated ones.
   void Unrotate(const std::vector<int64_t>& positions, std::vector<float>* keys) const;
   std::vector<float> Normal(int64_t count);

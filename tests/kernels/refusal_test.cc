@@ -290,6 +290,90 @@ TEST_P(RefusalTest, PlanAndLinkedAttention) {
   EXPECT_TRUE(stream_->Synchronize().ok());
 }
 
+TEST_P(RefusalTest, KeyMass) {
+  const auto data = Zeros({2 * 70 * kDim});
+  const std::byte* layers[] = {data.data()};
+  const std::vector<int64_t> positions = {70, 71};
+  const std::vector<kernels::KvSegment> segments = {{.codec = Codec::kRawF32,
+                                                     .layer_data = layers,
+                                                     .head_stride = 2 * 70 * kDim * 4,
+                                                     .block_stride = 128 * kDim * 4,
+                                                     .tokens = 70}};
+  const std::vector<kernels::KvRead> reads = {{.row_count = 2}, {.row_count = 1, .offset = 1}};
+  const kernels::Rope* ropes[] = {&rope_};
+  const auto plan = backend_->Plan({positions, segments, reads, ropes}, nullptr);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  const auto q = Zeros({2, 2, kDim}), lse = Zeros({2, 2}), mass = Make(Dtype::kF32, {140});
+  kernels::KeyMassArgs good;
+  good.plan = plan->get();
+  good.params = {.heads = 2, .kv_heads = 1, .head_dim = kDim, .scale = 0.25f};
+  good.q = q, good.lse = lse, good.mass = mass, good.row_count = 2;
+  const int64_t bytes = backend_->AttentionWorkspaceBytes(**plan, good.params);
+  const DeviceWorkspace workspace(backend_.get(), bytes);
+  good.workspace = workspace;
+  const auto launch = [&](const kernels::KeyMassArgs& args) { return backend_->KeyMass(*stream_, args); };
+  ExpectTensorChecked(
+      good, [](auto& a) -> Tensor& { return a.q; }, "KeyMass: q: ", launch);
+  ExpectTensorChecked(
+      good, [](auto& a) -> Tensor& { return a.lse; }, "KeyMass: lse: ", launch);
+  ExpectTensorChecked(
+      good, [](auto& a) -> Tensor& { return a.mass; }, "KeyMass: mass: ", launch);
+  const auto refused = [&](const std::string& prefix, const auto& spoil) {
+    kernels::KeyMassArgs args = good;
+    spoil(args);
+    ExpectRefused(launch(args), prefix);
+  };
+  refused("KeyMass: plan: ", [](auto& a) { a.plan = nullptr; });
+  refused("KeyMass: layer: ", [](auto& a) { a.layer = -1; });
+  refused("KeyMass: segment 0: ", [](auto& a) { a.layer = 1; });
+  refused("KeyMass: params: ", [](auto& a) { a.params.rope = 1; });
+  refused("KeyMass: row_begin: ", [](auto& a) { a.row_begin = 1; });
+  refused("KeyMass: row_begin: ", [](auto& a) { a.row_count = -1; });
+  refused("KeyMass: mass: ", [](auto& a) { a.mass.sizes[0] = 70; });
+  if (bytes > 0) refused("KeyMass: workspace: ", [](auto& a) { a.workspace.bytes -= 1; });
+  EXPECT_TRUE(Untouched(mass));
+  EXPECT_TRUE(launch(good).ok());
+  EXPECT_TRUE(stream_->Synchronize().ok());
+}
+
+TEST_P(RefusalTest, KvDeviation) {
+  const auto data = Zeros({2 * 70 * kDim}), pages = Zeros({1, 1, 128, kDim}), out = Make(Dtype::kF32, {2});
+  const std::byte* layers[] = {data.data()};
+  const auto tokens = DeviceTensor::OfInts(backend_.get(), Dtype::kI64, std::vector<int64_t>{0, 69});
+  const auto slots = DeviceTensor::OfInts(backend_.get(), Dtype::kI64, std::vector<int64_t>{0, 1});
+  kernels::KvDeviationArgs good;
+  good.segment = {.codec = Codec::kRawF32, .layer_data = layers, .block_stride = 128 * kDim * 4, .tokens = 70};
+  good.rope = &rope_;
+  good.tokens = tokens, good.slots = slots, good.pages = pages, good.out = out;
+  const auto launch = [&](const kernels::KvDeviationArgs& args) { return backend_->KvDeviation(*stream_, args); };
+  ExpectTensorChecked(
+      good, [](auto& a) -> Tensor& { return a.tokens; }, "KvDeviation: tokens: ", launch);
+  ExpectTensorChecked(
+      good, [](auto& a) -> Tensor& { return a.slots; }, "KvDeviation: slots: ", launch);
+  ExpectTensorChecked(
+      good, [](auto& a) -> Tensor& { return a.out; }, "KvDeviation: out: ", launch);
+  const auto refused = [&](const std::string& prefix, const auto& spoil) {
+    kernels::KvDeviationArgs args = good;
+    spoil(args);
+    ExpectRefused(launch(args), prefix);
+  };
+  const int64_t positions[] = {3, 4};
+  refused("KvDeviation: pages: ", [](auto& a) { a.pages.dtype = Dtype::kI32; });
+  refused("KvDeviation: pages: ", [](auto& a) { a.pages.sizes[2] = 64; });
+  refused("KvDeviation: rope: ", [](auto& a) { a.rope = nullptr; });
+  refused("KvDeviation: segment: ", [](auto& a) { a.segment.codec = Codec::kQ4; });
+  refused("KvDeviation: segment: ", [](auto& a) { a.segment.tokens = -1; });
+  refused("KvDeviation: segment: ", [](auto& a) { a.segment.block_stride = 4; });
+  refused("KvDeviation: segment: ", [](auto& a) { a.layer = 1; });
+  refused("KvDeviation: layer: ", [](auto& a) { a.layer = -1; });
+  refused("KvDeviation: offset: ", [](auto& a) { a.offset = std::numeric_limits<int64_t>::min(); });
+  refused("KvDeviation: offset: ",
+          [&](auto& a) { a.offset = 1, a.segment.positions = positions, a.segment.tokens = 2; });
+  EXPECT_TRUE(Untouched(out));
+  EXPECT_TRUE(launch(good).ok());
+  EXPECT_TRUE(stream_->Synchronize().ok());
+}
+
 TEST_P(RefusalTest, PackAndDecode) {
   const SlabShape shape{Codec::kQ4, 1, kDim, 70};
   const auto pages = Zeros({2, 1, 128, kDim}), slab = Make(Dtype::kU8, {shape.slab_bytes()});

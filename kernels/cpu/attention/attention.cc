@@ -1,5 +1,6 @@
 // Runs a plan: streamed groups merge as they go, deferred ones write slots that are merged at the end. Threads take
-// work items as they become free; the result does not depend on which thread took which.
+// work items as they become free; the result does not depend on which thread took which. The mass of keys is taken from
+// the same tiles, without the values.
 #include "kernels/cpu/attention/attention.h"
 
 #include <algorithm>
@@ -46,7 +47,8 @@ class Runner {
         multiply_tiles_(tiles),
         sizes_(args.params, GetAttentionKernels().lanes, GetAttentionKernels().panel_vectors),
         tile_rows_(TileRows(plan, sizes_, threads)),
-        max_rows_(std::max(tile_rows_, plan.max_deferred_rows())),
+        mass_rows_(std::max<int64_t>(1, sizes_.panel / sizes_.group)),
+        max_rows_(std::max({tile_rows_, plan.max_deferred_rows(), mass_rows_})),
         arena_(args.workspace.data) {
     tiles_ = arena_.Take<int64_t>(static_cast<int64_t>(plan.streamed().size()) + 1);
     narrow_ = arena_.Take<float>(plan.narrow_slots() * narrow_slot());
@@ -61,6 +63,34 @@ class Runner {
   void Run() {
     Stream();
     Defer();
+  }
+
+  // A work item is a split of a read, with all that its tokens receive, added up in one order: by heads, by groups, by
+  // tiles of mass_rows_ rows, which depends on nothing but the machine.
+  void AddMass(const KeyMassArgs& mass) {
+    const absl::Span<const KvRead> reads = plan_.batch().reads;
+    const auto tokens = [&](size_t read) { return plan_.batch().segments[reads[read].segment].tokens; };
+    int64_t items = 0;
+    for (size_t read = 0; read < reads.size(); ++read) items += DivideUp(tokens(read), kSplitTokens);
+    threads_.For(items, [&](int64_t split, int thread) {
+      size_t read = 0;
+      float* to = mass.mass.as<float>();
+      for (; split >= DivideUp(tokens(read), kSplitTokens); ++read) {
+        split -= DivideUp(tokens(read), kSplitTokens);
+        to += tokens(read);
+      }
+      const int64_t first = split * kSplitTokens;
+      float received[kSplitTokens] = {};
+      for (int64_t kv_head = 0; kv_head < sizes_.kv_heads; ++kv_head) {
+        for (const CpuPlan::Group& group : plan_.groups()) {
+          for (int64_t i = group.reads_begin; i < group.reads_end; ++i) {
+            if (plan_.group_reads()[i].read != static_cast<int32_t>(read)) continue;
+            AddGroupMass(mass, group, plan_.group_reads()[i], split, kv_head, thread, received);
+          }
+        }
+      }
+      for (int64_t t = first; t < std::min(first + kSplitTokens, tokens(read)); ++t) to[t] += received[t - first];
+    });
   }
 
  private:
@@ -128,6 +158,28 @@ class Runner {
     for (int64_t p = 0; p < tile.panels(); ++p) tile.Finish(p, state(p));
   }
 
+  // received[kSplitTokens] += what the group's rows give the split's tokens.
+  void AddGroupMass(const KeyMassArgs& mass, const CpuPlan::Group& group, const CpuPlan::GroupRead& read, int64_t split,
+                    int64_t kv_head, int thread, float* received) {
+    const int64_t begin = std::max(group.row_begin, mass.row_begin);
+    const int64_t end = std::min(group.row_begin + group.row_count, mass.row_begin + mass.row_count);
+    if (begin >= end) return;
+    Arena arena = ThreadArena(thread);
+    // Tiles where LinkedAttention used them.
+    WideTile tile(plan_, args_, sizes_, mass_rows_, group.narrow() ? nullptr : multiply_tiles_, arena);
+    float* factors = arena.Take<float>(2 * sizes_.panel);
+    alignas(64) float sums[kSplitTokens];
+    for (int64_t row = begin; row < end; row += mass_rows_) {
+      tile.Begin(group, row, std::min(mass_rows_, end - row), kv_head);
+      tile.BeginRead(read);
+      tile.Weigh(read, split, factors, [&](int64_t p, int64_t first, int64_t last, const float* weights) {
+        const int64_t lanes = tile.width(p);
+        tile.kernels().narrow_scores(factors, lanes, 1, weights, lanes, last - first, lanes, sums, kSplitTokens);
+        for (int64_t t = first; t < last; ++t) received[t - split * kSplitTokens] += sums[t - first];
+      });
+    }
+  }
+
   void Defer() {
     const int64_t heads = sizes_.kv_heads;
     threads_.For(static_cast<int64_t>(plan_.units().size()) * heads, [&](int64_t item, int thread) {
@@ -190,7 +242,7 @@ class Runner {
   const Threads& threads_;
   const MultiplyTiles multiply_tiles_;
   const AttentionSizes sizes_;
-  const int64_t tile_rows_, max_rows_;
+  const int64_t tile_rows_, mass_rows_, max_rows_;
   Arena arena_;
   int64_t* tiles_;  // per streamed group, cumulative
   float* narrow_;
@@ -211,6 +263,16 @@ int64_t AttentionWorkspaceBytes(const CpuPlan& plan, const AttentionParams& para
 void LinkedAttention(const CpuPlan& plan, const LinkedAttentionArgs& args, const Threads& threads,
                      MultiplyTiles tiles) {
   if (plan.rows() > 0) Runner(plan, args, threads, tiles).Run();
+}
+
+void KeyMass(const CpuPlan& plan, const KeyMassArgs& args, const Threads& threads, MultiplyTiles tiles) {
+  if (plan.rows() == 0) return;
+  LinkedAttentionArgs attention;
+  attention.params = args.params;
+  attention.layer = args.layer;
+  attention.q = args.q, attention.lse = args.lse;
+  attention.workspace = args.workspace;
+  Runner(plan, attention, threads, tiles).AddMass(args);
 }
 
 }  // namespace kvlink::kernels::cpu

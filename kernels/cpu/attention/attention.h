@@ -1,4 +1,4 @@
-// LinkedAttention on the CPU: runs a CpuPlan.
+// LinkedAttention and KeyMass on the CPU: run a CpuPlan.
 #ifndef KVLINK_KERNELS_CPU_ATTENTION_ATTENTION_H_
 #define KVLINK_KERNELS_CPU_ATTENTION_ATTENTION_H_
 
@@ -15,6 +15,7 @@ int64_t AttentionWorkspaceBytes(const CpuPlan& plan, const AttentionParams& para
 
 // Arguments are already validated.
 void LinkedAttention(const CpuPlan& plan, const LinkedAttentionArgs& args, const Threads& threads, MultiplyTiles tiles);
+void KeyMass(const CpuPlan& plan, const KeyMassArgs& args, const Threads& threads, MultiplyTiles tiles);
 
 }  // namespace kvlink::kernels::cpu
 

@@ -37,7 +37,7 @@ void TiledPanels::TakeQueries(int64_t p, const float* queries, int64_t width) {
                           queries_ + p * panel_tiles_ * steps_ * kTileWords);
 }
 
-void TiledPanels::TakeBlock(const SegmentReader& reader, int64_t block, int64_t in_split, int64_t count) {
+void TiledPanels::TakeBlock(const SegmentReader& reader, int64_t block, int64_t in_split, int64_t count, bool values) {
   const int64_t dim = sizes_.dim;
   const std::byte* keys = reader.Stored(block, /*values=*/false);
   const int64_t first = in_split * kBlockTokens;
@@ -55,9 +55,10 @@ void TiledPanels::TakeBlock(const SegmentReader& reader, int64_t block, int64_t 
     }
     std::fill_n(to, (RoundUp(count, kTileSide) - count) * padded, uint16_t{0});
   }
-  const std::byte* values = reader.Stored(block, /*values=*/true);
+  if (!values) return;
+  const std::byte* value_rows = reader.Stored(block, /*values=*/true);
   for (int64_t row = 0; row < count; row += kTileDepth) {
-    kernels_.tiles_of_columns(values + row * dim * 2, std::min(kTileDepth, count - row), dim, sizes_.padded,
+    kernels_.tiles_of_columns(value_rows + row * dim * 2, std::min(kTileDepth, count - row), dim, sizes_.padded,
                               values_ + (first + row) * sizes_.padded);
   }
 }

@@ -28,8 +28,8 @@ class TiledPanels {
   // Sets the queries[dim][width] of panel p.
   void TakeQueries(int64_t p, const float* queries, int64_t width);
   // Loads block `block` of the segment, of which the first `count` tokens may be read, as block `in_split` of the
-  // split. Keys may be used in place: the segment must stay until the next split.
-  void TakeBlock(const SegmentReader& reader, int64_t block, int64_t in_split, int64_t count);
+  // split; its values only with `values`. Keys may be used in place: the segment must stay until the next split.
+  void TakeBlock(const SegmentReader& reader, int64_t block, int64_t in_split, int64_t count, bool values);
   // Computes panel p's scores over tokens [begin, end), somewhere in `scratch` [kSplitTokens][width]; returns their
   // place.
   float* Scores(int64_t p, int64_t begin, int64_t end, int64_t width, float* scratch) const;

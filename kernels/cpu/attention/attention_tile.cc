@@ -86,19 +86,17 @@ void WideTile::Begin(const CpuPlan::Group& group, int64_t row_begin, int64_t row
   rows_ = rows;
   kv_head_ = kv_head;
   panels_ = sizes_.panels(rows);
-  const int64_t used = rows * sizes_.group;
   float query[4096];
   for (int64_t p = 0; p < panels_; ++p) {
-    const int64_t width = vectors(p) * sizes_.lanes;
+    const int64_t lanes = width(p), used = UsedLanes(p);
     float* to = base_ + p * sizes_.dim * sizes_.panel;
-    for (int64_t i = 0; i < width; ++i) {
-      const int64_t lane = p * sizes_.panel + i;
-      if (lane < used) {
-        TakeQuery(plan_, args_, row_begin + lane / sizes_.group, kv_head * sizes_.group + lane % sizes_.group, query);
+    for (int64_t i = 0; i < lanes; ++i) {
+      if (i < used) {
+        TakeQuery(plan_, args_, Row(p, i), Head(p, i), query);
       } else {
         std::fill_n(query, sizes_.dim, 0.0f);
       }
-      for (int64_t d = 0; d < sizes_.dim; ++d) to[d * width + i] = query[d];
+      for (int64_t d = 0; d < sizes_.dim; ++d) to[d * lanes + i] = query[d];
     }
   }
 }
@@ -117,14 +115,14 @@ void WideTile::BeginRead(const CpuPlan::GroupRead& group_read) {
   }
   if (tiled_.Takes(Segment(group_read))) {
     for (int64_t p = 0; p < panels_; ++p) {
-      tiled_.TakeQueries(p, queries_ + p * sizes_.dim * sizes_.panel, vectors(p) * sizes_.lanes);
+      tiled_.TakeQueries(p, queries_ + p * sizes_.dim * sizes_.panel, width(p));
     }
   }
   const int32_t* ends = plan_.ends().data() + group_read.end_begin + (row_begin_ - group_->row_begin);
   for (int64_t p = 0; p < panels_; ++p) {
     Range range{std::numeric_limits<int64_t>::max(), 0, std::numeric_limits<int64_t>::max(), 0};
     int64_t row = -1;
-    for (int64_t i = 0; i < vectors(p) * sizes_.lanes; ++i) {
+    for (int64_t i = 0; i < width(p); ++i) {
       const int64_t at = p * sizes_.panel + i;
       const int64_t lane_row = std::min(at / sizes_.group, rows_ - 1);  // lanes beyond the last repeat it
       if (lane_row == row) {
@@ -144,7 +142,7 @@ void WideTile::BeginRead(const CpuPlan::GroupRead& group_read) {
   }
 }
 
-bool WideTile::BeginSplit(const CpuPlan::GroupRead& group_read, int64_t split) {
+bool WideTile::BeginSplit(const CpuPlan::GroupRead& group_read, int64_t split, bool values) {
   const KvSegment& segment = Segment(group_read);
   int64_t begin = (split + 1) * kSplitTokens, end = split * kSplitTokens;
   for (int64_t p = 0; p < panels_; ++p) {
@@ -157,81 +155,88 @@ bool WideTile::BeginSplit(const CpuPlan::GroupRead& group_read, int64_t split) {
     const int64_t in_split = block - split * (kSplitTokens / kBlockTokens);
     const int64_t count = std::min(kBlockTokens, end - block * kBlockTokens);
     if (tiled_.Takes(segment)) {
-      tiled_.TakeBlock(reader, block, in_split, count);
+      tiled_.TakeBlock(reader, block, in_split, count, values);
       continue;
     }
     const int64_t at = in_split * kBlockTokens * sizes_.padded;
     key_rows_[in_split] = reader.Rows(block, 0, count, /*values=*/false, /*whole_vectors=*/false, keys_ + at);
+    if (!values) continue;
     value_rows_[in_split] = reader.Rows(block, 0, count, /*values=*/true, /*whole_vectors=*/false, values_ + at);
   }
   return true;
 }
 
-void WideTile::ComputePanel(const CpuPlan::GroupRead& group_read, int64_t split, int64_t p, int64_t begin, int64_t end,
-                            float* partial) {
-  const KvRead& read = plan_.batch().reads[group_read.read];
+const float* WideTile::ComputeWeights(const CpuPlan::GroupRead& group_read, int64_t split, int64_t p, int64_t begin,
+                                      int64_t end, float* partial) {
   const int count = vectors(p);
-  const int64_t width = count * sizes_.lanes;
   const float* q = queries_ + p * sizes_.dim * sizes_.panel;
-  const bool tiled = tiled_.Takes(Segment(group_read));
-  const int64_t split_begin = split * kSplitTokens;
   float* scores = scores_;
-  const auto each_block = [&](auto&& f) {
-    for (int64_t token = begin; token < end;) {
-      const int64_t next = std::min(end, (token / kBlockTokens + 1) * kBlockTokens);
-      f(token / kBlockTokens - split * (kSplitTokens / kBlockTokens), token % kBlockTokens, next - token,
-        scores_ + (token - begin) * width);
-      token = next;
-    }
-  };
-  if (tiled) {
-    scores = tiled_.Scores(p, begin - split_begin, end - split_begin, width, scores_);
+  if (tiled_.Takes(Segment(group_read))) {
+    const int64_t split_begin = split * kSplitTokens;
+    scores = tiled_.Scores(p, begin - split_begin, end - split_begin, width(p), scores_);
   } else {
-    each_block([&](int64_t block, int64_t first, int64_t tokens, float* scores) {
+    EachBlock(split, begin, end, width(p), [&](int64_t block, int64_t first, int64_t tokens, float* to) {
       const F32Rows& rows = key_rows_[block];
-      kernels_.scores(q, rows.data + first * rows.stride, rows.stride, tokens, sizes_.dim, count, scores);
+      kernels_.scores(q, rows.data + first * rows.stride, rows.stride, tokens, sizes_.dim, count, to);
     });
   }
   const Range& range = ranges_[p];
   ScoreMask mask;
-  mask.hidden = read.hidden;
+  mask.hidden = plan_.batch().reads[group_read.read].hidden;
   mask.first = begin;
   if (begin < range.max_lo || end > range.min_hi) {
     mask.lo = lo_ + p * sizes_.panel;
     mask.hi = hi_ + p * sizes_.panel;
   }
-  kernels_.softmax(scores, end - begin, mask, args_.params.softcap, count, partial, partial + width);
-  if (tiled) {
-    tiled_.Values(scores_, begin - split_begin, end - split_begin, width, partial + 2 * width);
+  kernels_.softmax(scores, end - begin, mask, args_.params.softcap, count, partial, partial + width(p));
+  return scores;
+}
+
+void WideTile::ComputePanel(const CpuPlan::GroupRead& group_read, int64_t split, int64_t p, int64_t begin, int64_t end,
+                            float* partial) {
+  ComputeWeights(group_read, split, p, begin, end, partial);
+  float* sums = partial + 2 * width(p);
+  if (tiled_.Takes(Segment(group_read))) {
+    const int64_t split_begin = split * kSplitTokens;
+    tiled_.Values(scores_, begin - split_begin, end - split_begin, width(p), sums);
     return;
   }
   bool accumulate = false;
-  each_block([&](int64_t block, int64_t first, int64_t tokens, const float* weights) {
+  EachBlock(split, begin, end, width(p), [&](int64_t block, int64_t first, int64_t tokens, const float* weights) {
     const F32Rows& rows = value_rows_[block];
-    kernels_.values(weights, rows.data + first * rows.stride, rows.stride, tokens, sizes_.dim, count, accumulate,
-                    partial + 2 * width);
+    kernels_.values(weights, rows.data + first * rows.stride, rows.stride, tokens, sizes_.dim, vectors(p), accumulate,
+                    sums);
     accumulate = true;
   });
 }
 
+// A lane that sees nothing, or is no row, has no share.
+void WideTile::ToShares(int64_t p, float* largest) const {
+  const int64_t used = UsedLanes(p);
+  for (int64_t i = 0; i < width(p); ++i) {
+    if (i >= used || largest[i] == kNothing) {
+      largest[i] = 0;
+      continue;
+    }
+    const float lse = args_.lse.as<const float>()[Row(p, i) * args_.lse.strides[0] + Head(p, i) * args_.lse.strides[1]];
+    largest[i] = std::exp2(largest[i] - lse * kLog2E);
+  }
+}
+
 void WideTile::Clear(float* state, int64_t p) const {
-  const int64_t width = vectors(p) * sizes_.lanes;
-  std::fill_n(state, width, kNothing);
-  std::fill_n(state + width, (sizes_.dim + 1) * width, 0.0f);
+  std::fill_n(state, width(p), kNothing);
+  std::fill_n(state + width(p), (sizes_.dim + 1) * width(p), 0.0f);
 }
 
 void WideTile::Finish(int64_t p, float* state) const {
-  const int64_t width = vectors(p) * sizes_.lanes, first = p * sizes_.panel;
-  const int64_t count = std::min(width, rows_ * sizes_.group - first);
+  const int64_t lanes = width(p), count = UsedLanes(p);
   float sinks[64] = {};
   const bool has_sinks = args_.params.sinks != nullptr;
-  const auto head = [&](int64_t i) { return kv_head_ * sizes_.group + (first + i) % sizes_.group; };
-  for (int64_t i = 0; has_sinks && i < count; ++i) sinks[i] = args_.params.sinks[head(i)] * kLog2E;
+  for (int64_t i = 0; has_sinks && i < count; ++i) sinks[i] = args_.params.sinks[Head(p, i)] * kLog2E;
   kernels_.finish(state, has_sinks ? sinks : nullptr, sizes_.dim, vectors(p));
   for (int64_t i = 0; i < count; ++i) {
-    const int64_t row = row_begin_ + (first + i) / sizes_.group;
-    WriteOut(args_, row, head(i), state + 2 * width + i, width);
-    WriteLse(args_, row, head(i), state[i]);
+    WriteOut(args_, Row(p, i), Head(p, i), state + 2 * lanes + i, lanes);
+    WriteLse(args_, Row(p, i), Head(p, i), state[i]);
   }
 }
 

@@ -29,10 +29,23 @@ class WideTile {
   // is written. Panels that see nothing of the split are skipped.
   template <typename Partial, typename Done>
   void Split(const CpuPlan::GroupRead& read, int64_t split, Partial&& partial, Done&& done) {
-    if (!BeginSplit(read, split)) return;
-    for (int64_t p = 0; p < panels_; ++p) {
-      if (SplitPanel(read, split, p, partial)) done(p);
-    }
+    if (!BeginSplit(read, split, /*values=*/true)) return;
+    EachPanel(split, [&](int64_t p, int64_t begin, int64_t end) {
+      ComputePanel(read, split, p, begin, end, partial(p));
+      done(p);
+    });
+  }
+  // Computes only how much attention a split's keys receive, given LinkedAttentionArgs::lse: calls weighed(panel,
+  // begin, end, weights) for tokens [begin, end) of the segment. A token's share of a lane's attention is
+  // weights[token - begin][lane] * factors[lane]; `factors` has room for two panels.
+  template <typename Weighed>
+  void Weigh(const CpuPlan::GroupRead& read, int64_t split, float* factors, Weighed&& weighed) {
+    if (!BeginSplit(read, split, /*values=*/false)) return;
+    EachPanel(split, [&](int64_t p, int64_t begin, int64_t end) {
+      const float* weights = ComputeWeights(read, split, p, begin, end, factors);
+      ToShares(p, factors);
+      weighed(p, begin, end, weights);
+    });
   }
   // Divides, applies sinks, writes `out` and `lse` from the panels' states.
   void Finish(int64_t p, float* state) const;
@@ -42,6 +55,7 @@ class WideTile {
   int vectors(int64_t p) const {
     return static_cast<int>(DivideUp(std::min(sizes_.panel, rows_ * sizes_.group - p * sizes_.panel), sizes_.lanes));
   }
+  int64_t width(int64_t p) const { return vectors(p) * sizes_.lanes; }  // lanes of panel p
   const AttentionKernels& kernels() const { return kernels_; }
   const AttentionSizes& sizes() const { return sizes_; }
 
@@ -49,17 +63,40 @@ class WideTile {
   struct Range {
     int64_t min_lo, max_lo, min_hi, max_hi;
   };
-  bool BeginSplit(const CpuPlan::GroupRead& read, int64_t split);
-  template <typename Partial>
-  bool SplitPanel(const CpuPlan::GroupRead& read, int64_t split, int64_t p, Partial&& partial) {
-    const int64_t begin = std::max(split * kSplitTokens, ranges_[p].min_lo);
-    const int64_t end = std::min((split + 1) * kSplitTokens, ranges_[p].max_hi);
-    if (begin >= end) return false;
-    ComputePanel(read, split, p, begin, end, partial(p));
-    return true;
+  bool BeginSplit(const CpuPlan::GroupRead& read, int64_t split, bool values);
+  // Calls f(panel, begin, end) with the tokens of the split that any row of the panel sees, if there are any.
+  template <typename F>
+  void EachPanel(int64_t split, F&& f) const {
+    for (int64_t p = 0; p < panels_; ++p) {
+      const int64_t begin = std::max(split * kSplitTokens, ranges_[p].min_lo);
+      const int64_t end = std::min((split + 1) * kSplitTokens, ranges_[p].max_hi);
+      if (begin < end) f(p, begin, end);
+    }
   }
+  // Calls f(block of the split, first token of the block, tokens, place of the tokens' scores in scores_) for the
+  // blocks of [begin, end).
+  template <typename F>
+  void EachBlock(int64_t split, int64_t begin, int64_t end, int64_t width, F&& f) const {
+    for (int64_t token = begin; token < end;) {
+      const int64_t next = std::min(end, (token / kBlockTokens + 1) * kBlockTokens);
+      f(token / kBlockTokens - split * (kSplitTokens / kBlockTokens), token % kBlockTokens, next - token,
+        scores_ + (token - begin) * width);
+      token = next;
+    }
+  }
+  // Writes [largest: lanes][sum: lanes] of the exponentials that it returns, somewhere in scores_.
+  const float* ComputeWeights(const CpuPlan::GroupRead& read, int64_t split, int64_t p, int64_t begin, int64_t end,
+                              float* partial);
   void ComputePanel(const CpuPlan::GroupRead& read, int64_t split, int64_t p, int64_t begin, int64_t end,
                     float* partial);
+  void ToShares(int64_t p, float* largest) const;
+  // The head of a lane, counted from the first of panel p.
+  int64_t Head(int64_t p, int64_t lane) const {
+    return kv_head_ * sizes_.group + (p * sizes_.panel + lane) % sizes_.group;
+  }
+  int64_t Row(int64_t p, int64_t lane) const { return row_begin_ + (p * sizes_.panel + lane) / sizes_.group; }
+  // Lanes of panel p that are rows of the tile.
+  int64_t UsedLanes(int64_t p) const { return std::min(width(p), rows_ * sizes_.group - p * sizes_.panel); }
   const KvSegment& Segment(const CpuPlan::GroupRead& read) const {
     return plan_.batch().segments[plan_.batch().reads[read.read].segment];
   }

@@ -116,6 +116,20 @@ int LaunchScalarAttention(void* stream, const AttentionLaunch& launch);
 // attention_merge.cu: merges the slots of each row into `out` and `lse`.
 int LaunchMergeAttention(void* stream, const AttentionLaunch& launch);
 
+// key_mass.cu: adds to each token of each read what the read's rows give it.
+struct KeyMassRead {
+  int64_t mass_begin = 0;  // of its tokens
+  int32_t segment = 0, read = 0;
+  int32_t row_begin = 0, row_end = 0;  // those that count
+};
+struct KeyMassLaunch {
+  AttentionLaunch attention;  // its lse is read; out, items and workspace are not used
+  const KeyMassRead* reads = nullptr;
+  int64_t read_count = 0, max_blocks = 0;  // max_blocks: of the longest segment
+  float* mass = nullptr;
+};
+int LaunchKeyMass(void* stream, const KeyMassLaunch& launch);
+
 // Fills tables of angles: cos and sin of positions[i] * inv_freq times `factor`, [count][2][half].
 struct AnglesLaunch {
   RopeView rope;  // its attention_factor is not applied

@@ -23,8 +23,10 @@ struct BlockView {
   int64_t tokens, dim, row_bytes;
   int codec;
 
-  KVLINK_DEVICE BlockView(const SlabView& slab, int64_t head, int64_t block)
-      : data(slab.data + head * slab.head_bytes + block * slab.block_stride),
+  KVLINK_DEVICE BlockView(const SlabView& slab, int64_t head, int64_t block) : BlockView(slab, head, block, block) {}
+  // At the place of block `at`.
+  KVLINK_DEVICE BlockView(const SlabView& slab, int64_t head, int64_t block, int64_t at)
+      : data(slab.data + head * slab.head_bytes + at * slab.block_stride),
         tokens(slab.tokens - block * kBlock < kBlock ? slab.tokens - block * kBlock : kBlock),
         dim(slab.dim),
         row_bytes(slab.row_bytes),
