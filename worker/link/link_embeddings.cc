@@ -1,39 +1,69 @@
-// Reads the matrix of link embeddings, apart from profile.cc so that profiles do not need tensor files.
+// Apart from profile.cc so that profiles do not need tensor files.
+#include "worker/link/link_embeddings.h"
+
+#include <algorithm>
+#include <cmath>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/status.h"
 #include "worker/files/mapped_file.h"
 #include "worker/files/safetensors.h"
 #include "worker/files/tensor_format.h"
-#include "worker/link/profile.h"
 
 namespace kvlink::link {
+namespace {
+
+absl::StatusOr<std::vector<float>> Read(const EmbeddingTensor& wanted) {
+  KVLINK_ASSIGN_OR_RETURN(const auto file, model::MappedFile::Open(wanted.file));
+  const auto tensors = model::ParseSafetensors(file->bytes());
+  if (!tensors.ok()) return Annotate(tensors.status(), wanted.file);
+  const std::vector<int64_t> shape = {wanted.rows, wanted.hidden};
+  const std::string needed = absl::StrCat("[", absl::StrJoin(shape, ", "), "]");
+  const auto found = std::find_if(tensors->begin(), tensors->end(),
+                                  [&](const model::SourceTensor& tensor) { return tensor.name == wanted.name; });
+  if (found == tensors->end()) {
+    if (wanted.rows == 0) return std::vector<float>();
+    return absl::InvalidArgumentError(
+        absl::StrCat(wanted.file, ": no tensor '", wanted.name, "'; one of shape ", needed, " is needed"));
+  }
+  if (found->shape != shape) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        wanted.file, ": tensor '", wanted.name, "' is [", absl::StrJoin(found->shape, ", "),
+        "], but the profile and this model need ", needed,
+        found->shape.size() == 2 && found->shape[0] == wanted.rows ? "; the profile belongs to another model" : ""));
+  }
+  const model::TensorFormat* const format = model::FindTensorFormat(found->type);
+  if (format == nullptr || format->block_elements != 1) {
+    return absl::UnimplementedError(absl::StrCat(wanted.file, ": tensor '", wanted.name, "' has type ", found->type,
+                                                 "; F32, F16 or BF16 is needed"));
+  }
+  std::vector<float> embeddings(wanted.rows * wanted.hidden);
+  format->expand(found->bytes.data(), static_cast<int64_t>(embeddings.size()), embeddings.data());
+  const auto bad =
+      std::find_if(embeddings.begin(), embeddings.end(), [](float element) { return !std::isfinite(element); });
+  if (bad != embeddings.end()) {
+    return absl::InvalidArgumentError(absl::StrCat(wanted.file, ": tensor '", wanted.name, "' has ", *bad, " in row ",
+                                                   (bad - embeddings.begin()) / wanted.hidden));
+  }
+  return embeddings;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<float>> ReadEmbeddings(const LinkProfile& profile, const EmbeddingTensor& tensor) {
+  absl::StatusOr<std::vector<float>> embeddings = Read(tensor);
+  if (embeddings.ok()) return embeddings;
+  return Annotate(embeddings.status(), absl::StrCat("link profile '", profile.name, "': '", tensor.field, "'"));
+}
 
 absl::StatusOr<std::vector<float>> LoadLinkEmbeddings(const LinkProfile& profile, const model::ModelConfig& config) {
   if (profile.link_embeddings_file.empty()) return std::vector<float>();
-  const std::string& path = profile.link_embeddings_file;
-  KVLINK_ASSIGN_OR_RETURN(const auto file, model::MappedFile::Open(path));
-  const auto tensors = model::ParseSafetensors(file->bytes());
-  if (!tensors.ok()) return Annotate(tensors.status(), path);
-  const model::SourceTensor* found = nullptr;
-  for (const model::SourceTensor& tensor : *tensors) {
-    if (tensor.name == "link_embeddings") found = &tensor;
-  }
-  if (found == nullptr) return absl::InvalidArgumentError(absl::StrCat(path, ": no tensor 'link_embeddings'"));
-  const std::vector<int64_t> wanted = {profile.slots * profile.links_per_document, config.hidden};
-  if (found->shape != wanted) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": tensor 'link_embeddings' is [",
-                                                   absl::StrJoin(found->shape, ", "), "], but profile '", profile.name,
-                                                   "' and this model need [", absl::StrJoin(wanted, ", "), "]"));
-  }
-  const model::TensorFormat* format = model::FindTensorFormat(found->type);
-  if (format == nullptr || format->block_elements != 1) {
-    return absl::UnimplementedError(
-        absl::StrCat(path, ": link embeddings of type ", found->type, "; use F32, F16 or BF16"));
-  }
-  std::vector<float> embeddings(wanted[0] * wanted[1]);
-  format->expand(found->bytes.data(), static_cast<int64_t>(embeddings.size()), embeddings.data());
-  return embeddings;
+  return ReadEmbeddings(profile, {.field = "link_embeddings_file",
+                                  .file = profile.link_embeddings_file,
+                                  .name = "link_embeddings",
+                                  .rows = profile.slots * profile.links_per_document,
+                                  .hidden = config.hidden});
 }
 
 }  // namespace kvlink::link
