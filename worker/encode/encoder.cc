@@ -1,6 +1,7 @@
 #include "worker/encode/encoder.h"
 
 #include <algorithm>
+#include <iterator>
 #include <numeric>
 #include <utility>
 
@@ -33,21 +34,24 @@ class EncoderImpl final : public Encoder {
   const EncoderOptions& options() const override { return options_; }
 
   Identity IdentityOf(absl::Span<const int32_t> tokens) const override {
-    return ComputeIdentity({.model = fingerprint_, .context_digest = "", .tokens = tokens}, options_.tenant_secret);
+    return ComputeIdentity({.model = fingerprint_, .context_digest = options_.wrapper.digest, .tokens = tokens},
+                           options_.tenant_secret);
   }
 
   absl::StatusOr<std::vector<Encoded>> Encode(absl::Span<const absl::Span<const int32_t>> documents) override {
     KVLINK_RETURN_IF_ERROR(Check(documents));
+    std::vector<std::vector<int32_t>> inside;
+    const std::vector<absl::Span<const int32_t>> rows = Wrap(documents, &inside);
     int64_t longest = 0;
-    for (const auto& tokens : documents) longest = std::max<int64_t>(longest, tokens.size());
+    for (const auto& tokens : rows) longest = std::max<int64_t>(longest, tokens.size());
     KVLINK_RETURN_IF_ERROR(EnsurePages(PagesFor(longest)));
     std::vector<Encoded> encoded(documents.size());
     std::vector<std::unique_ptr<model::KvSequence>> sequences(documents.size());
-    for (Piece next; next.document < documents.size();) {
-      const std::vector<Piece> pass = NextPass(documents, next);
-      KVLINK_RETURN_IF_ERROR(Forward(documents, pass, sequences));
+    for (Piece next; next.document < rows.size();) {
+      const std::vector<Piece> pass = NextPass(rows, next);
+      KVLINK_RETURN_IF_ERROR(Forward(rows, pass, sequences));
       for (const Piece& piece : pass) {
-        if (piece.end < static_cast<int64_t>(documents[piece.document].size())) continue;
+        if (piece.end < static_cast<int64_t>(rows[piece.document].size())) continue;
         KVLINK_ASSIGN_OR_RETURN(encoded[piece.document], Pack(documents[piece.document], *sequences[piece.document]));
         sequences[piece.document].reset();
       }
@@ -56,6 +60,7 @@ class EncoderImpl final : public Encoder {
   }
 
   absl::Status Prepare() {
+    KVLINK_RETURN_IF_ERROR(UploadWrapper());
     // Slabs are checksummed and stored from host memory, so on a device they are transferred first.
     if (model_->backend()->device().type != kernels::DeviceType::kCpu) {
       KVLINK_ASSIGN_OR_RETURN(transfer_, kernels::Transfer::Create(model_->backend()));
@@ -64,6 +69,42 @@ class EncoderImpl final : public Encoder {
   }
 
  private:
+  absl::Status UploadWrapper() {
+    const std::vector<float>& rows = options_.wrapper.embeddings;
+    const int64_t hidden = model_->config().hidden;
+    const int64_t elements = static_cast<int64_t>(rows.size());
+    if (elements != options_.wrapper.tokens() * hidden) {
+      return absl::InvalidArgumentError(absl::StrCat("a wrapper of ", options_.wrapper.tokens(), " tokens has ",
+                                                     elements, " elements; the model is ", hidden, " wide"));
+    }
+    if (rows.empty()) return absl::OkStatus();
+    const int64_t bytes = elements * static_cast<int64_t>(sizeof(float));
+    KVLINK_ASSIGN_OR_RETURN(wrapper_rows_, model_->backend()->Allocate(bytes));
+    KVLINK_RETURN_IF_ERROR(model_->backend()->CopyIn(*stream_, rows.data(), wrapper_rows_.data(), bytes));
+    return stream_->Synchronize();
+  }
+
+  // The tokens of each encoding: ids from the end of the vocabulary on are rows of the wrapper. `inside`: holds those
+  // that differ from the documents'.
+  std::vector<absl::Span<const int32_t>> Wrap(absl::Span<const absl::Span<const int32_t>> documents,
+                                              std::vector<std::vector<int32_t>>* inside) const {
+    std::vector<absl::Span<const int32_t>> all(documents.begin(), documents.end());
+    const Wrapper& wrapper = options_.wrapper;
+    if (wrapper.tokens() == 0) return all;
+    inside->resize(documents.size());
+    for (size_t i = 0; i < documents.size(); ++i) {
+      std::vector<int32_t>& tokens = (*inside)[i];
+      tokens.resize(documents[i].size() + wrapper.tokens());
+      const auto own = std::next(tokens.begin(), wrapper.header);
+      const auto trailer = std::copy(documents[i].begin(), documents[i].end(), own);
+      const auto first = static_cast<int32_t>(model_->config().vocab);
+      std::iota(tokens.begin(), own, first);
+      std::iota(trailer, tokens.end(), first + static_cast<int32_t>(wrapper.header));
+      all[i] = tokens;
+    }
+    return all;
+  }
+
   // Provides pages for a batch, and for one document of `pages` pages.
   absl::Status EnsurePages(int64_t pages) {
     // A batch of whole pages, plus one for a document that began in the previous pass.
@@ -83,11 +124,19 @@ class EncoderImpl final : public Encoder {
 
   absl::Status Check(absl::Span<const absl::Span<const int32_t>> documents) const {
     const int64_t context = model_->config().context;
+    const int64_t vocab = model_->config().vocab;
+    const int64_t around = options_.wrapper.tokens();
     for (size_t i = 0; i < documents.size(); ++i) {
       if (documents[i].empty()) return absl::InvalidArgumentError(absl::StrCat("document ", i, " is empty"));
-      if (static_cast<int64_t>(documents[i].size()) <= context) continue;
-      return absl::InvalidArgumentError(absl::StrCat("document ", i, " has ", documents[i].size(),
-                                                     " tokens, more than the model's context of ", context));
+      for (const int32_t token : documents[i]) {
+        if (token >= 0 && token < vocab) continue;
+        return absl::InvalidArgumentError(
+            absl::StrCat("document ", i, ": token ", token, " is outside the vocabulary of ", vocab));
+      }
+      if (static_cast<int64_t>(documents[i].size()) + around <= context) continue;
+      return absl::InvalidArgumentError(absl::StrCat("document ", i, " has ", documents[i].size(), " tokens",
+                                                     around > 0 ? absl::StrCat(" and ", around, " of its wrapper") : "",
+                                                     ", more than the model's context of ", context));
     }
     return absl::OkStatus();
   }
@@ -125,15 +174,18 @@ class EncoderImpl final : public Encoder {
       const int64_t first = arrays.AddRows(rows, positions, slots);
       arrays.AddPrivate(*sequence, first, static_cast<int64_t>(rows.size()));
     }
-    return model_->Forward(*context_, arrays.Batch(pages_.get())).status();
+    model::ForwardBatch batch = arrays.Batch(pages_.get());
+    if (const int64_t around = options_.wrapper.tokens(); around > 0) {
+      batch.extra_embeddings = kernels::Tensor::Dense(wrapper_rows_.data(), kernels::Dtype::kF32,
+                                                      model_->backend()->device(), {around, model_->config().hidden});
+    }
+    return model_->Forward(*context_, batch).status();
   }
 
   absl::StatusOr<Encoded> Pack(absl::Span<const int32_t> tokens, const model::KvSequence& sequence) {
     const model::ModelConfig& config = model_->config();
-    const SlabShape shape{.codec = options_.codec,
-                          .kv_heads = config.kv_heads,
-                          .head_dim = config.head_dim,
-                          .tokens = static_cast<int64_t>(tokens.size())};
+    const SlabShape shape{
+        .codec = options_.codec, .kv_heads = config.kv_heads, .head_dim = config.head_dim, .tokens = sequence.tokens()};
     KVLINK_RETURN_IF_ERROR(shape.Validate());
     Encoded encoded;
     encoded.manifest = Manifest::Uniform(shape, config.layers, model_->rope().rotary_dim);
@@ -200,6 +252,7 @@ class EncoderImpl final : public Encoder {
   const EncoderOptions options_;
   const std::unique_ptr<model::ForwardContext> context_;
   const std::unique_ptr<kernels::Stream> stream_;
+  kernels::Buffer wrapper_rows_;  // [wrapper tokens, hidden]
   std::unique_ptr<model::KvPages> pages_;
   // On a device: memory to pack into, and the transfer to the host.
   kernels::Buffer slabs_;

@@ -13,6 +13,7 @@
 #include "absl/types/span.h"
 #include "proto/digest.h"
 #include "proto/manifest.h"
+#include "worker/encode/wrapper.h"
 #include "worker/files/weights.h"
 #include "worker/model/model.h"
 
@@ -34,20 +35,24 @@ struct EncoderOptions {
   Codec codec = Codec::kRawBf16;
   int64_t batch_tokens = 2048;  // rows of one forward pass; longer documents take several, without loss of exactness
   std::string tenant_secret;    // empty: plain SHA-256 identities
+  Wrapper wrapper;              // documents are encoded inside it; default: as they are
 };
 
 class Encoder {
  public:
-  // RESOURCE_EXHAUSTED when the private KV for one batch, or a device's pinned memory, cannot be allocated.
+  // INVALID_ARGUMENT: options out of range, a wrapper that does not fit the model. RESOURCE_EXHAUSTED when the private
+  // KV for one batch, or a device's pinned memory, cannot be allocated.
   static absl::StatusOr<std::unique_ptr<Encoder>> Create(const model::Model* model, const Fingerprint& fingerprint,
                                                          const EncoderOptions& options);
   virtual ~Encoder() = default;
   virtual const EncoderOptions& options() const = 0;
+  // Of a document's own tokens, inside the options' wrapper.
   virtual Identity IdentityOf(absl::Span<const int32_t> tokens) const = 0;
-  // Encodes each document alone (causal within itself, positions from 0), in as few forward passes as possible. Results
-  // are in the order of the documents. On the host the bits do not depend on the other documents of the call; a device
-  // may sum in another order. INVALID_ARGUMENT: an empty document or one longer than the context, by index.
-  // RESOURCE_EXHAUSTED: no memory.
+  // Encodes each document alone (causal within itself and its wrapper, positions from 0), in as few forward passes as
+  // possible. An encoding has the wrapper's tokens around those of its document. Results are in the order of the
+  // documents. On the host the bits do not depend on the other documents of the call; a device may sum in another
+  // order. INVALID_ARGUMENT: a document that is empty, has a token outside the vocabulary, or is longer than the
+  // context allows, by index. RESOURCE_EXHAUSTED: no memory.
   virtual absl::StatusOr<std::vector<Encoded>> Encode(absl::Span<const absl::Span<const int32_t>> documents) = 0;
 };
 

@@ -18,6 +18,7 @@ namespace {
 constexpr int64_t kMaxProfileBytes = int64_t{1} << 20;
 constexpr int64_t kMaxLinksPerDocument = 256;
 constexpr int64_t kMaxSlots = 65536;
+constexpr int64_t kMaxWrapperTokens = 1024;  // of a header, and of a trailer
 constexpr size_t kMaxTemplateBytes = 16384;
 
 using Json = nlohmann::json;
@@ -26,22 +27,23 @@ absl::Status FieldError(absl::string_view field, absl::string_view what) {
   return absl::InvalidArgumentError(absl::StrCat("link profile: '", field, "' ", what));
 }
 
-// Typed reads from one object. An absent field keeps its default; a misspelt one is an error.
+// Typed reads from one object. An absent field keeps its default; a misspelt one is an error. `prefix`: of the names in
+// messages.
 class Fields {
  public:
-  explicit Fields(const Json& object) : object_(object) {}
+  explicit Fields(const Json& object, std::string prefix = "") : object_(object), prefix_(std::move(prefix)) {}
 
   absl::Status String(const char* field, std::string* out) const {
     const auto it = object_.find(field);
     if (it == object_.end()) return absl::OkStatus();
-    if (!it->is_string()) return FieldError(field, "must be a string");
+    if (!it->is_string()) return Error(field, "must be a string");
     *out = it->get<std::string>();
     return absl::OkStatus();
   }
   absl::Status Bool(const char* field, bool* out) const {
     const auto it = object_.find(field);
     if (it == object_.end()) return absl::OkStatus();
-    if (!it->is_boolean()) return FieldError(field, "must be true or false");
+    if (!it->is_boolean()) return Error(field, "must be true or false");
     *out = it->get<bool>();
     return absl::OkStatus();
   }
@@ -49,7 +51,7 @@ class Fields {
     const auto it = object_.find(field);
     if (it == object_.end()) return absl::OkStatus();
     const bool fits = it->is_number_unsigned() && it->get<uint64_t>() <= static_cast<uint64_t>(most);
-    if (!fits) return FieldError(field, absl::StrCat("must be an integer from 0 to ", most));
+    if (!fits) return Error(field, absl::StrCat("must be an integer from 0 to ", most));
     *out = it->get<int64_t>();
     return absl::OkStatus();
   }
@@ -60,18 +62,27 @@ class Fields {
     *out = static_cast<int32_t>(id);
     return absl::OkStatus();
   }
+  const Json* Find(const char* field) const {
+    const auto it = object_.find(field);
+    return it == object_.end() ? nullptr : &*it;
+  }
   absl::Status OnlyKnown(std::initializer_list<absl::string_view> known) const {
     for (const auto& [key, value] : object_.items()) {
       bool found = false;
       for (absl::string_view name : known) found = found || name == key;
       if (!found)
-        return FieldError(key.substr(0, 64), absl::StrCat("is not known; fields are ", absl::StrJoin(known, ", ")));
+        return Error(key.substr(0, 64), absl::StrCat("is not known; fields are ", absl::StrJoin(known, ", ")));
     }
     return absl::OkStatus();
   }
 
  private:
+  absl::Status Error(absl::string_view field, absl::string_view what) const {
+    return FieldError(absl::StrCat(prefix_, field), what);
+  }
+
   const Json& object_;
+  const std::string prefix_;
 };
 
 // "{name}" at `position`, or empty.
@@ -124,6 +135,27 @@ absl::Status CheckLinks(const LinkProfile& profile) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<WrapperFile> ParseWrapper(const Json& object) {
+  if (!object.is_object()) return FieldError("wrapper", "must be an object");
+  const Fields fields(object, "wrapper.");
+  WrapperFile wrapper;
+  KVLINK_RETURN_IF_ERROR(fields.OnlyKnown({"file", "header", "trailer"}));
+  KVLINK_RETURN_IF_ERROR(fields.String("file", &wrapper.file));
+  KVLINK_RETURN_IF_ERROR(fields.Integer("header", kMaxWrapperTokens, &wrapper.header));
+  KVLINK_RETURN_IF_ERROR(fields.Integer("trailer", kMaxWrapperTokens, &wrapper.trailer));
+  if (wrapper.file.empty()) return FieldError("wrapper.file", "is missing or empty");
+  if (wrapper.header + wrapper.trailer == 0) {
+    return FieldError("wrapper", "has neither header nor trailer; give at least one of them a token");
+  }
+  return wrapper;
+}
+
+// `file`, relative to `directory` unless it is absolute.
+std::string Beside(absl::string_view directory, const std::string& file) {
+  const std::filesystem::path path(file);
+  return path.is_relative() ? (std::filesystem::path(std::string(directory)) / path).string() : file;
+}
+
 }  // namespace
 
 absl::StatusOr<LinkProfile> ParseLinkProfile(absl::string_view json, absl::string_view directory) {
@@ -132,15 +164,20 @@ absl::StatusOr<LinkProfile> ParseLinkProfile(absl::string_view json, absl::strin
   const Fields fields(object);
   KVLINK_RETURN_IF_ERROR(
       fields.OnlyKnown({"name", "trained", "links_per_document", "slots", "first_link_id", "link_embeddings_file",
-                        "mem_start", "mem_end", "document_template", "place"}));
+                        "wrapper", "linker", "mem_start", "mem_end", "document_template", "place"}));
   LinkProfile profile;
-  std::string place = "in-user";
+  std::string place = "in-user", linker = "concat";
   KVLINK_RETURN_IF_ERROR(fields.String("name", &profile.name));
   KVLINK_RETURN_IF_ERROR(fields.Bool("trained", &profile.trained));
   KVLINK_RETURN_IF_ERROR(fields.Integer("links_per_document", kMaxLinksPerDocument, &profile.links_per_document));
   KVLINK_RETURN_IF_ERROR(fields.Integer("slots", kMaxSlots, &profile.slots));
   KVLINK_RETURN_IF_ERROR(fields.TokenId("first_link_id", &profile.first_link_id));
   KVLINK_RETURN_IF_ERROR(fields.String("link_embeddings_file", &profile.link_embeddings_file));
+  if (const Json* const wrapper = fields.Find("wrapper")) {
+    KVLINK_ASSIGN_OR_RETURN(profile.wrapper, ParseWrapper(*wrapper));
+    profile.wrapper->file = Beside(directory, profile.wrapper->file);
+  }
+  KVLINK_RETURN_IF_ERROR(fields.String("linker", &linker));
   KVLINK_RETURN_IF_ERROR(fields.TokenId("mem_start", &profile.mem_start));
   KVLINK_RETURN_IF_ERROR(fields.TokenId("mem_end", &profile.mem_end));
   KVLINK_RETURN_IF_ERROR(fields.String("document_template", &profile.document_template));
@@ -153,13 +190,13 @@ absl::StatusOr<LinkProfile> ParseLinkProfile(absl::string_view json, absl::strin
   } else {
     return FieldError("place", "must be \"after-system\" or \"in-user\"");
   }
+  const absl::StatusOr<Linker> parsed = ParseLinker(linker);
+  if (!parsed.ok()) return FieldError("linker", absl::StrCat("is not one: ", parsed.status().message()));
+  profile.linker = *parsed;
   KVLINK_RETURN_IF_ERROR(CheckTemplate(profile.document_template));
   KVLINK_RETURN_IF_ERROR(CheckLinks(profile));
   if (!profile.link_embeddings_file.empty()) {
-    const std::filesystem::path file(profile.link_embeddings_file);
-    if (file.is_relative()) {
-      profile.link_embeddings_file = (std::filesystem::path(std::string(directory)) / file).string();
-    }
+    profile.link_embeddings_file = Beside(directory, profile.link_embeddings_file);
   }
   return profile;
 }

@@ -8,6 +8,8 @@
 #include <cstring>
 #include <filesystem>
 #include <random>
+#include <set>
+#include <utility>
 #include <vector>
 
 #include "kernels/ref/ref.h"
@@ -40,13 +42,25 @@ struct TinyModel {
     std::filesystem::remove_all(directory);
   }
 
-  std::unique_ptr<Encoder> MakeEncoder(Codec codec, int64_t batch_tokens) const {
+  std::unique_ptr<Encoder> MakeEncoder(Codec codec, int64_t batch_tokens, Wrapper wrapper = {}) const {
     EncoderOptions options;
     options.codec = codec;
     options.batch_tokens = batch_tokens;
+    options.wrapper = std::move(wrapper);
     auto encoder = Encoder::Create(model.get(), fingerprint, options);
     EXPECT_TRUE(encoder.ok()) << encoder.status();
     return *std::move(encoder);
+  }
+
+  // A wrapper with the embeddings of these tokens.
+  Wrapper WrapperLike(const Tokens& header, const Tokens& trailer) const {
+    const int64_t hidden = model->config().hidden;
+    std::vector<float> rows((header.size() + trailer.size()) * hidden);
+    for (size_t i = 0; i < header.size() + trailer.size(); ++i) {
+      const int32_t token = i < header.size() ? header[i] : trailer[i - header.size()];
+      EXPECT_TRUE(model->EmbeddingRow(token, absl::MakeSpan(rows).subspan(i * hidden, hidden)).ok());
+    }
+    return MakeWrapper(static_cast<int64_t>(header.size()), static_cast<int64_t>(trailer.size()), std::move(rows));
   }
 };
 
@@ -189,6 +203,65 @@ TEST_P(EncoderTest, AgreesWithTheScalarBackend) {
     EXPECT_EQ(here[i].manifest.identity, there[i].manifest.identity);
     EXPECT_LE(Difference(here[i], there[i], here[i].manifest.tokens), tolerance) << i;
   }
+}
+
+// A wrapper whose rows are those of ordinary tokens encodes what these tokens around the document would.
+TEST_P(EncoderTest, AWrapperStandsAroundTheDocumentInItsSegment) {
+  const TinyModel setup(GetParam(), {});
+  std::mt19937 random(11);
+  const std::pair<int64_t, int64_t> shapes[] = {{8, 8}, {3, 0}, {0, 70}};
+  for (const auto& [before, behind] : shapes) {
+    const Tokens header = RandomTokens(random, before), trailer = RandomTokens(random, behind);
+    const std::vector<Tokens> documents = {RandomTokens(random, 90), RandomTokens(random, 1), RandomTokens(random, 57)};
+    std::vector<Tokens> whole;
+    for (const Tokens& document : documents) {
+      whole.push_back(header);
+      whole.back().insert(whole.back().end(), document.begin(), document.end());
+      whole.back().insert(whole.back().end(), trailer.begin(), trailer.end());
+    }
+    // Cuts after 64 rows fall into wrappers and documents.
+    const Wrapper wrapper = setup.WrapperLike(header, trailer);
+    const auto encoder = setup.MakeEncoder(Codec::kRawF32, 64, wrapper);
+    const std::vector<Encoded> inside = Encode(*encoder, documents);
+    const std::vector<Encoded> plain = Encode(*setup.MakeEncoder(Codec::kRawF32, 64), whole);
+    for (size_t i = 0; i < documents.size(); ++i) {
+      EXPECT_EQ(inside[i].manifest.tokens, static_cast<int64_t>(whole[i].size()));
+      EXPECT_TRUE(inside[i].manifest.Validate().ok());
+      EXPECT_LE(Difference(inside[i], plain[i], inside[i].manifest.tokens), 1e-6) << i;
+      EXPECT_TRUE(inside[i].manifest.identity == encoder->IdentityOf(documents[i]));
+    }
+  }
+}
+
+TEST_P(EncoderTest, EncodingsInsideDifferentWrappersHaveDifferentIdentities) {
+  const TinyModel setup(GetParam(), {});
+  std::mt19937 random(12);
+  const Tokens document = RandomTokens(random, 30);
+  const Tokens a = RandomTokens(random, 4), b = RandomTokens(random, 4);
+  std::vector<Wrapper> wrappers = {{}, setup.WrapperLike(a, b), setup.WrapperLike(b, a), setup.WrapperLike(a, {})};
+  std::set<std::string> seen;
+  for (const Wrapper& wrapper : wrappers) {
+    seen.insert(setup.MakeEncoder(Codec::kRawBf16, 64, wrapper)->IdentityOf(document).Hex());
+  }
+  EXPECT_EQ(seen.size(), wrappers.size());
+}
+
+TEST_P(EncoderTest, RefusesWhatHasNoRoomInAWrapper) {
+  testing::TinyModelOptions options;
+  options.context = 128;
+  const TinyModel setup(GetParam(), options);
+  const auto encoder = setup.MakeEncoder(Codec::kRawBf16, 64, setup.WrapperLike(Tokens(5, 9), Tokens(3, 9)));
+  const Tokens good(120, 5), too_long(121, 5), of_the_wrapper(3, 320);
+  const auto status = [&](const Tokens& tokens) { return encoder->Encode({tokens}).status(); };
+  EXPECT_TRUE(status(good).ok()) << status(good);
+  EXPECT_EQ(status(too_long).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status(too_long).message()), HasSubstr("121 tokens and 8 of its wrapper"));
+  // A document cannot name the wrapper's rows.
+  EXPECT_EQ(status(of_the_wrapper).code(), absl::StatusCode::kInvalidArgument);
+  EncoderOptions narrow;
+  narrow.wrapper = MakeWrapper(1, 1, std::vector<float>(20));
+  EXPECT_EQ(Encoder::Create(setup.model.get(), setup.fingerprint, narrow).status().code(),
+            absl::StatusCode::kInvalidArgument);
 }
 
 TEST_P(EncoderTest, RefusesWhatCannotBeEncodedByIndex) {

@@ -73,6 +73,14 @@ TEST(LinkProfile, RefusesWhatDoesNotFitTogether) {
       {R"({"name":"x","document_template":"{text}{text}"})", "must hold {text} exactly once"},
       {R"({"name":"x","document_template":"Document {index}: {text}"})", "{index}"},
       {R"({"name":"x","place":"anywhere"})", "'place' must be"},
+      {R"({"name":"x","wrapper":"w.safetensors"})", "'wrapper' must be an object"},
+      {R"({"name":"x","wrapper":{"header":8,"trailer":8}})", "'wrapper.file' is missing"},
+      {R"({"name":"x","wrapper":{"file":"w"}})", "'wrapper' has neither header nor trailer"},
+      {R"({"name":"x","wrapper":{"file":"w","header":0,"trailer":0}})", "'wrapper' has neither header nor trailer"},
+      {R"({"name":"x","wrapper":{"file":"w","header":1025}})", "'wrapper.header' must be an integer from 0 to 1024"},
+      {R"({"name":"x","wrapper":{"file":"w","trailer":-1}})", "'wrapper.trailer' must be an integer"},
+      {R"({"name":"x","wrapper":{"file":3,"trailer":1}})", "'wrapper.file' must be a string"},
+      {R"({"name":"x","wrapper":{"file":"w","tailer":1}})", "'wrapper.tailer' is not known; fields are file, header"},
   };
   for (const auto& c : cases) {
     const auto profile = ParseLinkProfile(c.json, "");
@@ -83,16 +91,31 @@ TEST(LinkProfile, RefusesWhatDoesNotFitTogether) {
   }
 }
 
+TEST(LinkProfile, NamesTheLinkerOfRequestsThatNameNone) {
+  EXPECT_EQ(ParseLinkProfile(R"({"name":"p"})", "")->linker, Linker(Linker::kConcat));
+  EXPECT_EQ(ParseLinkProfile(R"({"name":"p","linker":"head-8+prophet-5"})", "")->linker,
+            Linker(Linker::kConcat, 8, Linker::kProphet, 5));
+  const auto wrong = ParseLinkProfile(R"({"name":"p","linker":"prophet"})", "");
+  EXPECT_EQ(wrong.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(wrong.status().message(), HasSubstr("'linker'"));
+}
+
 TEST(LinkProfile, FilesAreFoundBesideTheProfile) {
   const std::filesystem::path directory = std::filesystem::path(testing::TempDir()) / "kvlink_profile_test";
   std::filesystem::create_directories(directory);
   const std::string path = (directory / "mine.json").string();
   std::ofstream(path)
-      << R"({"name":"mine","trained":true,"links_per_document":2,"slots":3,"link_embeddings_file":"links.safetensors"})";
+      << R"({"name":"mine","trained":true,"links_per_document":2,"slots":3,"link_embeddings_file":"links.safetensors",)"
+         R"("wrapper":{"file":"in/wrapper.safetensors","header":8,"trailer":0}})";
   const auto profile = LoadLinkProfile(path);
   ASSERT_TRUE(profile.ok()) << profile.status();
   EXPECT_EQ(profile->link_embeddings_file, (directory / "links.safetensors").string());
   EXPECT_FALSE(profile->first_link_id.has_value());
+  ASSERT_TRUE(profile->wrapper.has_value());
+  EXPECT_EQ(profile->wrapper->file, (directory / "in/wrapper.safetensors").string());
+  EXPECT_EQ(profile->wrapper->header, 8);
+  EXPECT_EQ(profile->wrapper->trailer, 0);
+  EXPECT_FALSE(LoadLinkProfile("untuned")->wrapper.has_value());
   std::filesystem::remove_all(directory);
 
   const auto missing = LoadLinkProfile(path);
