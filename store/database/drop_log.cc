@@ -32,6 +32,14 @@ absl::Status Unknown(const NodeId& node) {
                                             "which the database was restored"));
 }
 
+// When the tables were made, migrated or restored; `last` is the last transaction, and `made` the result of kReadMade.
+// Tables older than 2^32 transactions seem younger by that.
+absl::StatusOr<DropPosition> MadeAt(const Rows& made, uint64_t last) {
+  if (made.size() != 1) return absl::DataLossError("kvlink.kvlink_schema has no row; restore it from a backup");
+  const auto age = static_cast<uint32_t>(last - made.Transaction(0, 0));
+  return DropPosition{last - age, 0};
+}
+
 // Whether the log has all rows after `after`; `horizon` is the result of kReadHorizon.
 absl::Status CheckReadable(const DropPosition& after, const Rows& horizon) {
   if (horizon.size() != 1) return absl::DataLossError("kvlink.drop_log_trimmed has no row; restore it from a backup");
@@ -68,13 +76,11 @@ absl::StatusOr<DropPosition> DatabaseImpl::Resume(const NodeId& node, const Drop
                                                              Query{&kReadHorizon, {}}, Query{&kReadMade, {}}},
                                                             until));
     KVLINK_RETURN_IF_ERROR(CheckReadable(position, rows[2]));
-    if (rows[3].size() != 1) return absl::DataLossError("kvlink.kvlink_schema has no row; restore it from a backup");
-    // Tables older than 2^32 transactions seem younger by that. If this puts them after `position`, what was trimmed
-    // decides alone.
-    const uint64_t last = rows[2].Transaction(0, 3);
-    const auto age = static_cast<uint32_t>(last - rows[3].Transaction(0, 0));
-    from = std::min(position, DropPosition{last - age, 0});
+    // If the tables seem younger than they are, and than `position`, what was trimmed decides alone.
+    KVLINK_ASSIGN_OR_RETURN(const DropPosition made, MadeAt(rows[3], rows[2].Transaction(0, 3)));
+    from = std::min(position, made);
     KVLINK_RETURN_IF_ERROR(CheckReadable(from, rows[2]));
+    if (from < position) return absl::OkStatus();
     return connection
         .Run({Query{&kRegisterAt, Parameters()
                                       .Bytes(BytesOf(node))
@@ -88,9 +94,18 @@ absl::StatusOr<DropPosition> DatabaseImpl::Resume(const NodeId& node, const Drop
 }
 
 absl::StatusOr<DropPosition> DatabaseImpl::PositionOf(const NodeId& node, absl::Time deadline) {
-  KVLINK_ASSIGN_OR_RETURN(const auto rows, Ask({Query{&kPositionOf, Parameters().Bytes(BytesOf(node))}}, deadline));
+  KVLINK_ASSIGN_OR_RETURN(const auto rows, Ask({Query{&kPositionOf, Parameters().Bytes(BytesOf(node))},
+                                                Query{&kReadMade, {}}, Query{&kReadHorizon, {}}},
+                                               deadline));
   if (rows[0].size() == 0) return Unknown(node);
-  return PositionIn(rows[0], 0);
+  if (rows[2].size() != 1) return absl::DataLossError("kvlink.drop_log_trimmed has no row; restore it from a backup");
+  KVLINK_ASSIGN_OR_RETURN(const DropPosition made, MadeAt(rows[1], rows[2].Transaction(0, 3)));
+  const DropPosition stored = PositionIn(rows[0], 0);
+  if (stored < made) {
+    return absl::OutOfRangeError(absl::StrCat("the database was restored from a dump since node ",
+                                              absl::BytesToHexString(BytesOf(node)), " last reported to it"));
+  }
+  return stored;
 }
 
 absl::StatusOr<DropBatch> DatabaseImpl::ReadDrops(const DropPosition& after, int64_t limit, absl::Time deadline) {

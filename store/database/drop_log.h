@@ -13,10 +13,10 @@
 // it misses its encoding and is encoded again.
 //
 // Protocol for nodes: a node that holds nothing calls Register, then reads. A node that holds encodings calls
-// PositionOf when it starts, reads from there until `caught_up`, and only then serves. OUT_OF_RANGE from any method:
-// the log no longer has rows that the node has not read, or does not know the node, which may therefore hold dropped
-// encodings. The node then calls Resume; if that returns OUT_OF_RANGE too, it calls Register, removes everything it
-// holds, and reads from there.
+// PositionOf when it starts, reads from its position until `caught_up`, and only then serves. OUT_OF_RANGE from any
+// method: the log no longer has rows that the node has not read, or does not know the node, which may therefore hold
+// dropped encodings. The node then calls Resume; if that returns OUT_OF_RANGE too, it calls Register, removes
+// everything it holds, and reads from there.
 //
 // Positions are stored in the database and valid only there. The log needs a database that loses no commit when it
 // fails over (synchronous replication). In a database restored from a backup, positions beyond its last transaction are
@@ -72,11 +72,13 @@ class DropLog {
   // Registers a node that holds encodings, has read everything up to `position`, and is not known. Returns the position
   // from which it must read. Tables that were restored from a dump, into a server whose transactions went on, do not
   // know nodes that registered after the dump; but all drops since the restoration have rows, so such a node continues
-  // where it was, or at the restoration if that came first. OUT_OF_RANGE, and nothing changes: rows after that were
-  // trimmed, or `position` lies beyond the log's end.
+  // where it was, or at the restoration if that came first. In the second case nothing changes yet: the node stores the
+  // returned position, then calls again with it. OUT_OF_RANGE, and nothing changes: rows after that were trimmed, or
+  // `position` lies beyond the log's end.
   virtual absl::StatusOr<DropPosition> Resume(const NodeId& node, const DropPosition& position,
                                               absl::Time deadline) = 0;
-  // Returns the position that the node stored. OUT_OF_RANGE: it never registered, or was forgotten.
+  // Returns the position that the node stored. OUT_OF_RANGE: it never registered, or was forgotten, or its position lies
+  // before the tables were made from a dump: it may have read further since, in the tables from before.
   virtual absl::StatusOr<DropPosition> PositionOf(const NodeId& node, absl::Time deadline) = 0;
   // Returns at most `limit` (1 to 65,536) drops after `after`. OUT_OF_RANGE: the log was trimmed beyond `after`, or the
   // database is older than it (it was restored from a backup).

@@ -82,17 +82,31 @@ absl::Status DropConsumer::Empty(absl::string_view why) {
 // Handles a log that does not continue from this node's position.
 absl::Status DropConsumer::Lost(absl::string_view why) {
   KVLINK_ASSIGN_OR_RETURN(const auto end, log_->End(Deadline()));
-  // If the log ends before, Register, rather than a start at `end`, gives a position below all open transactions, whose
-  // drops would else never be read.
-  const bool ends_before = Ours(end) < engine_->dropped();
-  const auto from = ends_before ? log_->Register(options_.node, Deadline())
-                                : log_->Resume(options_.node, Theirs(engine_->dropped()), Deadline());
-  if (!ends_before && absl::IsOutOfRange(from.status())) return Empty(why);
-  KVLINK_RETURN_IF_ERROR(from.status());
+  const auto go_to = [this](const database::DropPosition& position) -> absl::Status {
+    memory_->Close();
+    begun_ = false;  // so that after an error the memory is opened again
+    KVLINK_RETURN_IF_ERROR(engine_->Drop({}, Ours(position)));
+    memory_->Reset(Ours(position));
+    return absl::OkStatus();
+  };
+  if (Ours(end) < engine_->dropped()) {
+    // Register, rather than a start at `end`, gives a position below all open transactions, whose drops would else
+    // never be read.
+    KVLINK_ASSIGN_OR_RETURN(const auto registered, log_->Register(options_.node, Deadline()));
+    KVLINK_RETURN_IF_ERROR(go_to(registered));
+  } else {
+    auto from = log_->Resume(options_.node, Theirs(engine_->dropped()), Deadline());
+    if (from.ok() && Ours(*from) != engine_->dropped()) {
+      // In the store before the log knows the node: a node that it knows continues at the position in its store.
+      KVLINK_RETURN_IF_ERROR(go_to(*from));
+      from = log_->Resume(options_.node, *from, Deadline());
+    }
+    if (absl::IsOutOfRange(from.status())) return Empty(why);
+    KVLINK_RETURN_IF_ERROR(from.status());
+  }
   Report("drop_log_went_back", why);
-  memory_->Close();
-  KVLINK_RETURN_IF_ERROR(engine_->Drop({}, Ours(*from)));
-  memory_->Reset(Ours(*from));
+  memory_->Reset(engine_->dropped());
+  begun_ = true;
   MutexLock lock(&mutex_);
   ++statistics_.went_back;
   return absl::OkStatus();

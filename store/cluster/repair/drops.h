@@ -11,7 +11,8 @@
 //
 // After the database was restored to an older state, a node reports this, registers again and keeps what it holds. If
 // the log ends before the node's position, it reads from the transactions that were open in the restored state. If the
-// server's transactions went on, the database may not know the node; it then continues where it was (DropLog::Resume).
+// server's transactions went on, the database does not know the node, or only from the dump; it then continues where it
+// was, or at the restoration if that came first (DropLog::Resume).
 //
 // A push that begins after a drop was carried out is admitted: either a document refers to the identity again, or the
 // encoding is a cache entry that no request will ask for. A push that began earlier is refused when it commits

@@ -293,6 +293,47 @@ TEST_F(DropsTest, ContinuesWithDatabaseRestoredIntoSameServer) {
   EXPECT_THAT(events(), ElementsAre("drop_log_went_back", "drop_log_went_back"));
 }
 
+// The node followed the old tables, beside the restored ones, to a position after the restoration. The database may
+// know the node from the dump; and the answer that it is registered may be lost.
+TEST_F(DropsTest, GoesBackToRestoration) {
+  for (const bool in_dump : {false, true}) {
+    for (const bool runs : {false, true}) {
+      if (in_dump && runs) continue;  // a process keeps its database
+      SCOPED_TRACE(::testing::Message() << in_dump << runs);
+      FakeDropLog log;
+      engine::Engine* const engine = cluster_.node(in_dump ? 2 : runs ? 1 : 0).engine.get();
+      DropOptions options = Options(0);
+      options.move_on = absl::Hours(1);
+      options.store_position = absl::ZeroDuration();
+      auto drops = std::make_unique<DropConsumer>(engine, &log, options);
+      FakeDropLog::State dump = log.Save();
+      for (int i = 0; i < 9; ++i) log.MoveOn();
+      ASSERT_TRUE(drops->CatchUp(Patience()).ok());
+      if (in_dump) dump = log.Save();
+      const Synthetic a = MakeSynthetic(1), b = MakeSynthetic(2);
+      for (const Synthetic* s : {&a, &b}) {
+        ASSERT_TRUE(engine->Put("ns", s->manifest, s->spans(), Patience()).ok());
+      }
+      for (int i = 0; i < 9; ++i) log.MoveOn();
+      const uint64_t restored = log.last().transaction;
+      ASSERT_TRUE(engine->Drop({}, {options.log, restored + 9, 0}).ok());
+      log.RestoreInto(restored, dump);
+      log.Append("ns", a.manifest.identity);
+      for (int i = 0; i < 20; ++i) log.MoveOn();
+      if (!runs) drops = std::make_unique<DropConsumer>(engine, &log, options);
+      log.LoseAnswer();
+      EXPECT_TRUE(absl::IsUnavailable(drops->CatchUp(SteadyNow())));
+      ASSERT_TRUE(drops->CatchUp(Patience()).ok());
+      const auto has = [&](const Synthetic& s) {
+        return engine->Find({"ns", s.manifest.identity, s.manifest.codec}).has_value();
+      };
+      EXPECT_FALSE(has(a)) << "it was dropped since";
+      EXPECT_TRUE(has(b));
+      EXPECT_TRUE(drops->memory()->Knows(engine->dropped())) << "else nothing could be copied or pushed";
+    }
+  }
+}
+
 // Another server has reached the node's position with transactions that the node never read.
 TEST_F(DropsTest, ReadsDropsOfOtherServerBelowItsPosition) {
   const FakeDropLog::State dump = log_.Save();

@@ -51,6 +51,11 @@ class FakeDropLog : public store::database::DropLog {
     MutexLock lock(&mutex_);
     refuses_ = refuse;
   }
+  // The next Resume that registers a node reports an error.
+  void LoseAnswer() {
+    MutexLock lock(&mutex_);
+    loses_answer_ = true;
+  }
   // Opens a transaction whose number lies this far below the end. 0: none.
   void Hold(uint64_t open) {
     MutexLock lock(&mutex_);
@@ -110,13 +115,17 @@ class FakeDropLog : public store::database::DropLog {
     if (gone_) return Gone();
     const DropPosition from = std::min(position, made_);
     if (from < trimmed_ || position > last_) return absl::OutOfRangeError("trimmed");
-    return consumers_[node] = from;
+    if (from < position) return from;
+    consumers_[node] = from;
+    if (std::exchange(loses_answer_, false)) return Gone();
+    return from;
   }
   absl::StatusOr<DropPosition> PositionOf(const NodeId& node, absl::Time) override {
     MutexLock lock(&mutex_);
     if (gone_) return Gone();
     const auto known = consumers_.find(node);
     if (known == consumers_.end()) return absl::OutOfRangeError("the node is not known");
+    if (known->second < made_) return absl::OutOfRangeError("it stored its position before the dump");
     return known->second;
   }
   absl::StatusOr<store::database::DropBatch> ReadDrops(const DropPosition& after, int64_t limit, absl::Time) override {
@@ -184,6 +193,7 @@ class FakeDropLog : public store::database::DropLog {
 
   Mutex mutex_;
   bool gone_ ABSL_GUARDED_BY(mutex_) = false, refuses_ ABSL_GUARDED_BY(mutex_) = false;
+  bool loses_answer_ ABSL_GUARDED_BY(mutex_) = false;
   int64_t stores_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t open_ ABSL_GUARDED_BY(mutex_) = 0;
   DropPosition last_ ABSL_GUARDED_BY(mutex_) = {1, 0}, trimmed_ ABSL_GUARDED_BY(mutex_);

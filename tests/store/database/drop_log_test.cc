@@ -258,12 +258,15 @@ TEST(DropLogTest, ResumesNodeThatDumpDoesNotContain) {
   const auto resumed = database->Resume(NodeOf(1), before, Patience());
   ASSERT_EQ(resumed.status(), absl::OkStatus());
   EXPECT_EQ(*resumed, before);
-  EXPECT_EQ(*database->PositionOf(NodeOf(1), Patience()), before);
+  EXPECT_EQ(database->StorePosition(NodeOf(1), before, Patience()), absl::OkStatus()) << "it is known";
   // Drops since then are read, even by a node that had already read further when it noticed.
   ASSERT_EQ(database->PutDocument("ns", "a", EntryWith({2}, 1)), absl::OkStatus());
   ASSERT_EQ(database->DeleteDocument("ns", "a", 2), absl::OkStatus());
   EXPECT_THAT(IdentitiesIn(Consume(*database.Open(), NodeOf(1), &position)), ElementsAre(IdentityOf(2)));
   auto further = *database->Resume(NodeOf(2), *database->End(Patience()), Patience());
+  EXPECT_TRUE(absl::IsOutOfRange(database->PositionOf(NodeOf(2), Patience()).status())) << "first it goes back";
+  EXPECT_EQ(*database->Resume(NodeOf(2), further, Patience()), further);
+  EXPECT_EQ(*database->PositionOf(NodeOf(2), Patience()), further);
   EXPECT_GT(further, before);
   EXPECT_LT(further, position);
   EXPECT_THAT(IdentitiesIn(Consume(*database.Open(), NodeOf(2), &further)), ElementsAre(IdentityOf(2)));
@@ -274,6 +277,27 @@ TEST(DropLogTest, ResumesNodeThatDumpDoesNotContain) {
     EXPECT_TRUE(absl::IsOutOfRange(database->Resume(NodeOf(1), lost, Patience()).status()));
   }
   EXPECT_TRUE(absl::IsOutOfRange(database->PositionOf(NodeOf(1), Patience()).status()));
+}
+
+// The dump contains the node, which went on reading the old tables.
+TEST(DropLogTest, TellsKnownNodeThatTablesWereRestored) {
+  KVLINK_NEEDS_POSTGRES();
+  OwnDatabase database;
+  auto position = *database->Register(NodeOf(1), Patience());
+  ASSERT_EQ(database->PutDocument("ns", "a", EntryWith({1}, 1)), absl::OkStatus());
+  EXPECT_THAT(Consume(*database.Open(), NodeOf(1), &position), IsEmpty());
+  EXPECT_EQ(*database->PositionOf(NodeOf(1), Patience()), position);
+  const std::string dump = RunOn(database, {"pg_dump", "--schema=kvlink"});
+  database.Sql("DROP SCHEMA kvlink CASCADE");
+  RunOn(database, {"psql", "--quiet", "--set=ON_ERROR_STOP=1"}, dump);
+  ASSERT_EQ(database->DeleteDocument("ns", "a", 2), absl::OkStatus());
+  const DropPosition read = *database->End(Patience());
+  EXPECT_TRUE(absl::IsOutOfRange(database->PositionOf(NodeOf(1), Patience()).status()));
+  auto back = *database->Resume(NodeOf(1), read, Patience());
+  EXPECT_LT(back, read);
+  ASSERT_EQ(*database->Resume(NodeOf(1), back, Patience()), back);
+  EXPECT_EQ(*database->PositionOf(NodeOf(1), Patience()), back);
+  EXPECT_THAT(IdentitiesIn(Consume(*database.Open(), NodeOf(1), &back)), ElementsAre(IdentityOf(1)));
 }
 
 TEST(DropLogTest, ForgetsNodesAfterRestoredBackup) {
