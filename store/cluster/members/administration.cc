@@ -311,13 +311,17 @@ absl::StatusOr<uint64_t> CompleteJoin(Connection* connection, const NodeId& id, 
                   if (record->state != MemberState::kJoining) return "";  // done
                   KVLINK_RETURN_IF_ERROR(StillAt(contents, epoch));
                   for (const auto& [other, member] : contents.members()) {
-                    if (!member.record.former.has_value()) continue;
+                    if (!HoldsUpJoins(member.record.state, member.record.former)) continue;
                     return absl::FailedPreconditionError(
                         absl::StrCat(IdHex(id), " joins once the change of ", IdHex(other), " is complete"));
                   }
                   record->state = MemberState::kActive;
                   return "has joined";
                 });
+}
+
+bool HoldsUpJoins(MemberState state, const std::optional<Standing>& former) {
+  return former.has_value() && state != MemberState::kDraining;
 }
 
 absl::StatusOr<uint64_t> CompleteMove(Connection* connection, const NodeId& id, uint64_t epoch, absl::Time deadline) {

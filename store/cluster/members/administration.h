@@ -53,8 +53,12 @@ absl::StatusOr<uint64_t> SetZone(Connection* connection, const NodeId& id, const
 absl::StatusOr<uint64_t> Remove(Connection* connection, const NodeId& id, bool force, absl::Time deadline);
 
 // For the node itself, once it holds all that it owns at `epoch`. JOINING to ACTIVE. FAILED_PRECONDITION: the placement
-// now has another epoch, or a member has a former standing: the node would own slots of which it holds nothing.
+// now has another epoch, or a member that HoldsUpJoins.
 absl::StatusOr<uint64_t> CompleteJoin(Connection* connection, const NodeId& id, uint64_t epoch, absl::Time deadline);
+// Whether the member keeps others from becoming ACTIVE: beside a former standing they would, at once, own slots of
+// which they hold nothing. Beside that of a DRAINING member they own no more than they were filled with, as if it were
+// gone; and it may be waiting for them, to leave.
+bool HoldsUpJoins(MemberState state, const std::optional<Standing>& former);
 // For the node itself, once all members hold, at `epoch`, what they gain. Forgets its former standing.
 // FAILED_PRECONDITION: the placement now has another epoch.
 absl::StatusOr<uint64_t> CompleteMove(Connection* connection, const NodeId& id, uint64_t epoch, absl::Time deadline);

@@ -353,8 +353,8 @@ absl::Status MemberNode::Step() {
     return CompleteMove(membership_->connection(), id_, epoch, SteadyNow() + kCallTimeout).status();
   }
   awaited_.clear();
-  const bool others_move = absl::c_any_of(members, [](const Member& one) { return one.former.has_value(); });
-  if (state != MemberState::kJoining || others_move) return absl::OkStatus();
+  const bool held_up = absl::c_any_of(members, [](const Member& one) { return HoldsUpJoins(one.state, one.former); });
+  if (state != MemberState::kJoining || held_up) return absl::OkStatus();
   std::optional<ProgressRecord> progress;
   {
     MutexLock lock(&mutex_);

@@ -381,6 +381,30 @@ TEST_F(MemberNodeTest, ChangesWeightWithoutMisses) {
   }
 }
 
+// A member whose weight was changed drains, and every other active one is lost: it can leave only once another is
+// active.
+TEST_F(MemberNodeTest, JoinsBesideMemberThatMovesAndDrains) {
+  StartEtcd(1);
+  Create("default", 1);
+  const auto moves = Start(OptionsOf("moves"));
+  auto lost = Start(OptionsOf("lost"));
+  ASSERT_TRUE(moves != nullptr && lost != nullptr);
+  const auto state = [&](const MemberNode& of) { return StateOf(*of.membership().view(), of.id()); };
+  ASSERT_TRUE(Eventually([&] { return state(*lost) == MemberState::kActive; }));
+  filler_.complete = false;
+  const auto connection = Connect();
+  ASSERT_TRUE(cluster::SetWeight(connection.get(), moves->id(), 60, Patience()).ok());
+  const auto joins = Start(OptionsOf("joins"));
+  ASSERT_NE(joins, nullptr);
+  ASSERT_TRUE(cluster::Drain(connection.get(), moves->id(), Patience()).ok());
+  ASSERT_TRUE(cluster::Remove(connection.get(), lost->id(), /*force=*/true, Patience()).ok());
+  lost = nullptr;
+  filler_.complete = true;
+  EXPECT_TRUE(Eventually([&] { return state(*joins) == MemberState::kActive; }));
+  ASSERT_TRUE(Eventually([&] { return moves->ended().has_value(); }));
+  EXPECT_TRUE(moves->ended()->ok()) << *moves->ended();
+}
+
 // The drop cannot remove a push that has begun and not committed, and repair would spread it to all owners. A push that
 // begins after the drop is admitted.
 TEST_F(MemberNodeTest, RefusesPushOvertakenByDrop) {
