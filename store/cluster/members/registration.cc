@@ -173,7 +173,10 @@ absl::StatusOr<bool> Registration::TryEnter(Entry entry, AliveRecord* other, abs
   const std::string key = KeyOf(connection->cluster(), KeyKind::kAlive, options_.node_id);
   const std::string entered_key = KeyOf(connection->cluster(), KeyKind::kEntered, options_.node_id);
   KVLINK_ASSIGN_OR_RETURN(const auto entered, client->Get(entered_key, {}, by));
-  if (!entered.found.empty()) {
+  KVLINK_ASSIGN_OR_RETURN(const auto member,
+                          client->Get(KeyOf(connection->cluster(), KeyKind::kMember, options_.node_id), {}, by));
+  // An older build leaves the number behind when it removes the member.
+  if (!entered.found.empty() && !member.found.empty()) {
     const auto last = ParseAlive(entered.found[0].value);
     KVLINK_RETURN_IF_ERROR(Annotate(last.status(), absl::StrCat("etcd's ", kKeyPrefix, entered_key)));
     if (last->incarnation > entered_) return Outdated(*last);

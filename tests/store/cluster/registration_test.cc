@@ -159,9 +159,15 @@ TEST_F(RegistrationTest, RefusesCopyWhileNodeIsDown) {
                 AllOf(HasSubstr("127.0.0.1:7001"), HasSubstr("127.0.0.1:7777"), HasSubstr("kvlink members remove")));
   }
   EXPECT_TRUE(Register(membership.get(), 1, 9).ok());
-  // Once the member is removed, there is no place to take.
+  // Once the member is removed, there is no place to take; an older build removes nothing but the member.
   ASSERT_TRUE(cluster::Remove(membership->connection(), NodeOf(1), true, Patience()).ok());
   EXPECT_TRUE(start(101, copied).ok());
+  ASSERT_TRUE(Register(membership.get(), 1, 200).ok());
+  EXPECT_EQ(start(201, copied).code(), absl::StatusCode::kAlreadyExists);
+  const std::string member = cluster::KeyOf("default", cluster::KeyKind::kMember, NodeOf(1));
+  ASSERT_TRUE(membership->connection()->client()->Delete(member, false, Patience()).ok());
+  const absl::Status after = start(202, copied);
+  EXPECT_TRUE(after.ok()) << after;
 }
 
 // The directory is ahead of etcd after a crash between the two, and after etcd was restored; etcd does not know it if
