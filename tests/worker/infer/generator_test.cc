@@ -104,6 +104,71 @@ TEST_P(GeneratorTest, FullIsTheSameInAnyChunks) {
   EXPECT_LE(LargestDifference(LogitsOf(*full), LogitsOf(*linked)), tolerance());
 }
 
+TEST_P(GeneratorTest, TheCostGrowsWithWhatIsComputedAgain) {
+  FillStore();
+  const auto generator = MakeGenerator(store_.get(), Options());
+  const int64_t layers = loaded_.model->config().layers;
+  const auto cost = [&](link::Linker linker) {
+    Request request = Ask();
+    request.linker = linker;
+    const auto conversation = Start(*generator, request);
+    EXPECT_EQ(conversation->stats().prompt_tokens, 279);
+    EXPECT_EQ(conversation->length(), 279);
+    return conversation->stats().fresh_tokens;
+  };
+  // 5 tokens before the documents, 9 after them, 265 of them.
+  int64_t least_blend = 0, least_prophet = 0;
+  for (const int64_t percent : {1, 10, 100}) {
+    if (GetParam().on_device && percent == 100) break;  // emulation is slow
+    const int64_t chosen = (265 * percent + 99) / 100;
+    const int64_t blend = cost({link::Linker::kConcat, 0, link::Linker::kBlend, percent});
+    EXPECT_EQ(blend, (270 * 2 + (14 + chosen) * layers + layers - 1) / layers);
+    const int64_t prophet = cost({link::Linker::kConcat, 0, link::Linker::kProphet, percent});
+    EXPECT_EQ(prophet, 14 + 9 + chosen);
+    EXPECT_GT(blend, least_blend);
+    EXPECT_GT(prophet, least_prophet);
+    least_blend = blend;
+    least_prophet = prophet;
+  }
+  // With heads, which are computed in both stages if a chosen token comes before them.
+  if (!GetParam().on_device) EXPECT_EQ(cost({link::Linker::kConcat, 4, link::Linker::kProphet, 100}), 297);
+}
+
+TEST_P(GeneratorTest, ChoosingEverythingIsAFullPrefillWithEachCodec) {
+  Request request = Ask({2, 0, 2});
+  request.linker = link::Linker::kFull;
+  const std::vector<float> expected = Expected(request);
+  for (const Codec codec : {Codec::kRawF32, Codec::kRawBf16, Codec::kQ8, Codec::kQ4}) {
+    if (GetParam().on_device && codec != Codec::kQ8) continue;  // emulation is slow
+    SCOPED_TRACE(std::string(CodecName(codec)));
+    FillStore(codec);
+    const auto generator = MakeGenerator(store_.get(), Options(codec));
+    for (const link::Linker::Choice choice : {link::Linker::kBlend, link::Linker::kProphet}) {
+      request.linker = {link::Linker::kConcat, 0, choice, 100};
+      const auto conversation = Start(*generator, request);
+      EXPECT_EQ(conversation->stats().documents_encoded, 0);
+      EXPECT_LE(LargestDifference(LogitsOf(*conversation), expected), tolerance());
+    }
+  }
+}
+
+TEST_P(GeneratorTest, StagesAreTheSameInAnyChunks) {
+  if (GetParam().on_device) GTEST_SKIP() << "rounds another way in other chunks, and so may choose other tokens";
+  for (const link::Linker::Choice choice : {link::Linker::kBlend, link::Linker::kProphet}) {
+    Request request = Ask({0, 1, 2, 3, 0});
+    request.linker = {link::Linker::kConcat, 2, choice, 10};
+    std::vector<float> whole;
+    for (const int64_t chunk : {1024, 64, 7}) {
+      GeneratorOptions options = Options();
+      options.prefill_chunk = chunk;
+      const auto generator = MakeGenerator(nullptr, options);
+      const auto conversation = Start(*generator, request);
+      if (whole.empty()) whole = LogitsOf(*conversation);
+      EXPECT_LE(LargestDifference(LogitsOf(*conversation), whole), tolerance()) << chunk;
+    }
+  }
+}
+
 TEST_P(GeneratorTest, ContinuingEqualsComputingAgain) {
   FillStore();
   const auto generator = MakeGenerator(store_.get(), Options());
@@ -154,15 +219,24 @@ TEST_P(GeneratorTest, ABatchOfConversationsStepsAsEachAlone) {
   FillStore();
   const auto generator = MakeGenerator(store_.get(), Options());
   const std::vector<std::vector<int>> asked = {{0, 1, 2, 3}, {2, 0}, {}, {2, 2, 3}};
+  const std::vector<link::Linker> linkers = {{link::Linker::kConcat, 0, link::Linker::kProphet, 20},
+                                             {link::Linker::kConcat, 4, link::Linker::kBlend, 20},
+                                             {link::Linker::kConcat, 0, link::Linker::kProphet, 20},
+                                             link::Linker::kConcat};
+  const auto start = [&](size_t i) {
+    Request request = Ask(asked[i]);
+    request.linker = linkers[i];
+    return Start(*generator, request);
+  };
   std::vector<std::unique_ptr<Conversation>> together;
   std::vector<Conversation*> batch;
-  for (const auto& documents : asked) {
-    together.push_back(Start(*generator, Ask(documents)));
+  for (size_t i = 0; i < asked.size(); ++i) {
+    together.push_back(start(i));
     batch.push_back(together.back().get());
   }
   for (int step = 0; step < 5; ++step) ASSERT_TRUE(generator->StepBatch(batch, {}).ok());
   for (size_t i = 0; i < asked.size(); ++i) {
-    const auto alone = Start(*generator, Ask(asked[i]));
+    const auto alone = start(i);
     Decode(*generator, *alone, 6);
     EXPECT_EQ(alone->next(), together[i]->next());
     EXPECT_EQ(alone->length(), together[i]->length());
@@ -257,6 +331,29 @@ TEST_P(GeneratorTest, LimitsEndACallAndLeaveTheConversation) {
   EXPECT_EQ(Decode(*generator, *conversation, 8), Decode(*generator, *undisturbed, 8));
 }
 
+TEST_P(GeneratorTest, AStageThatIsCancelledLeaksNothing) {
+  FillStore();
+  GeneratorOptions options = Options();
+  options.private_tokens = 279;
+  const auto generator = MakeGenerator(store_.get(), options);
+  for (const link::Linker::Choice choice : {link::Linker::kBlend, link::Linker::kProphet}) {
+    Request request = Ask();
+    request.linker = {link::Linker::kConcat, 0, choice, 30};
+    const std::vector<float> expected = LogitsOf(*Start(*generator, request));
+    int calls = 0;
+    for (bool cancelled = true; cancelled; ++calls) {
+      int asked = 0;
+      request.limits.cancelled = [&] { return ++asked > calls; };
+      const auto conversation = generator->Start(request);
+      cancelled = absl::IsCancelled(conversation.status());
+      if (cancelled) continue;
+      ASSERT_TRUE(conversation.ok()) << conversation.status();
+      EXPECT_EQ(LogitsOf(**conversation), expected);
+    }
+    EXPECT_GT(calls, 3 + static_cast<int>(loaded_.model->config().layers));  // before and within both stages
+  }
+}
+
 TEST_P(GeneratorTest, RefusesWhatCannotBeAnswered) {
   const auto generator = MakeGenerator(store_.get(), Options());
   Request links = Ask();
@@ -265,6 +362,9 @@ TEST_P(GeneratorTest, RefusesWhatCannotBeAnswered) {
   Request long_answer = Ask();
   long_answer.answer_tokens = 4096;
   EXPECT_THAT(generator->Start(long_answer).status().message(), HasSubstr("tokens too many"));
+  link::LinkPlan observing;
+  observing.observe = link::Observe::kKeyMass;
+  EXPECT_EQ(generator->StartPlanned(observing, Ask()).status().code(), absl::StatusCode::kInvalidArgument);
   Request empty = Ask();
   empty.documents[1].tokens.clear();
   EXPECT_THAT(generator->Start(empty).status().message(), HasSubstr("document 2 of 4 is empty"));
@@ -314,7 +414,7 @@ TEST_P(GeneratorTest, ManyThreadsShareEverything) {
   }
   // A document that is in no store is encoded by whoever comes first.
   std::mt19937_64 random(9);
-  documents_.push_back({RandomTokens(random, 20, loaded_.model->config().vocab), {}});
+  documents_.push_back({RandomTokens(random, 20, loaded_.model->config().vocab)});
   asked[3].push_back(4);
   {
     const auto quiet = MakeGenerator(nullptr, Options());

@@ -23,7 +23,9 @@ class GraphTest : public GeneratorTest {
       all.push_back(static_cast<float>(conversation.next()));
       all.insert(all.end(), conversation.logits().begin(), conversation.logits().end());
     };
-    const auto a = Start(generator, Ask({0, 2})), b = Start(generator, Ask({2, 3, 1})), c = Start(generator, Ask({}));
+    Request chosen = Ask({2, 3, 1});
+    chosen.linker = {link::Linker::kConcat, 0, link::Linker::kProphet, 10};
+    const auto a = Start(generator, Ask({0, 2})), b = Start(generator, chosen), c = Start(generator, Ask({}));
     for (int turn = 0; turn < 2; ++turn) {
       for (int step = 0; step < 3; ++step) {
         EXPECT_TRUE(generator.Step(*a, {}).ok());
