@@ -20,7 +20,7 @@ find_package(hwy CONFIG)
 if(NOT KVLINK_BARE)
   find_package(Protobuf MODULE REQUIRED)
   find_package(RocksDB CONFIG REQUIRED)
-  find_package(OpenSSL REQUIRED COMPONENTS Crypto)
+  find_package(OpenSSL REQUIRED COMPONENTS Crypto SSL)
   find_package(ZLIB REQUIRED)
   find_package(PkgConfig REQUIRED)
   # Not under the name "zstd": its cache variables would confuse the Findzstd that RocksDB brings when CMake runs again.

@@ -41,8 +41,8 @@ constexpr absl::Duration kMaxWrite = absl::Seconds(10);
 constexpr char kTokenHeader[] = "token";
 constexpr char kLeaderHeader[] = "hasleader";
 
-std::shared_ptr<grpc::Channel> Dial(const std::string& address, const ClientOptions& options,
-                                    const std::shared_ptr<grpc::ChannelCredentials>& credentials) {
+std::shared_ptr<const Endpoint> Dial(size_t number, const std::string& address, const ClientOptions& options,
+                                     std::shared_ptr<grpc::ChannelCredentials> credentials) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxAnswer);
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kFirstReconnectMs);
@@ -53,7 +53,16 @@ std::shared_ptr<grpc::Channel> Dial(const std::string& address, const ClientOpti
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   // A proxy from the environment is for the web.
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  return grpc::CreateCustomChannel(address, credentials, arguments);
+  auto endpoint = std::make_shared<Endpoint>();
+  endpoint->number = number;
+  endpoint->address = address;
+  endpoint->channel = grpc::CreateCustomChannel(address, credentials, arguments);
+  endpoint->credentials = std::move(credentials);
+  endpoint->kv = etcdserverpb::KV::NewStub(endpoint->channel);
+  endpoint->watch = etcdserverpb::Watch::NewStub(endpoint->channel);
+  endpoint->lease = etcdserverpb::Lease::NewStub(endpoint->channel);
+  endpoint->auth = etcdserverpb::Auth::NewStub(endpoint->channel);
+  return endpoint;
 }
 
 void Prepare(grpc::ClientContext* context, const std::string& token, bool needs_leader) {
@@ -98,9 +107,10 @@ absl::Status Cancelled() { return absl::CancelledError("the call to etcd was can
 
 // Why there is no connection, from gRPC's message. FAILED_PRECONDITION: certainly a configuration error.
 absl::Status ConnectError(const transport::TlsOptions& tls, absl::string_view message) {
+  const std::string trouble = transport::TlsTrouble(tls);
   if (absl::StrContains(message, "certificate verify failed") || absl::StrContains(message, "Hostname Verification")) {
     return absl::FailedPreconditionError(absl::StrCat("its TLS certificate was not signed by the CA in ", tls.ca_file,
-                                                      ", is not for this address, or has expired"));
+                                                      ", is not for this address, or has expired", trouble));
   }
   if (absl::StrContains(message, "WRONG_VERSION_NUMBER") || absl::StrContains(message, "wrong version number")) {
     return absl::FailedPreconditionError("it does not use TLS: leave out the CA certificate");
@@ -108,11 +118,12 @@ absl::Status ConnectError(const transport::TlsOptions& tls, absl::string_view me
   // What a member does to a handshake of the wrong kind; a member that is shutting down may do it too.
   if (absl::StrContains(message, "Socket closed") || absl::StrContains(message, "Endpoint read failed") ||
       absl::StrContains(message, "Connection reset by peer")) {
-    return absl::UnavailableError(
-        !tls.enabled() ? "it closed the connection at once: if it requires TLS, give its CA certificate"
-        : tls.certificate_file.empty()
-            ? "it closed the connection at once: check that it uses TLS, and whether it requires client certificates"
-            : "it closed the connection at once: check that it uses TLS and accepts this client's certificate");
+    return absl::UnavailableError(absl::StrCat(
+        "it closed the connection at once: ",
+        !tls.enabled()                 ? "if it requires TLS, give its CA certificate"
+        : tls.certificate_file.empty() ? "check that it uses TLS, and whether it requires client certificates"
+                                       : "check that it uses TLS and accepts this client's certificate",
+        trouble));
   }
   constexpr absl::string_view kPreface = "last error: ";
   const size_t at = message.find(kPreface);
@@ -130,8 +141,8 @@ absl::StatusOr<std::unique_ptr<ClusterChannel>> ClusterChannel::Open(const Clien
   if (options.user.empty() && !options.password.empty()) {
     return absl::InvalidArgumentError("etcd: a password is given without a user; give both");
   }
-  std::unique_ptr<ClusterChannel> cluster(new ClusterChannel(options));
   KVLINK_ASSIGN_OR_RETURN(const auto credentials, transport::ChannelCredentials(options.tls));
+  std::vector<std::shared_ptr<const Endpoint>> endpoints;
   for (const absl::string_view text : absl::StrSplit(options.endpoints, ',')) {
     const auto address = transport::ParseAddress(text);
     if (!address.ok()) {
@@ -139,28 +150,39 @@ absl::StatusOr<std::unique_ptr<ClusterChannel>> ClusterChannel::Open(const Clien
           absl::StrCat("etcd: the endpoint \"", text, "\" is not host:port; give host:port[,host:port...]"));
     }
     KVLINK_RETURN_IF_ERROR(transport::CheckSecrecy(options.tls, std::string(text), !options.user.empty()));
-    Endpoint endpoint;
-    endpoint.address = std::string(text);
-    endpoint.channel = Dial(endpoint.address, options, credentials);
-    endpoint.kv = etcdserverpb::KV::NewStub(endpoint.channel);
-    endpoint.watch = etcdserverpb::Watch::NewStub(endpoint.channel);
-    endpoint.lease = etcdserverpb::Lease::NewStub(endpoint.channel);
-    endpoint.auth = etcdserverpb::Auth::NewStub(endpoint.channel);
-    cluster->endpoints_.push_back(std::move(endpoint));
+    endpoints.push_back(Dial(endpoints.size(), std::string(text), options, credentials));
   }
-  if (cluster->endpoints_.size() > kMaxEndpoints) {
+  if (endpoints.size() > kMaxEndpoints) {
     return absl::InvalidArgumentError(
-        absl::StrCat("etcd: ", cluster->endpoints_.size(), " endpoints; give at most ", kMaxEndpoints));
+        absl::StrCat("etcd: ", endpoints.size(), " endpoints; give at most ", kMaxEndpoints));
   }
+  std::unique_ptr<ClusterChannel> cluster(new ClusterChannel(options));
+  cluster->members_ = endpoints.size();
   MutexLock lock(&cluster->mutex_);
-  cluster->confirmed_.resize(cluster->endpoints_.size(), absl::InfinitePast());
+  cluster->endpoints_ = std::move(endpoints);
+  cluster->confirmed_.resize(cluster->members_, absl::InfinitePast());
   // Spreads clients over the members.
-  cluster->current_ = std::random_device{}() % cluster->endpoints_.size();
+  cluster->current_ = std::random_device{}() % cluster->members_;
   return cluster;
 }
 
+std::shared_ptr<const Endpoint> ClusterChannel::At(size_t number) {
+  std::shared_ptr<const Endpoint> endpoint;
+  {
+    MutexLock lock(&mutex_);
+    endpoint = endpoints_[number];
+  }
+  if (endpoint->channel->GetState(false) == GRPC_CHANNEL_READY) return endpoint;
+  auto credentials = transport::NewerCredentials(options_.tls, endpoint->credentials);
+  if (credentials == nullptr) return endpoint;
+  auto dialled = Dial(number, endpoint->address, options_, std::move(credentials));
+  MutexLock lock(&mutex_);
+  if (endpoints_[number] == endpoint) endpoints_[number] = std::move(dialled);
+  return endpoints_[number];
+}
+
 absl::Status ClusterChannel::Call(CallKind kind, absl::Time deadline, Cancellation* cancellation, const Rpc& rpc) {
-  std::vector<absl::Status> failures(endpoints_.size());
+  std::vector<absl::Status> failures(members_);
   absl::Duration pause = kFirstPause;
   for (size_t attempt = 1;; ++attempt) {
     size_t number = 0;
@@ -172,8 +194,8 @@ absl::Status ClusterChannel::Call(CallKind kind, absl::Time deadline, Cancellati
     if (outcome.final) return outcome.status;
     if (cancellation != nullptr && cancellation->cancelled()) return Cancelled();
     failures[number] = std::move(outcome.status);
-    Leave(endpoints_[number]);
-    if (attempt % endpoints_.size() != 0) {
+    Leave(number);
+    if (attempt % members_ != 0) {
       if (SteadyNow() >= deadline) return GaveUp(failures);
       continue;
     }
@@ -202,7 +224,8 @@ ClusterChannel::Outcome ClusterChannel::Try(CallKind kind, size_t number, absl::
 
 ClusterChannel::Outcome ClusterChannel::TryOnce(CallKind kind, size_t number, absl::Time deadline,
                                                 Cancellation* cancellation, const Rpc& rpc) {
-  const Endpoint& endpoint = endpoints_[number];
+  const std::shared_ptr<const Endpoint> held = At(number);
+  const Endpoint& endpoint = *held;
   if (absl::Status connected = AwaitConnection(endpoint, deadline, cancellation); !connected.ok()) {
     return {std::move(connected), false};
   }
@@ -358,17 +381,18 @@ ClusterChannel::Outcome ClusterChannel::Authenticate(const Endpoint& endpoint, a
   return Judge(CallKind::kRepeatable, endpoint, status, response.header(), 0);
 }
 
-absl::StatusOr<const Endpoint*> ClusterChannel::Connect(absl::Time deadline, Cancellation* cancellation) {
-  const Endpoint* answered = nullptr;
+absl::StatusOr<std::shared_ptr<const Endpoint>> ClusterChannel::Connect(absl::Time deadline,
+                                                                        Cancellation* cancellation) {
+  std::optional<size_t> answered;
   const absl::Status status =
       Call(CallKind::kRead, deadline, cancellation,
            [&](const Endpoint& endpoint, grpc::ClientContext* context, etcdserverpb::ResponseHeader* header) {
-             answered = &endpoint;
+             answered = endpoint.number;
              return Ask(endpoint, context, header);
            });
   // The stream itself reports missing permissions. If no endpoint was asked, authentication was denied.
-  if (!status.ok() && !(absl::IsPermissionDenied(status) && answered != nullptr)) return status;
-  return answered;
+  if (!status.ok() && !(absl::IsPermissionDenied(status) && answered.has_value())) return status;
+  return At(*answered);
 }
 
 std::string ClusterChannel::PrepareStream(grpc::ClientContext* context) {
@@ -386,11 +410,10 @@ absl::Status ClusterChannel::CheckCluster(const Endpoint& endpoint, const etcdse
                                                     "): remove it from the endpoints"));
 }
 
-void ClusterChannel::Leave(const Endpoint& endpoint) {
-  const auto number = static_cast<size_t>(&endpoint - endpoints_.data());
+void ClusterChannel::Leave(size_t number) {
   MutexLock lock(&mutex_);
   confirmed_[number] = absl::InfinitePast();
-  if (current_ == number) current_ = (current_ + 1) % endpoints_.size();
+  if (current_ == number) current_ = (current_ + 1) % members_;
 }
 
 void ClusterChannel::DropToken(const std::string& refused) {
@@ -408,10 +431,11 @@ void ClusterChannel::Saw(int64_t revision) {
 absl::Status ClusterChannel::GaveUp(const std::vector<absl::Status>& failures) const {
   std::vector<std::string> reasons;
   bool silent = false, wrong = true;
+  MutexLock lock(&mutex_);
   for (size_t i = 0; i < failures.size(); ++i) {
     // Skips members that the deadline left no time for.
     if (failures[i].ok()) continue;
-    reasons.push_back(absl::StrCat(endpoints_[i].address, " (", failures[i].message(), ")"));
+    reasons.push_back(absl::StrCat(endpoints_[i]->address, " (", failures[i].message(), ")"));
     silent |= absl::IsDeadlineExceeded(failures[i]);
     wrong &= absl::IsFailedPrecondition(failures[i]);
   }

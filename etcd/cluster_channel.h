@@ -3,12 +3,16 @@
 // If a member refuses, stays silent for the time in the options, or belongs to another cluster, the call moves on to
 // the next member in turn, until the deadline. CallKind says which calls are retried.
 //
-// Thread-safety: all methods. Lifetime: must outlive its calls and the Endpoints returned by Connect.
+// A connection keeps the TLS certificates with which it was made. Once the files have changed, the next one is made
+// with the new ones.
+//
+// Thread-safety: all methods. Lifetime: must outlive its calls.
 #ifndef KVLINK_ETCD_CLUSTER_CHANNEL_H_
 #define KVLINK_ETCD_CLUSTER_CHANNEL_H_
 
 #include <grpcpp/channel.h>
 #include <grpcpp/client_context.h>
+#include <grpcpp/security/credentials.h>
 #include <grpcpp/support/status.h>
 
 #include <cstdint>
@@ -36,9 +40,11 @@ enum class CallKind {
   kWrite,
 };
 
-// One member, as named in the endpoints.
+// One member, as named in the endpoints, and a channel to it.
 struct Endpoint {
+  size_t number = 0;
   std::string address;
+  std::shared_ptr<grpc::ChannelCredentials> credentials;  // of the channel
   std::shared_ptr<grpc::Channel> channel;
   std::unique_ptr<etcdserverpb::KV::Stub> kv;
   std::unique_ptr<etcdserverpb::Watch::Stub> watch;
@@ -60,14 +66,14 @@ class ClusterChannel {
   absl::Status Call(CallKind kind, absl::Time deadline, Cancellation* cancellation, const Rpc& rpc);
 
   // Returns a member for a stream, one that has just proved that it reaches the others. Errors as Call.
-  absl::StatusOr<const Endpoint*> Connect(absl::Time deadline, Cancellation* cancellation);
+  absl::StatusOr<std::shared_ptr<const Endpoint>> Connect(absl::Time deadline, Cancellation* cancellation);
   // Prepares the context of a stream to that member: no deadline; etcd ends the stream if the member loses its leader.
   // Returns the token it uses, or "" if none.
   std::string PrepareStream(grpc::ClientContext* context);
   // FAILED_PRECONDITION: the answer came from another cluster.
   absl::Status CheckCluster(const Endpoint& endpoint, const etcdserverpb::ResponseHeader& header);
-  // Makes calls begin with the next member, if they would still begin with this one.
-  void Leave(const Endpoint& endpoint);
+  // Makes calls begin with the next member, if they would still begin with the one of this number.
+  void Leave(size_t number);
   // Drops a token that is no longer accepted: the next call requests a new one, unless another call has already
   // replaced it.
   void DropToken(const std::string& refused);
@@ -86,6 +92,8 @@ class ClusterChannel {
   };
 
   explicit ClusterChannel(const ClientOptions& options) : options_(options) {}
+  // The endpoint with this number. If it is not connected and the TLS files have changed, it gets a new channel.
+  std::shared_ptr<const Endpoint> At(size_t number);
   Outcome Try(CallKind kind, size_t number, absl::Time deadline, Cancellation* cancellation, const Rpc& rpc);
   Outcome TryOnce(CallKind kind, size_t number, absl::Time deadline, Cancellation* cancellation, const Rpc& rpc);
   Outcome Judge(CallKind kind, const Endpoint& endpoint, const grpc::Status& status,
@@ -98,9 +106,10 @@ class ClusterChannel {
   absl::Status GaveUp(const std::vector<absl::Status>& failures) const;
 
   const ClientOptions options_;
-  std::vector<Endpoint> endpoints_;
+  size_t members_ = 0;
 
-  Mutex mutex_;
+  mutable Mutex mutex_;
+  std::vector<std::shared_ptr<const Endpoint>> endpoints_ ABSL_GUARDED_BY(mutex_);  // as many as members_
   size_t current_ ABSL_GUARDED_BY(mutex_) = 0;
   std::string token_ ABSL_GUARDED_BY(mutex_);
   bool open_to_all_ ABSL_GUARDED_BY(mutex_) = false;  // authentication is off

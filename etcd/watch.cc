@@ -117,7 +117,7 @@ void Watch::Leave(const absl::Status& why) {
   heard_ = SteadyNow();
   stream_.reset();
   fragments_.reset();
-  cluster_->Leave(*endpoint_);
+  cluster_->Leave(endpoint_->number);
 }
 
 absl::StatusOr<std::optional<WatchBatch>> Watch::Take(Response response) {

@@ -71,7 +71,7 @@ class Watch {
   std::optional<int64_t> compact_revision_;
   absl::Status ended_;  // not OK: permanent
 
-  const Endpoint* endpoint_ = nullptr;  // set while there is a stream
+  std::shared_ptr<const Endpoint> endpoint_;  // set while there is a stream
   std::unique_ptr<WatchStream> stream_;
   std::string token_;  // the stream's
   // For the stream: when the member was asked for an answer that has not arrived, and when it last sent anything.

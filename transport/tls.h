@@ -1,4 +1,4 @@
-// How connections over gRPC are secured: PEM files, read when a node or a client starts.
+// How connections over gRPC are secured: PEM files, which are followed as they are replaced (grpc/credentials.h).
 // Thread-safety: a plain value.
 #ifndef KVLINK_TRANSPORT_TLS_H_
 #define KVLINK_TRANSPORT_TLS_H_

@@ -133,6 +133,26 @@ class StrangerLog {
   std::map<std::string, int64_t> told_;
 };
 
+// Logs when TLS files were replaced, and when what they hold now cannot be used.
+class TlsLog {
+ public:
+  explicit TlsLog(Log* log) : log_(log) {}
+  void Look() {
+    for (const transport::TlsState& now : transport::TlsStates()) {
+      const std::string names =
+          absl::StrCat(now.files.ca_file, " ", now.files.certificate_file, " ", now.files.key_file);
+      auto& [replaced, status] = told_.try_emplace(names, now.replaced, absl::OkStatus()).first->second;
+      if (std::exchange(replaced, now.replaced) != now.replaced) log_->Info("tls_files_replaced", {{"files", names}});
+      if (std::exchange(status, now.status) == now.status || now.status.ok()) continue;
+      log_->Warning("tls_files_not_used", {{"files", names}, {"why", std::string(now.status.message())}});
+    }
+  }
+
+ private:
+  Log* const log_;
+  std::map<std::string, std::pair<int64_t, absl::Status>> told_;
+};
+
 // Of the descriptors the process may open, strangers take an eighth, two each at the control service, and connections
 // waiting for it another eighth. The rest is for the store and for known clients.
 NodeLimits WithinDescriptors(NodeLimits limits) {
@@ -268,6 +288,7 @@ void Node::Sweep() {
   Service* const service = service_.get();
   absl::Time trimmed = SteadyNow(), forgot = trimmed;
   StrangerLog strangers(service);
+  TlsLog tls(&service->core.log);
   while (true) {
     {
       MutexLock lock(&mutex_);
@@ -281,6 +302,7 @@ void Node::Sweep() {
     for (const auto& connection : service->data.connections.All()) connection->Sweep(now);
     service->core.strangers.Sweep();
     strangers.Look(now);
+    tls.Look();
     if (now - forgot >= kForget) {
       service->core.namespaces.Forget(NamespacesIn(service->core.engine.get()),
                                       now - service->core.limits.namespace_idle);

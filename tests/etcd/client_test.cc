@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <utility>
@@ -509,6 +510,38 @@ TEST_F(TlsTest, AuthenticatesMembersAndClients) {
   options_.tls = {};
   status = ReadError(Soon());
   EXPECT_THAT(std::string(status.message()), HasSubstr("if it requires TLS"));
+}
+
+TEST_F(TlsTest, FollowsRenewedCertificates) {
+  const std::string renewed = File("renewed");
+  std::filesystem::create_directory(renewed);
+  ASSERT_TRUE(testing::MakeCertificates(renewed));
+  StartEtcd({"--cert-file", File("node.pem"), "--key-file", File("node.key"), "--client-cert-auth", "--trusted-ca-file",
+             File("ca.pem")},
+            "https");
+  options_.tls = {File("ca.pem"), File("client.pem"), File("client.key")};
+  options_.progress_interval = absl::Seconds(1);
+  const auto client = NewClient();
+  const auto put = client->Put("key", "x", kNoLease, Patience());
+  ASSERT_TRUE(put.ok()) << put.status();
+  const auto watch = client->WatchFrom("key", false, *put);
+  ASSERT_TRUE(watch->Next(Patience()).ok());
+
+  for (const auto& one : std::filesystem::directory_iterator(renewed)) {
+    std::filesystem::copy_file(one.path(), File(one.path().filename()),
+                               std::filesystem::copy_options::overwrite_existing);
+  }
+  EXPECT_TRUE(client->Get("key", {}, Patience()).ok()) << "over the connection that there is";
+  etcd_->Kill(0);
+  etcd_->Restart(0);  // it accepts only the renewed ones
+  const absl::Time deadline = Patience();
+  auto again = client->Put("key", "y", kNoLease, deadline);
+  while (!again.ok() && SteadyNow() < deadline) again = client->Put("key", "y", kNoLease, deadline);
+  ASSERT_TRUE(again.ok()) << again.status();
+  auto batch = watch->Next(deadline);
+  while (batch.ok() && batch->events.empty()) batch = watch->Next(deadline);
+  ASSERT_TRUE(batch.ok()) << batch.status();
+  EXPECT_EQ(batch->events.back().key_value.value, "y");
 }
 
 TEST_F(TlsTest, ReportsTlsMismatch) {

@@ -1,49 +1,61 @@
-// gRPC reports a file that is not PEM only when the first connection fails, and then without its name. So the files are
-// checked here, where the message can name them.
+// gRPC's C++ interface has no server credentials that change, except by its own reading of files (tls_files.cc says why
+// not). Its C interface has: a function that is asked for newer contents before each handshake.
 #include "transport/grpc/credentials.h"
 
-#include <fstream>
-#include <sstream>
+#include <grpc/grpc.h>
+#include <grpc/grpc_security.h>
+
+#include <list>
+#include <utility>
 
 #include "absl/algorithm/container.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "transport/address.h"
+#include "transport/grpc/tls_files.h"
 
 namespace kvlink::transport {
 namespace {
 
-absl::StatusOr<std::string> ReadPem(const char* what, const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  if (!file || !(text << file.rdbuf())) {
-    return absl::InvalidArgumentError(absl::StrCat("cannot read the TLS ", what, " ", path));
-  }
-  if (!absl::StrContains(text.str(), "-----BEGIN ")) {
-    return absl::InvalidArgumentError(absl::StrCat("the TLS ", what, " ", path, " is not in PEM format"));
-  }
-  return text.str();
-}
+class FollowingServerCredentials : public grpc::ServerCredentials {
+ public:
+  FollowingServerCredentials(TlsFiles* files, bool ask_clients) : files_(files), ask_clients_(ask_clients) {}
+  void SetAuthMetadataProcessor(const std::shared_ptr<grpc::AuthMetadataProcessor>& /*processor*/) override {}
 
-struct Pem {
-  std::string ca, certificate, key;
+ private:
+  struct Port {
+    TlsFiles* files;
+    std::shared_ptr<const Pem> used;
+  };
+
+  int AddPortToServer(const std::string& address, grpc_server* server) override {
+    ports_.push_back({files_, nullptr});
+    grpc_server_credentials* const credentials =
+        grpc_ssl_server_credentials_create_with_options(grpc_ssl_server_credentials_create_options_using_config_fetcher(
+            ask_clients_ ? GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY
+                         : GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE,
+            &FollowingServerCredentials::Fetch, &ports_.back()));
+    const int port = grpc_server_add_http2_port(server, address.c_str(), credentials);
+    grpc_server_credentials_release(credentials);
+    return port;
+  }
+  // gRPC calls it for one port at a time.
+  static grpc_ssl_certificate_config_reload_status Fetch(void* user, grpc_ssl_server_certificate_config** config) {
+    auto* const port = static_cast<Port*>(user);
+    std::shared_ptr<const Pem> pem = port->files->Current();
+    if (pem == port->used) return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_UNCHANGED;
+    const grpc_ssl_pem_key_cert_pair pair{pem->key.c_str(), pem->certificate.c_str()};
+    // gRPC 1.51 asserts that there are authorities, even if it is not to ask for what they sign.
+    const std::string& ca = pem->ca.empty() ? pem->certificate : pem->ca;
+    *config = grpc_ssl_server_certificate_config_create(ca.c_str(), &pair, 1);
+    port->used = std::move(pem);
+    return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_NEW;
+  }
+
+  TlsFiles* const files_;
+  const bool ask_clients_;
+  std::list<Port> ports_;
 };
-
-absl::StatusOr<Pem> ReadAll(const TlsOptions& options) {
-  if (options.certificate_file.empty() != options.key_file.empty()) {
-    return absl::InvalidArgumentError("a TLS certificate and its key must be given together");
-  }
-  Pem pem;
-  if (!options.ca_file.empty()) {
-    KVLINK_ASSIGN_OR_RETURN(pem.ca, ReadPem("CA certificate", options.ca_file));
-  }
-  if (!options.certificate_file.empty()) {
-    KVLINK_ASSIGN_OR_RETURN(pem.certificate, ReadPem("certificate", options.certificate_file));
-    KVLINK_ASSIGN_OR_RETURN(pem.key, ReadPem("key", options.key_file));
-  }
-  return pem;
-}
 
 bool ReachesThisHostOnly(const std::string& address) {
   const auto parsed = ParseAddress({address.data(), address.size()});
@@ -56,22 +68,42 @@ bool ReachesThisHostOnly(const std::string& address) {
 
 absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> ChannelCredentials(const TlsOptions& options) {
   if (!options.enabled()) return grpc::InsecureChannelCredentials();
-  KVLINK_ASSIGN_OR_RETURN(const Pem pem, ReadAll(options));
-  if (pem.ca.empty()) {
+  KVLINK_ASSIGN_OR_RETURN(TlsFiles* const files, TlsFiles::Of(options));
+  if (options.ca_file.empty()) {
     return absl::InvalidArgumentError("TLS needs the CA certificate that signed the server's certificate");
   }
-  return grpc::SslCredentials({pem.ca, pem.key, pem.certificate});
+  return files->Client();
 }
 
 absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> ServerCredentials(const TlsOptions& options) {
   if (!options.enabled()) return grpc::InsecureServerCredentials();
-  KVLINK_ASSIGN_OR_RETURN(const Pem pem, ReadAll(options));
-  if (pem.certificate.empty()) return absl::InvalidArgumentError("TLS needs a certificate and its key for the node");
-  grpc::SslServerCredentialsOptions ssl(pem.ca.empty() ? GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE
-                                                       : GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
-  ssl.pem_root_certs = pem.ca;
-  ssl.pem_key_cert_pairs.push_back({pem.key, pem.certificate});
-  return grpc::SslServerCredentials(ssl);
+  KVLINK_ASSIGN_OR_RETURN(TlsFiles* const files, TlsFiles::Of(options));
+  if (options.certificate_file.empty()) {
+    return absl::InvalidArgumentError("TLS needs a certificate and its key for the node");
+  }
+  return std::make_shared<FollowingServerCredentials>(files, !options.ca_file.empty());
+}
+
+std::shared_ptr<grpc::ChannelCredentials> NewerCredentials(const TlsOptions& options,
+                                                           const std::shared_ptr<grpc::ChannelCredentials>& used) {
+  if (!options.enabled()) return nullptr;
+  auto now = ChannelCredentials(options);
+  return now.ok() && *now != used ? *std::move(now) : nullptr;
+}
+
+std::vector<TlsState> TlsStates() {
+  std::vector<TlsState> states;
+  for (TlsFiles* const files : TlsFiles::All()) states.push_back(files->State());
+  return states;
+}
+
+std::string TlsTrouble(const TlsOptions& options) {
+  if (!options.enabled()) return "";
+  const auto files = TlsFiles::Of(options);
+  if (!files.ok()) return "";
+  const absl::Status status = (*files)->State().status;
+  return status.ok() ? ""
+                     : absl::StrCat("; the TLS files were replaced, but the old ones are in use: ", status.message());
 }
 
 absl::Status CheckSecrecy(const TlsOptions& options, const std::string& address, bool sends_key) {

@@ -12,6 +12,7 @@
 #include "base/status.h"
 #include "transport/address.h"
 #include "transport/grpc/calls.h"
+#include "transport/grpc/credentials.h"
 #include "transport/grpc/wire.h"
 #include "transport/host_memory.h"
 #include "transport/session_host.h"
@@ -50,9 +51,8 @@ class GrpcListener : public Listener {
 
 class TransportOverGrpc : public GrpcTransport {
  public:
-  TransportOverGrpc(std::unique_ptr<SessionHost> host, std::shared_ptr<grpc::ChannelCredentials> credentials,
-                    absl::Duration heartbeat)
-      : credentials_(std::move(credentials)),
+  TransportOverGrpc(std::unique_ptr<SessionHost> host, const TlsOptions& tls, absl::Duration heartbeat)
+      : tls_(tls),
         heartbeat_ms_(static_cast<int>(absl::ToInt64Milliseconds(heartbeat))),
         host_(std::move(host)),
         mailbox_(std::make_shared<Mailbox>(&host_->thread())) {}
@@ -103,9 +103,10 @@ class TransportOverGrpc : public GrpcTransport {
                                                         absl::Time deadline) override {
     if (caller.size() > kMaxCallerBytes) return absl::InvalidArgumentError("the name of the caller is too long");
     KVLINK_ASSIGN_OR_RETURN(const Address named, ParseAddress(address));
-    return host_->Connect(
-        [this, caller = std::string(caller), target = named.ToString()] { return Dial(caller, target); },
-        std::move(events), deadline);
+    KVLINK_ASSIGN_OR_RETURN(const auto credentials, ChannelCredentials(tls_));
+    return host_->Connect([this, caller = std::string(caller), target = named.ToString(),
+                           credentials] { return Dial(caller, target, credentials); },
+                          std::move(events), deadline);
   }
   TransportStats Stats() const override { return host_->Stats(); }
 
@@ -136,14 +137,15 @@ class TransportOverGrpc : public GrpcTransport {
     services_.push_back(std::move(service));
     return std::make_unique<GrpcListener>(door);
   }
-  std::unique_ptr<Wire> Dial(const std::string& caller, const std::string& target) {
+  std::unique_ptr<Wire> Dial(const std::string& caller, const std::string& target,
+                             const std::shared_ptr<grpc::ChannelCredentials>& credentials) {
     grpc::ChannelArguments arguments;
     arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);  // traffic for this host stays on it
     // A connection of its own, destroyed with the channel; and no copies of sent data kept for retries.
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
     arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
     auto wire = std::make_unique<GrpcWire>(&host_->thread(), &host_->counters(), target);
-    auto channel = grpc::CreateCustomChannel(target, credentials_, arguments);
+    auto channel = grpc::CreateCustomChannel(target, credentials, arguments);
     wire->Bind(ClientCall::Start(mailbox_, channels_, channel, wire.get(), caller));
     wire->Keep(std::move(channel), channels_);
     return wire;
@@ -160,7 +162,7 @@ class TransportOverGrpc : public GrpcTransport {
     host_->AddAccepted(std::move(wire), accept);
   }
 
-  const std::shared_ptr<grpc::ChannelCredentials> credentials_;
+  const TlsOptions tls_;
   const int heartbeat_ms_;
   std::unique_ptr<SessionHost> host_;
   const std::shared_ptr<Mailbox> mailbox_;
@@ -173,10 +175,10 @@ class TransportOverGrpc : public GrpcTransport {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<GrpcTransport>> NewGrpcTransport(const TransportOptions& options,
-                                                                std::shared_ptr<grpc::ChannelCredentials> credentials) {
+                                                                const TlsOptions& tls) {
+  KVLINK_RETURN_IF_ERROR(ChannelCredentials(tls).status());
   KVLINK_ASSIGN_OR_RETURN(auto host, SessionHost::Start(options, nullptr));
-  if (credentials == nullptr) credentials = grpc::InsecureChannelCredentials();
-  return std::make_unique<TransportOverGrpc>(std::move(host), std::move(credentials), options.heartbeat);
+  return std::make_unique<TransportOverGrpc>(std::move(host), tls, options.heartbeat);
 }
 
 }  // namespace kvlink::transport

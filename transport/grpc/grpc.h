@@ -12,13 +12,13 @@
 #ifndef KVLINK_TRANSPORT_GRPC_GRPC_H_
 #define KVLINK_TRANSPORT_GRPC_GRPC_H_
 
-#include <grpcpp/security/credentials.h>
 #include <grpcpp/server_builder.h>
 
 #include <functional>
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "transport/tls.h"
 #include "transport/transport.h"
 
 namespace kvlink::transport {
@@ -38,9 +38,10 @@ class GrpcTransport : public Transport {
   // Listen creates a plain-text server of its own, whose port stays in use until the transport is destroyed.
 };
 
-// `credentials` are for client connections; null: plain text. INVALID_ARGUMENT (options), RESOURCE_EXHAUSTED.
-absl::StatusOr<std::unique_ptr<GrpcTransport>> NewGrpcTransport(
-    const TransportOptions& options, std::shared_ptr<grpc::ChannelCredentials> credentials = nullptr);
+// `tls` is for client connections; each uses what the files hold when it is made (credentials.h). INVALID_ARGUMENT
+// (options, TLS files), RESOURCE_EXHAUSTED.
+absl::StatusOr<std::unique_ptr<GrpcTransport>> NewGrpcTransport(const TransportOptions& options,
+                                                                const TlsOptions& tls = {});
 
 }  // namespace kvlink::transport
 

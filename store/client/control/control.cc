@@ -9,6 +9,7 @@
 #include <optional>
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -33,22 +34,6 @@ constexpr absl::Duration kOtherNodeAgain = absl::Seconds(1);  // each attempt co
 constexpr int kFirstReconnectMs = 50, kMaxReconnectMs = 200, kConnectMs = 1000;
 constexpr absl::Duration kApproach = absl::Milliseconds(100);
 
-std::shared_ptr<grpc::Channel> Dial(const std::string& address, const transport::TlsOptions& tls) {
-  grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);  // traffic for this host stays on it
-  arguments.SetMaxReceiveMessageSize(kMaxAnswer);
-  // Finds a restarted node again soon.
-  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kFirstReconnectMs);
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kMaxReconnectMs);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectMs);  // the time limit of an attempt, despite the name
-  // Each store has its own connections, so that another store's backoff does not affect it.
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  // Without usable files there are no credentials, and CheckSecrecy has reported that.
-  auto credentials = transport::ChannelCredentials(tls);
-  return grpc::CreateCustomChannel(address, credentials.ok() ? *credentials : grpc::InsecureChannelCredentials(),
-                                   arguments);
-}
-
 std::optional<absl::Duration> RetryAfterOf(const grpc::ClientContext& context) {
   const auto& metadata = context.GetServerTrailingMetadata();
   const auto found = metadata.find(kRetryAfterMetadata);
@@ -61,7 +46,7 @@ std::optional<absl::Duration> RetryAfterOf(const grpc::ClientContext& context) {
 }
 
 // Replaces gRPC's own messages about a server that is missing or too slow.
-absl::Status Plainly(const absl::Status& status) {
+absl::Status Plainly(const absl::Status& status, const transport::TlsOptions& tls) {
   if (absl::IsDeadlineExceeded(status) && status.message() == "Deadline Exceeded") {
     return absl::DeadlineExceededError("the node has not answered in time");
   }
@@ -71,9 +56,10 @@ absl::Status Plainly(const absl::Status& status) {
   if (absl::StrContains(status.message(), "Connection refused")) {
     return absl::UnavailableError("no node answers (connection refused): is it running?");
   }
-  return absl::UnavailableError(
+  return absl::UnavailableError(absl::StrCat(
       "something listens there but does not answer like a node: check that this is a node's --listen address, that the "
-      "node is not suspended, and that both sides or neither use TLS");
+      "node is not suspended, and that both sides or neither use TLS",
+      transport::TlsTrouble(tls)));
 }
 
 absl::Status OtherNode(const std::string& address, const NodeId& found, const NodeId& expected) {
@@ -88,8 +74,9 @@ absl::Status OtherNode(const std::string& address, const NodeId& found, const No
 
 }  // namespace
 
-// Released by its callback, together with the context of the finished call.
 struct Control::Background {
+  std::shared_ptr<Line> line;
+  bool ended = false;
   OpenedSession session;
   absl::Time asked;
   grpc::ClientContext context;
@@ -104,9 +91,48 @@ Control::Control(const ControlOptions& options, Timer* timer, RetryPolicy* retri
       mistake_(transport::CheckSecrecy(options.tls, options.address, !options.key.empty())),
       retries_(retries),
       counters_(counters),
-      channel_(Dial(options.address, options.tls)),
-      stub_(v1::Store::NewStub(channel_)),
-      keep_(std::make_unique<Alarm>(timer, [this] { return Keep(); })) {}
+      keep_(std::make_unique<Alarm>(timer, [this] { return Keep(); })) {
+  auto credentials = transport::ChannelCredentials(options.tls);
+  MutexLock lock(&line_mutex_);
+  if (credentials.ok()) line_ = Dial(*std::move(credentials));
+}
+
+std::shared_ptr<Control::Line> Control::Dial(std::shared_ptr<grpc::ChannelCredentials> credentials) const {
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);  // traffic for this host stays on it
+  arguments.SetMaxReceiveMessageSize(kMaxAnswer);
+  // Finds a restarted node again soon.
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kFirstReconnectMs);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kMaxReconnectMs);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectMs);  // the time limit of an attempt, despite the name
+  // Each store has its own connections, so that another store's backoff does not affect it.
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  auto line = std::make_shared<Line>();
+  line->channel = grpc::CreateCustomChannel(options_.address, credentials, arguments);
+  line->credentials = std::move(credentials);
+  line->stub = v1::Store::NewStub(line->channel);
+  return line;
+}
+
+std::shared_ptr<Control::Line> Control::NextLine() {
+  std::shared_ptr<Line> line;
+  {
+    MutexLock lock(&line_mutex_);
+    line = line_;
+  }
+  if (line->channel->GetState(false) == GRPC_CHANNEL_READY) return line;
+  auto credentials = transport::NewerCredentials(options_.tls, line->credentials);
+  if (credentials == nullptr) return line;
+  auto dialled = Dial(std::move(credentials));
+  MutexLock lock(&line_mutex_);
+  if (line_ == line) line_ = std::move(dialled);
+  return line_;
+}
+
+std::shared_ptr<Control::Stub> Control::stub() const {
+  MutexLock lock(&line_mutex_);
+  return {line_, line_->stub.get()};
+}
 
 Control::~Control() {
   {
@@ -120,14 +146,15 @@ Control::~Control() {
     MutexLock lock(&mutex_);
     session = session_;
     for (const auto& call : background_) call->context.TryCancel();
-    while (!background_.empty()) changed_.Wait(&mutex_);
+    const auto ended = [](const std::unique_ptr<Background>& call) { return call->ended; };
+    while (!absl::c_all_of(background_, ended)) changed_.Wait(&mutex_);
   }
   if (number() == 0) return;
   grpc::ClientContext context;
   Prepare(&context, session.token, SteadyNow() + kGoodbye);
   v1::CloseSessionResponse response;
   // If this fails, the session still ends, at its expiry.
-  (void)stub_->CloseSession(&context, {}, &response);
+  (void)stub()->CloseSession(&context, {}, &response);
 }
 
 void Control::FillContext(grpc::ClientContext* context, const std::string& token, absl::Time deadline) {
@@ -139,14 +166,15 @@ void Control::FillContext(grpc::ClientContext* context, const std::string& token
 void Control::Prepare(grpc::ClientContext* context, const std::string& token, absl::Time deadline) {
   // After a failure gRPC refuses calls until it is connected, but notices a connection only while a thread waits within
   // it. Without this wait, calls to a node that has returned would fail until gRPC's own check, every 5 s.
-  if (channel_->GetState(false) == GRPC_CHANNEL_TRANSIENT_FAILURE) {
-    channel_->WaitForConnected(ToSystemClock(std::min(deadline, SteadyNow() + kApproach)));
+  const auto line = NextLine();
+  if (line->channel->GetState(false) == GRPC_CHANNEL_TRANSIENT_FAILURE) {
+    line->channel->WaitForConnected(ToSystemClock(std::min(deadline, SteadyNow() + kApproach)));
   }
   FillContext(context, token, deadline);
 }
 
 absl::Status Control::Outcome(const grpc::Status& status, const grpc::ClientContext& context, uint64_t session) {
-  absl::Status outcome = Plainly(transport::FromGrpc(status));
+  absl::Status outcome = Plainly(transport::FromGrpc(status), options_.tls);
   if (outcome.ok()) return outcome;
   if (absl::IsUnauthenticated(outcome) && session != 0) {
     Ended(session);
@@ -201,7 +229,7 @@ absl::StatusOr<OpenedSession> Control::OpenSession(absl::Time deadline) {
   if (!options_.key.empty()) context.AddMetadata(kKeyMetadata, options_.key);
   v1::Session response;
   const absl::Time asked = SteadyNow();
-  KVLINK_RETURN_IF_ERROR(Outcome(stub_->OpenSession(&context, request, &response), context, 0));
+  KVLINK_RETURN_IF_ERROR(Outcome(stub()->OpenSession(&context, request, &response), context, 0));
   const auto protocol = CommonProtocol(SpokenProtocols(), {response.protocol_min(), response.protocol_max()});
   if (!protocol.ok()) return Annotate(protocol.status(), options_.address);
   const std::optional<NodeId> node_id = ToNodeId(response.node_id());
@@ -238,7 +266,7 @@ absl::Status Control::Renew(uint64_t number, absl::Time deadline) {
   Prepare(&context, session.token, deadline);
   v1::Session response;
   const absl::Time asked = SteadyNow();
-  const grpc::Status status = stub_->RenewSession(&context, {}, &response);
+  const grpc::Status status = stub()->RenewSession(&context, {}, &response);
   return Renewed(session, asked, status, response, context);
 }
 
@@ -260,23 +288,36 @@ absl::Status Control::Renewed(const OpenedSession& session, absl::Time asked, co
   return absl::OkStatus();
 }
 
-std::shared_ptr<Control::Background> Control::BeginBackground(const OpenedSession& session, absl::Time deadline) {
-  auto call = std::make_shared<Background>();
+Control::Background* Control::BeginBackground(std::shared_ptr<Line> line, const OpenedSession& session,
+                                              absl::Time deadline) {
+  Background* const call = background_.emplace_back(std::make_unique<Background>()).get();
+  call->line = std::move(line);
   call->session = session;
   call->asked = SteadyNow();
   call->context.set_wait_for_ready(true);  // like Prepare, without blocking
   FillContext(&call->context, session.token, deadline);
-  background_.insert(call);
   return call;
 }
 
-void Control::EndBackground(const std::shared_ptr<Background>& call) {
+void Control::DropEnded() {
+  // Destroyed without the lock: a channel that ends may wait for gRPC's threads, which take it.
+  std::list<std::unique_ptr<Background>> ended;
   MutexLock lock(&mutex_);
-  background_.erase(call);
+  for (auto it = background_.begin(); it != background_.end();) {
+    const auto call = it++;
+    if ((*call)->ended) ended.splice(ended.end(), background_, call);
+  }
+}
+
+void Control::EndBackground(Background* call) {
+  MutexLock lock(&mutex_);
+  call->ended = true;
   changed_.SignalAll();
 }
 
 absl::Time Control::Keep() {
+  DropEnded();
+  auto line = NextLine();
   ReleasableMutexLock lock(&mutex_);
   if (stop_ || number_.load(std::memory_order_relaxed) == 0) return absl::InfiniteFuture();
   const absl::Time now = SteadyNow();
@@ -287,13 +328,14 @@ absl::Time Control::Keep() {
   }
   renew_at_ = now + kRenewAgain;  // unless this renewal succeeds
   const absl::Time again = renew_at_;
-  const auto call = BeginBackground(session_, now + kRenewTimeout);
+  Background* const call = BeginBackground(std::move(line), session_, now + kRenewTimeout);
   lock.Release();
   // An ended session is reopened by the next caller that needs one.
-  stub_->async()->RenewSession(&call->context, &call->renew, &call->renewed, [this, call](grpc::Status status) {
-    Renewed(call->session, call->asked, status, call->renewed, call->context).IgnoreError();
-    EndBackground(call);
-  });
+  call->line->stub->async()->RenewSession(
+      &call->context, &call->renew, &call->renewed, [this, call](grpc::Status status) {
+        Renewed(call->session, call->asked, status, call->renewed, call->context).IgnoreError();
+        EndBackground(call);
+      });
   return again;
 }
 
@@ -315,13 +357,15 @@ void Control::EndIdle(absl::Time before) {
 }
 
 void Control::Close(const OpenedSession& session) {
-  std::shared_ptr<Background> call;
+  DropEnded();
+  auto line = NextLine();
+  Background* call = nullptr;
   {
     MutexLock lock(&mutex_);
-    call = BeginBackground(session, SteadyNow() + kGoodbye);
+    call = BeginBackground(std::move(line), session, SteadyNow() + kGoodbye);
   }
-  stub_->async()->CloseSession(&call->context, &call->close, &call->closed,
-                               [this, call](const grpc::Status&) { EndBackground(call); });
+  call->line->stub->async()->CloseSession(&call->context, &call->close, &call->closed,
+                                          [this, call](const grpc::Status&) { EndBackground(call); });
 }
 
 }  // namespace kvlink::store::client

@@ -10,11 +10,12 @@
 
 #include <grpcpp/channel.h>
 #include <grpcpp/client_context.h>
+#include <grpcpp/security/credentials.h>
 
 #include <atomic>
 #include <cstdint>
+#include <list>
 #include <memory>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -77,16 +78,27 @@ class Control {
       grpc::ClientContext context;
       Prepare(&context, session->token, deadline);
       response->Clear();
-      return Outcome((stub_.get()->*method)(&context, request, response), context, session->number);
+      return Outcome((stub().get()->*method)(&context, request, response), context, session->number);
     });
   }
-  Stub* stub() const { return stub_.get(); }
-  // Call before each RPC. If the connection to the node was lost, waits briefly (0.1 s) for it to return.
+  // For calls that Call does not make.
+  std::shared_ptr<Stub> stub() const;
+  // Call before each RPC. If the connection to the node was lost, waits briefly (0.1 s) for it to return. A lost
+  // connection is made anew with what the TLS files hold now.
   void Prepare(grpc::ClientContext* context, const std::string& token, absl::Time deadline);
   // Converts the outcome of an RPC. UNAUTHENTICATED because of the session becomes UNAVAILABLE, to be retried at once.
   absl::Status Outcome(const grpc::Status& status, const grpc::ClientContext& context, uint64_t session);
 
  private:
+  // A channel to the node. It must not end on a gRPC thread, which would wait for itself.
+  struct Line {
+    std::shared_ptr<grpc::ChannelCredentials> credentials;
+    std::shared_ptr<grpc::Channel> channel;
+    std::unique_ptr<Stub> stub;
+  };
+  std::shared_ptr<Line> Dial(std::shared_ptr<grpc::ChannelCredentials> credentials) const;
+  // The line for the next call: another one if there is no connection and the TLS files have changed.
+  std::shared_ptr<Line> NextLine();
   absl::StatusOr<OpenedSession> OpenSession(absl::Time deadline);
   // Handles the outcome of a renewal that was requested at `asked`.
   absl::Status Renewed(const OpenedSession& session, absl::Time asked, const grpc::Status& status,
@@ -95,10 +107,12 @@ class Control {
   // Called by the timer: renews the session in good time, without blocking. Returns when to be called again.
   absl::Time Keep();
   struct Background;
-  // An asynchronous call; the destructor cancels it.
-  std::shared_ptr<Background> BeginBackground(const OpenedSession& session, absl::Time deadline)
+  // An asynchronous call over `line`; the destructor cancels it. It exists until DropEnded.
+  Background* BeginBackground(std::shared_ptr<Line> line, const OpenedSession& session, absl::Time deadline)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void EndBackground(const std::shared_ptr<Background>& call);
+  void EndBackground(Background* call);
+  // Destroys calls that have ended.
+  void DropEnded() ABSL_LOCKS_EXCLUDED(mutex_);
   // Closes a session that is not in use. Does not wait.
   void Close(const OpenedSession& session);
 
@@ -106,8 +120,9 @@ class Control {
   const absl::Status mistake_;  // invalid options
   RetryPolicy* const retries_;
   ClientCounters* const counters_;
-  const std::shared_ptr<grpc::Channel> channel_;
-  const std::unique_ptr<Stub> stub_;
+
+  mutable Mutex line_mutex_;
+  std::shared_ptr<Line> line_ ABSL_GUARDED_BY(line_mutex_);  // null if the options are invalid
 
   std::atomic<uint64_t> number_{0};
   Mutex mutex_;
@@ -119,7 +134,7 @@ class Control {
   absl::Time expires_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
   int64_t pins_ ABSL_GUARDED_BY(mutex_) = 0;  // of the session
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
-  std::set<std::shared_ptr<Background>> background_ ABSL_GUARDED_BY(mutex_);
+  std::list<std::unique_ptr<Background>> background_ ABSL_GUARDED_BY(mutex_);
   Usage usage_;
   std::unique_ptr<Alarm> keep_;
 };

@@ -7,7 +7,6 @@
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/status.h"
-#include "transport/grpc/credentials.h"
 #include "transport/grpc/grpc.h"
 #include "transport/ucx/ucx.h"
 
@@ -39,8 +38,7 @@ absl::StatusOr<std::shared_ptr<transport::Transport>> SharedTransport(Carrier ca
   if (auto transport = known.lock()) return transport;
   std::shared_ptr<transport::Transport> transport;
   if (carrier == Carrier::kGrpc) {
-    KVLINK_ASSIGN_OR_RETURN(auto credentials, transport::ChannelCredentials(tls));
-    KVLINK_ASSIGN_OR_RETURN(transport, Shared(transport::NewGrpcTransport({}, std::move(credentials))));
+    KVLINK_ASSIGN_OR_RETURN(transport, Shared(transport::NewGrpcTransport({}, tls)));
   } else {
     KVLINK_ASSIGN_OR_RETURN(transport, Shared(transport::NewUcxTransport({})));
   }

@@ -113,7 +113,7 @@ class GrpcControlServer : public ControlServer {
 
   absl::Status Listen(const std::string& address, const transport::TlsOptions& tls, ServerPart* beside) {
     const NodeLimits& limits = core_->limits;
-    KVLINK_ASSIGN_OR_RETURN(auto credentials, transport::ServerCredentials(tls));
+    KVLINK_ASSIGN_OR_RETURN(credentials_, transport::ServerCredentials(tls));
     KVLINK_ASSIGN_OR_RETURN(gate_, ConnectionGate::Listen(address, &core_->strangers, core_->limits.control_waiting));
     grpc::EnableDefaultHealthCheckService(false);
     grpc::ResourceQuota quota("kvlink-control");
@@ -138,7 +138,7 @@ class GrpcControlServer : public ControlServer {
     builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, kMaxPingStrikes);
     // Connections come in through the gate.
     using External = grpc::ServerBuilder::experimental_type::ExternalConnectionType;
-    acceptor_ = builder.experimental().AddExternalConnectionAcceptor(External::FROM_FD, credentials);
+    acceptor_ = builder.experimental().AddExternalConnectionAcceptor(External::FROM_FD, credentials_);
     builder.RegisterCallbackGenericService(&entrance_);
     if (beside != nullptr) beside->AddTo(&builder);
     server_ = builder.BuildAndStart();
@@ -165,6 +165,7 @@ class GrpcControlServer : public ControlServer {
  private:
   Core* const core_;
   Entrance entrance_;
+  std::shared_ptr<grpc::ServerCredentials> credentials_;
   std::unique_ptr<ConnectionGate> gate_;
   std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor_;
   std::unique_ptr<grpc::Server> server_;

@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
@@ -418,6 +419,51 @@ TEST_F(TlsTest, ANodeMayAskClientsForTheirCertificates) {
   tls.certificate_file = File("client.pem");
   tls.key_file = File("client.key");
   const auto status = Admin("", tls)->Status(Patience());
+  EXPECT_TRUE(status.ok()) << status.status();
+}
+
+TEST_F(TlsTest, CertificatesAreRenewedWithoutARestart) {
+  const std::string renewed = File("renewed");
+  std::filesystem::create_directory(renewed);
+  ASSERT_TRUE(MakeCertificates(renewed));
+  const auto install = [&](const std::string& name) {
+    std::filesystem::copy_file(renewed + "/" + name, File(name), std::filesystem::copy_options::overwrite_existing);
+  };
+  // Waits for a line of the log. It may also tell of files of other tests in this process.
+  const auto await_line = [&](const std::string& event, const std::string& text) {
+    const auto logged = [&] {
+      return absl::c_any_of(node_->log.lines(), [&](const std::string& line) {
+        return absl::StrContains(line, event) && absl::StrContains(line, text);
+      });
+    };
+    const absl::Time deadline = Patience();
+    while (!logged() && SteadyNow() < deadline) absl::SleepFor(absl::Milliseconds(50));
+    EXPECT_TRUE(logged()) << event << " " << text;
+  };
+  std::string address = "127.0.0.1:0";
+  StartNode([&](store::node::NodeOptions* options) {
+    options->tls = {File("ca.pem"), File("node.pem"), File("node.key")};
+    options->control_address = address;
+  });
+  address = (*node_)->addresses().control;
+  const auto admin = Admin("", {File("ca.pem"), File("client.pem"), File("client.key")});
+  ASSERT_TRUE(admin->Status(Patience()).ok());
+
+  install("node.pem");
+  const std::string why = "does not belong to the certificate " + File("node.pem");
+  await_line("tls_files_not_used", why);
+  // The node still presents the certificate of the authority that these clients know.
+  EXPECT_TRUE(Admin("", {File("ca.pem"), File("client.pem"), File("client.key")})->Status(Patience()).ok());
+  for (const char* name : {"node.key", "ca.pem", "client.pem", "client.key"}) install(name);
+  await_line("tls_files_replaced", File("node.pem"));
+  EXPECT_EQ(node_->log.Count(why), 1) << "once";
+  EXPECT_TRUE(admin->Status(Patience()).ok()) << "over the connection that there is";
+  EXPECT_TRUE(
+      Admin("", {renewed + "/ca.pem", renewed + "/client.pem", renewed + "/client.key"})->Status(Patience()).ok());
+
+  // A client that has to connect anew follows its own files.
+  node_->Start();
+  const auto status = admin->Status(Patience());
   EXPECT_TRUE(status.ok()) << status.status();
 }
 

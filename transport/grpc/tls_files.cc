@@ -1,0 +1,206 @@
+// gRPC reports files that it cannot use only when a connection fails, and without their names; it takes a key that does
+// not belong to the certificate, and then accepts no connection. (Its FileWatcherCertificateProvider 1.51 does so with
+// files that are replaced one after the other, and gives a new channel nothing if a file cannot be read.) So they are
+// checked here, by the functions with which gRPC itself parses them.
+#include "transport/grpc/tls_files.h"
+
+#include <openssl/err.h>
+#include <openssl/pem.h>
+#include <openssl/ssl.h>
+
+#include <fstream>
+#include <map>
+#include <tuple>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "base/clock.h"
+#include "base/status.h"
+
+namespace kvlink::transport {
+namespace {
+
+constexpr size_t kMaxFileBytes = 1 << 20;
+constexpr absl::Duration kBetweenLooks = absl::Seconds(1);
+
+struct Free {
+  void operator()(BIO* bio) const { BIO_free(bio); }
+  void operator()(X509* certificate) const { X509_free(certificate); }
+  void operator()(EVP_PKEY* key) const { EVP_PKEY_free(key); }
+  void operator()(SSL_CTX* context) const { SSL_CTX_free(context); }
+};
+template <typename T>
+using Owned = std::unique_ptr<T, Free>;
+
+Owned<BIO> Reader(const std::string& text) {
+  return Owned<BIO>(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
+}
+
+// OpenSSL would ask for it at the terminal.
+int NoPassphrase(char* /*buffer*/, int /*size*/, int /*writing*/, void* /*user*/) { return 0; }
+
+std::string LastError() {
+  const char* const reason = ERR_reason_error_string(ERR_peek_last_error());
+  ERR_clear_error();
+  return reason == nullptr ? "OpenSSL names no reason" : reason;
+}
+
+absl::StatusOr<std::string> ReadPem(const char* what, const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::string text(kMaxFileBytes + 1, '\0');
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  if (!file.is_open() || file.bad()) {
+    return absl::InvalidArgumentError(absl::StrCat("cannot read the TLS ", what, " ", path));
+  }
+  text.resize(static_cast<size_t>(file.gcount()));
+  if (text.size() > kMaxFileBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("the TLS ", what, " ", path, " has more than 1 MiB"));
+  }
+  if (!absl::StrContains(text, "-----BEGIN ")) {
+    return absl::InvalidArgumentError(absl::StrCat("the TLS ", what, " ", path, " is not in PEM format"));
+  }
+  return text;
+}
+
+absl::StatusOr<Pem> Read(const TlsOptions& options) {
+  if (options.certificate_file.empty() != options.key_file.empty()) {
+    return absl::InvalidArgumentError("a TLS certificate and its key must be given together");
+  }
+  Pem pem;
+  if (!options.ca_file.empty()) {
+    KVLINK_ASSIGN_OR_RETURN(pem.ca, ReadPem("CA certificate", options.ca_file));
+  }
+  if (!options.certificate_file.empty()) {
+    KVLINK_ASSIGN_OR_RETURN(pem.certificate, ReadPem("certificate", options.certificate_file));
+    KVLINK_ASSIGN_OR_RETURN(pem.key, ReadPem("key", options.key_file));
+  }
+  return pem;
+}
+
+// Reads all certificates, and returns the first.
+absl::StatusOr<Owned<X509>> Parse(const char* what, const std::string& path, const std::string& text) {
+  const Owned<BIO> reader = Reader(text);
+  Owned<X509> first;
+  ERR_clear_error();
+  while (Owned<X509> one{PEM_read_bio_X509_AUX(reader.get(), nullptr, NoPassphrase, nullptr)}) {
+    if (first == nullptr) first = std::move(one);
+  }
+  const auto error = ERR_peek_last_error();
+  ERR_clear_error();
+  const bool at_end = ERR_GET_LIB(error) == ERR_LIB_PEM && ERR_GET_REASON(error) == PEM_R_NO_START_LINE;
+  if (first == nullptr || !at_end) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the TLS ", what, " ", path, " holds no certificate, or a damaged one"));
+  }
+  return first;
+}
+
+absl::Status Check(const TlsOptions& options, const Pem& pem) {
+  if (!pem.ca.empty()) KVLINK_RETURN_IF_ERROR(Parse("CA certificate", options.ca_file, pem.ca).status());
+  if (pem.certificate.empty()) return absl::OkStatus();
+  KVLINK_ASSIGN_OR_RETURN(const Owned<X509> certificate,
+                          Parse("certificate", options.certificate_file, pem.certificate));
+  const Owned<EVP_PKEY> key(PEM_read_bio_PrivateKey(Reader(pem.key).get(), nullptr, NoPassphrase, nullptr));
+  if (key == nullptr) {
+    ERR_clear_error();
+    return absl::InvalidArgumentError(
+        absl::StrCat("the TLS key ", options.key_file, " is no private key, is damaged, or has a passphrase"));
+  }
+  const Owned<SSL_CTX> context(SSL_CTX_new(TLS_method()));
+  if (SSL_CTX_use_certificate(context.get(), certificate.get()) != 1) {  // too weak
+    return absl::InvalidArgumentError(
+        absl::StrCat("the TLS certificate ", options.certificate_file, " cannot be used: ", LastError()));
+  }
+  if (SSL_CTX_use_PrivateKey(context.get(), key.get()) != 1) {
+    return absl::InvalidArgumentError(absl::StrCat("the TLS key ", options.key_file,
+                                                   " does not belong to the certificate ", options.certificate_file,
+                                                   ": ", LastError()));
+  }
+  return absl::OkStatus();
+}
+
+struct Registry {
+  Mutex mutex;
+  std::map<std::tuple<std::string, std::string, std::string>, std::unique_ptr<TlsFiles>> files ABSL_GUARDED_BY(mutex);
+};
+
+Registry& TheRegistry() {
+  static Registry* const registry = new Registry;  // never destroyed: gRPC's threads outlive static objects
+  return *registry;
+}
+
+}  // namespace
+
+TlsFiles::TlsFiles(const TlsOptions& options, std::shared_ptr<const Pem> pem)
+    : options_(options), pem_(std::move(pem)), next_look_(SteadyNow() + kBetweenLooks) {}
+
+absl::StatusOr<TlsFiles*> TlsFiles::Of(const TlsOptions& options) {
+  const auto names = std::make_tuple(options.ca_file, options.certificate_file, options.key_file);
+  Registry& registry = TheRegistry();
+  {
+    MutexLock lock(&registry.mutex);
+    if (const auto found = registry.files.find(names); found != registry.files.end()) return found->second.get();
+  }
+  KVLINK_ASSIGN_OR_RETURN(Pem pem, Read(options));
+  KVLINK_RETURN_IF_ERROR(Check(options, pem));
+  std::unique_ptr<TlsFiles> made(new TlsFiles(options, std::make_shared<const Pem>(std::move(pem))));
+  MutexLock lock(&registry.mutex);
+  return registry.files.emplace(names, std::move(made)).first->second.get();
+}
+
+std::vector<TlsFiles*> TlsFiles::All() {
+  Registry& registry = TheRegistry();
+  std::vector<TlsFiles*> all;
+  MutexLock lock(&registry.mutex);
+  for (const auto& [names, files] : registry.files) all.push_back(files.get());
+  return all;
+}
+
+void TlsFiles::Look() {
+  std::shared_ptr<const Pem> used;
+  {
+    MutexLock lock(&mutex_);
+    const absl::Time now = SteadyNow();
+    if (looking_ || now < next_look_) return;
+    looking_ = true;
+    next_look_ = now + kBetweenLooks;
+    used = pem_;
+  }
+  absl::StatusOr<Pem> found = Read(options_);
+  absl::Status status = found.status();
+  const bool changed = status.ok() && *found != *used;
+  if (changed) status = Check(options_, *found);
+  MutexLock lock(&mutex_);
+  looking_ = false;
+  status_ = std::move(status);
+  if (!changed || !status_.ok()) return;
+  pem_ = std::make_shared<const Pem>(*std::move(found));
+  client_.reset();
+  ++replaced_;
+}
+
+std::shared_ptr<const Pem> TlsFiles::Current() {
+  Look();
+  MutexLock lock(&mutex_);
+  return pem_;
+}
+
+std::shared_ptr<grpc::ChannelCredentials> TlsFiles::Client() {
+  Look();
+  MutexLock lock(&mutex_);
+  auto client = client_.lock();
+  if (client == nullptr) {
+    client = grpc::SslCredentials({pem_->ca, pem_->key, pem_->certificate});
+    client_ = client;
+  }
+  return client;
+}
+
+TlsState TlsFiles::State() {
+  Look();
+  MutexLock lock(&mutex_);
+  return {options_, replaced_, status_};
+}
+
+}  // namespace kvlink::transport
