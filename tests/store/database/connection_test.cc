@@ -20,7 +20,9 @@
 #include "store/database/database.h"
 #include "tests/store/database/own_database.h"
 #include "tests/support/address.h"
+#include "tests/support/certificates.h"
 #include "tests/support/patience.h"
+#include "tests/support/scratch_directory.h"
 
 namespace kvlink::store::database {
 namespace {
@@ -200,6 +202,40 @@ TEST(ConnectionTest, ReadsCachedEntryWithoutDatabase) {
   ASSERT_TRUE(got.ok()) << got.status();
   EXPECT_TRUE((*got)[0].ok());
   EXPECT_TRUE(absl::IsUnavailable((*got)[1].status()));
+}
+
+// libpq reads its files whenever it connects.
+TEST(ConnectionTest, FollowsRenewedClientCertificates) {
+#if defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "OpenSSL is not instrumented, and reports itself";
+#endif
+  KVLINK_NEEDS_POSTGRES();
+  if (!testing::HaveOpenssl()) GTEST_SKIP() << "no openssl here";
+  testing::ScratchDirectory scratch(/*in_memory=*/true);
+  ASSERT_TRUE(testing::MakeCertificates(scratch.path()));
+  const auto file = [&](const std::string& name) { return scratch.path() + "/" + name; };
+  // The server has a user of its own.
+  chmod(scratch.path().c_str(), 0755);
+  chmod(file("ca.pem").c_str(), 0644);
+  PostgresServer server({.settings = {"ssl_ca_file=" + file("ca.pem")},
+                         .access = "local all all trust\nhostssl all all 127.0.0.1/32 trust clientcert=verify-ca\n",
+                         .certificates = scratch.path()});
+  const auto install = [&](const std::string& certificate, const std::string& key) {
+    std::filesystem::copy_file(file(certificate), file("own.pem"), std::filesystem::copy_options::overwrite_existing);
+    std::filesystem::copy_file(file(key), file("own.key"), std::filesystem::copy_options::overwrite_existing);
+    chmod(file("own.key").c_str(), 0600);
+  };
+  install("stranger.pem", "stranger.key");
+  DatabaseOptions options;
+  options.connection = absl::StrCat(server.connection(), "?sslmode=verify-full&sslrootcert=", file("ca.pem"),
+                                    "&sslcert=", file("own.pem"), "&sslkey=", file("own.key"));
+  options.cluster_id = testing::kClusterId;
+  options.patience = absl::Seconds(1);
+  const auto catalog = *DatabaseCatalog::Open(options);
+  const auto said = [&] { return std::string(catalog->GetDocument("ns", "a").status().message()); };
+  EXPECT_THAT(said(), Not(HasSubstr("no KVLink tables")));
+  install("client.pem", "client.key");
+  EXPECT_THAT(said(), HasSubstr("no KVLink tables"));
 }
 
 TEST(ConnectionTest, FailsOverToTheStandby) {
