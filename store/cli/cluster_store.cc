@@ -20,10 +20,11 @@ namespace {
 constexpr absl::Duration kApproach = absl::Seconds(10), kPause = absl::Milliseconds(250);
 
 absl::StatusOr<std::unique_ptr<store::database::DatabaseCatalog>> OpenCatalog(
-    const store::cluster::ClusterSettings& settings) {
+    const store::cluster::ClusterSettings& settings, bool make_tables = false) {
   store::database::DatabaseOptions options;
   options.connection = settings.database;
   options.cluster_id = settings.id;
+  options.make_tables = make_tables;
   return store::database::DatabaseCatalog::Open(options);
 }
 
@@ -46,9 +47,9 @@ absl::Status AddCatalogStats(store::database::DatabaseCatalog* catalog, store::S
 }
 
 absl::StatusOr<std::unique_ptr<store::database::DatabaseCatalog>> PrepareDatabase(
-    const store::cluster::ClusterSettings& settings, absl::Time deadline) {
+    const store::cluster::ClusterSettings& settings, bool make_tables, absl::Time deadline) {
   const std::string name = absl::StrCat("cluster ", settings.name);
-  auto catalog = OpenCatalog(settings);
+  auto catalog = OpenCatalog(settings, make_tables);
   KVLINK_RETURN_IF_ERROR(Annotate(catalog.status(), name));
   for (;;) {
     const absl::Status prepared = (*catalog)->Prepare(deadline);

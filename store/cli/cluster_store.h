@@ -32,10 +32,10 @@ absl::Status AddCatalogStats(store::database::DatabaseCatalog* catalog, store::S
 // members that have not; errors of DatabaseCatalog.
 absl::Status AwaitRemoved(const ClusterStore& cluster, absl::Time deadline);
 
-// The database of a cluster, with our tables in it; waits until `deadline` for one that is not up yet. Errors of
-// DatabaseCatalog::Open and Prepare, naming the cluster.
+// The database of a cluster, with our tables in it; waits until `deadline` for one that is not up yet. `make_tables`:
+// as DatabaseOptions. Errors of DatabaseCatalog::Open and Prepare, naming the cluster.
 absl::StatusOr<std::unique_ptr<store::database::DatabaseCatalog>> PrepareDatabase(
-    const store::cluster::ClusterSettings& settings, absl::Time deadline);
+    const store::cluster::ClusterSettings& settings, bool make_tables, absl::Time deadline);
 
 }  // namespace kvlink::cli
 

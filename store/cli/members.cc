@@ -233,7 +233,7 @@ absl::Status CreateTheCluster(const ClusterFlags& flags, const cluster::ClusterS
                           cluster::CreateCluster(connection.get(), settings, SteadyNow() + kCallTimeout));
   if (!made.database.empty()) {
     // Nodes would create the tables, too; here a mistake shows earlier.
-    const auto prepared = PrepareDatabase(made, SteadyNow() + kCallTimeout);
+    const auto prepared = PrepareDatabase(made, /*make_tables=*/true, SteadyNow() + kCallTimeout);
     KVLINK_RETURN_IF_ERROR(Annotate(prepared.status(),
                                     "the cluster was created, but its nodes cannot start yet; if the connection string "
                                     "is wrong, correct it with kvlink cluster set --database"));
@@ -243,7 +243,8 @@ absl::Status CreateTheCluster(const ClusterFlags& flags, const cluster::ClusterS
   return absl::OkStatus();
 }
 
-// The new database is tried first: a wrong one would keep every process from starting.
+// The new database is tried first: a wrong one would keep every process from starting, and an empty one would hide all
+// documents. As long as the cluster has no members, it has no documents either.
 absl::Status SetTheDatabase(const ClusterFlags& flags, const std::string& database) {
   KVLINK_ASSIGN_OR_RETURN(const auto membership, OpenCluster(flags));
   cluster::ClusterSettings settings = membership->view()->settings;
@@ -255,7 +256,8 @@ absl::Status SetTheDatabase(const ClusterFlags& flags, const std::string& databa
   }
   settings.database = database;
   KVLINK_RETURN_IF_ERROR(cluster::ValidateSettings(settings));
-  KVLINK_RETURN_IF_ERROR(PrepareDatabase(settings, SteadyNow() + kCallTimeout).status());
+  const bool unused = membership->view()->status.empty();
+  KVLINK_RETURN_IF_ERROR(PrepareDatabase(settings, /*make_tables=*/unused, SteadyNow() + kCallTimeout).status());
   KVLINK_RETURN_IF_ERROR(cluster::SetDatabase(membership->connection(), database, SteadyNow() + kCallTimeout).status());
   absl::PrintF("cluster %s: processes use this database from their next start\n", settings.name);
   return absl::OkStatus();
@@ -306,7 +308,7 @@ namespace {
 // Waits until the member has left.
 absl::Status AwaitDrained(const cluster::Membership& membership, const cluster::NodeId& id, absl::Time deadline) {
   ProgressBar bar;
-  std::string awaited;
+  std::string awaited = "the other members";
   for (auto view = membership.view(); SteadyNow() < deadline;
        view = membership.WaitForChange(view, std::min(deadline, SteadyNow() + kLook))) {
     const auto& members = view->placement.members();

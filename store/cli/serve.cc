@@ -285,7 +285,9 @@ absl::StatusOr<Serving> Serve(const StoreCommandFlags& flags) {
   store::cluster::UpkeepOptions upkeep;
   KVLINK_ASSIGN_OR_RETURN(upkeep.peers, PeerOptions(flags));
   upkeep.repair.bytes_per_second = flags.repair;
-  upkeep.open_database = PrepareDatabase;
+  upkeep.open_database = [](const store::cluster::ClusterSettings& settings, absl::Time deadline) {
+    return PrepareDatabase(settings, /*make_tables=*/true, deadline);
+  };
   options.companions.push_back(store::cluster::MakeUpkeep(std::move(upkeep)));
   KVLINK_ASSIGN_OR_RETURN(serving.member,
                           store::cluster::MemberNode::Start(std::move(options), SteadyNow() + kStartTimeout));

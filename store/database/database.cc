@@ -39,7 +39,7 @@ absl::StatusOr<std::vector<Rows>> DatabaseImpl::Ask(absl::Span<const Query> quer
 
 absl::Status DatabaseImpl::Prepare(absl::Time deadline) {
   return pool_.RunUnchecked(deadline, [this](Connection& connection, absl::Time until) {
-    return PrepareSchema(connection, options_.cluster_id, until);
+    return PrepareSchema(connection, options_.cluster_id, options_.make_tables, until);
   });
 }
 

@@ -62,6 +62,7 @@ namespace kvlink::store::database {
 struct DatabaseOptions {
   std::string connection;  // without a password
   std::array<uint8_t, 16> cluster_id = {};
+  bool make_tables = true;  // whether Prepare makes tables in a database that has none
   int max_connections = 8;
   absl::Duration operation_timeout = absl::Seconds(15);
   // How long an operation searches for a server that takes writes if none does: the length of a failover.
@@ -90,7 +91,7 @@ class DatabaseCatalog : public DocumentCatalog, public DropLog {
 
   // Makes the tables, or migrates those of an older build; any number of processes may call it concurrently. Called by
   // the command that makes a cluster, and by every node when it starts. Needs the right to create a schema the first
-  // time.
+  // time. FAILED_PRECONDITION: also if there are no tables and DatabaseOptions::make_tables is not set.
   virtual absl::Status Prepare(absl::Time deadline) = 0;
 
   // Changes the limits of a namespace, and returns those now in force. They apply to the whole cluster, counting every

@@ -97,13 +97,15 @@ absl::Status CheckSchema(Connection& connection, const ClusterId& cluster, absl:
                              "; start a node of this build, or run its kvlink cluster create, to migrate them"));
 }
 
-absl::Status PrepareSchema(Connection& connection, const ClusterId& cluster, absl::Time deadline) {
+absl::Status PrepareSchema(Connection& connection, const ClusterId& cluster, bool make, absl::Time deadline) {
   KVLINK_ASSIGN_OR_RETURN(
       const auto has, connection.Run({Query{&kBegin, {}}, Query{&kLockSchema, {}}, Query{&kHasSchema, {}}}, deadline));
   int64_t version = 0;
   if (has[2].Flag(0, 0)) {
     KVLINK_ASSIGN_OR_RETURN(const auto rows, connection.Run({Query{&kReadSchema, {}}}, deadline));
     KVLINK_ASSIGN_OR_RETURN(version, VersionOf(connection, rows[0], cluster));
+  } else if (!make) {
+    return Refuse(connection, "it has no KVLink tables; restore the catalog of this cluster there first");
   }
   std::vector<Statement> statements;
   for (int64_t next = version; next < kVersion; ++next) {

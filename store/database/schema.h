@@ -19,8 +19,8 @@ using ClusterId = std::array<uint8_t, 16>;
 absl::Status CheckSchema(Connection& connection, const ClusterId& cluster, absl::Time deadline);
 
 // Makes the tables or migrates them, under a lock, in one transaction. FAILED_PRECONDITION: they are of a newer version
-// or of another cluster.
-absl::Status PrepareSchema(Connection& connection, const ClusterId& cluster, absl::Time deadline);
+// or of another cluster, or there are none and `make` is not set.
+absl::Status PrepareSchema(Connection& connection, const ClusterId& cluster, bool make, absl::Time deadline);
 
 }  // namespace kvlink::store::database
 

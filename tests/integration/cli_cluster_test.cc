@@ -198,6 +198,12 @@ TEST_F(CliClusterTest, TheDatabaseOfAClusterMoves) {
   NodeProcess node = NodeIn("node");
   ASSERT_TRUE(node.Start());
   EXPECT_EQ(node.Stop(), 0) << node.process().errors();
+  // An empty one would hide the documents.
+  const std::string empty = postgres.connection(postgres.NewDatabase());
+  for (int i = 0; i < 2; ++i) {
+    ExpectRefused(Kvlink({"cluster", "set", "--database", empty}), "cluster", {"no KVLink tables", "restore"});
+  }
+  EXPECT_EQ(Kvlink({"cluster", "set", "--database", right}).status, 0);
   // The database of another cluster is refused, and so is one for a cluster that has none.
   const std::string here = place_, second = postgres.connection(postgres.NewDatabase());
   place_ = here + "/other";
