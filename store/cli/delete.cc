@@ -197,7 +197,8 @@ absl::StatusOr<std::vector<std::string>> ReadIds(const std::string& path) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": is longer than ", kMaxListBytes, " bytes; split it"));
   }
   std::vector<std::string> ids;
-  for (absl::string_view line : absl::StrSplit(text, '\n', absl::SkipEmpty())) {
+  const absl::string_view lines = absl::StripPrefix(text, "\xef\xbb\xbf");  // a byte order mark
+  for (absl::string_view line : absl::StrSplit(lines, '\n', absl::SkipEmpty())) {
     absl::ConsumeSuffix(&line, "\r");
     if (!line.empty()) ids.emplace_back(line);
   }
@@ -225,20 +226,35 @@ absl::Status CheckWhat(const Arguments& arguments, const Flags& flags) {
   return absl::OkStatus();
 }
 
+// Checks all of them before any document is deleted.
+absl::Status CheckIds(const std::vector<std::string>& ids) {
+  for (const std::string& id : ids) {
+    const absl::Status valid = store::ValidateName("document id", id);
+    if (!valid.ok()) return Annotate(valid, absl::StrCat("'", id.substr(0, 100), "'"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status DeleteIds(Place& place, const std::vector<std::string>& ids, const Flags& flags) {
   int64_t deleted = 0, missing = 0;
   absl::Status first_failure;
   for (size_t begin = 0; begin < ids.size(); begin += kBatch) {
     const std::vector<std::string> batch(ids.begin() + begin, ids.begin() + std::min(ids.size(), begin + kBatch));
-    KVLINK_ASSIGN_OR_RETURN(const auto statuses, place.DeleteDocuments(batch, flags.forget));
+    const auto statuses = place.DeleteDocuments(batch, flags.forget);
+    if (!statuses.ok()) {
+      if (begin == 0) return statuses.status();
+      absl::PrintF("%s deleted\n", CountOf(deleted));
+      return Annotate(statuses.status(), absl::StrCat("after ", begin, " of ", ids.size(), " documents"));
+    }
     for (size_t i = 0; i < batch.size(); ++i) {
-      deleted += statuses[i].ok() ? 1 : 0;
-      if (statuses[i].ok()) continue;
-      missing += absl::IsNotFound(statuses[i]) ? 1 : 0;
-      if (first_failure.ok() || absl::IsNotFound(first_failure)) first_failure = statuses[i];
+      const absl::Status& status = (*statuses)[i];
+      deleted += status.ok() ? 1 : 0;
+      if (status.ok()) continue;
+      missing += absl::IsNotFound(status) ? 1 : 0;
+      if (first_failure.ok() || absl::IsNotFound(first_failure)) first_failure = status;
       std::fprintf(stderr, "%s\n",
                    OneLine(absl::StrCat("kvlink delete: document '", batch[i], "'"),
-                           absl::IsNotFound(statuses[i]) ? absl::string_view("not found") : statuses[i].message())
+                           absl::IsNotFound(status) ? absl::string_view("not found") : status.message())
                        .c_str());
     }
   }
@@ -299,6 +315,7 @@ absl::Status RunDelete(absl::Span<char* const> args) {
   if (!flags.from.empty()) {
     KVLINK_ASSIGN_OR_RETURN(ids, ReadIds(flags.from));
   }
+  KVLINK_RETURN_IF_ERROR(CheckIds(ids));
   KVLINK_ASSIGN_OR_RETURN(const auto place, OpenPlace(flags));
   const absl::Status deleted = Delete(*place, ids, flags);
   if (flags.store.wait > 0 && (deleted.ok() || absl::IsNotFound(deleted))) {

@@ -56,7 +56,14 @@ TEST_P(CliDeleteTest, DocumentsById) {
 
 TEST_P(CliDeleteTest, DocumentsOfAListAndByPrefix) {
   ASSERT_EQ(Run("ingest", {Write("in.jsonl", Lines(8, 12))}).status, 0);
-  EXPECT_EQ(Delete({"--from", Write("old.txt", "d8\r\n\nd10\n")}).output, "2 documents deleted\n");
+  const std::string wrong = absl::StrCat("d8\n", std::string(300, 'x'), "\n");
+  ExpectRefused(Delete({"--from", Write("wrong.txt", wrong)}), "delete", {"'xxx", "has 300 bytes"});
+  EXPECT_EQ(Documents().size(), 4u) << "nothing is deleted if a line is no id";
+  EXPECT_EQ(Delete({"--from", Write("old.txt",
+                                    "\xef\xbb\xbf"
+                                    "d8\r\n\nd10\n")})
+                .output,
+            "2 documents deleted\n");
   EXPECT_EQ(Documents(), (std::vector<std::string>{"d11", "d9"}));
   EXPECT_EQ(Delete({"--from", "-"}, "d9\n").output, "1 document deleted\n");
   ASSERT_EQ(Run("ingest", {Write("in.jsonl", Lines(8, 12))}).status, 0);

@@ -84,6 +84,15 @@ TEST_F(DocumentSourceTest, JsonLinesGoodAndBadByLine) {
   EXPECT_EQ(items.back().position, static_cast<int64_t>(fs::file_size(path)));
 }
 
+TEST_F(DocumentSourceTest, AByteOrderMarkIsNoText) {
+  const std::string mark = "\xef\xbb\xbf";
+  const std::vector<SourceItem> items =
+      All({Write("a.jsonl", mark + "{\"id\":\"one\",\"text\":\"first\"}\n"), Write("b.txt", mark + "second" + mark)});
+  EXPECT_THAT(Ids(items), ElementsAre("one", "b.txt"));
+  EXPECT_EQ(items[0].text, "first");
+  EXPECT_EQ(items[1].text, "second" + mark);
+}
+
 TEST_F(DocumentSourceTest, CompressedStreamsAreTheSameText) {
   std::string lines;
   for (int i = 0; i < 5000; ++i) absl::StrAppend(&lines, "{\"id\":\"", i, "\",\"text\":\"text of ", i * 7919, "\"}\n");
