@@ -167,20 +167,20 @@ DataPath* Route::Reconsider(DataPath* path, const absl::Status& tried, absl::Tim
   if (!tried.ok() && (!absl::IsUnavailable(tried) || RetryAfter(tried).has_value())) return path;
   {
     MutexLock lock(&mutex_);
-    if (choosing_ || path_ != path || (tried.ok() && chosen_in_ == session)) return path_;
-    choosing_ = true;
+    if (choosing_ || improving_ || path_ != path || (tried.ok() && chosen_in_ == session)) return path_;
+    (tried.ok() ? improving_ : choosing_) = true;
   }
   std::vector<std::string> problems;
   absl::StatusOr<DataPath*> chosen = path;
-  const absl::Time soon = std::min(deadline, SteadyNow() + kAnswers);
+  const auto soon = [deadline] { return std::min(deadline, SteadyNow() + kAnswers); };
   if (tried.ok()) {
-    chosen = ChoosePath(soon, nullptr, &problems);
-  } else if (control_.Renew(session, soon).ok()) {  // otherwise the node is to blame, not the carrier
+    chosen = ChoosePath(soon(), nullptr, &problems);
+  } else if (control_.Renew(session, soon()).ok()) {  // otherwise the node is to blame, not the carrier
     problems.push_back(absl::StrCat(path->name(), ": ", tried.message()));
-    chosen = ChoosePath(deadline, path, &problems);
+    chosen = ChoosePath(soon(), path, &problems);
   }
   MutexLock lock(&mutex_);
-  choosing_ = false;
+  choosing_ = improving_ = false;
   changed_.SignalAll();
   if (tried.ok() || chosen.ok()) chosen_in_ = session;
   if (chosen.ok() && *chosen != path) {
@@ -328,7 +328,7 @@ absl::Time Route::CloseIdle() {
     MutexLock lock(&mutex_);
     if (mapped_ != nullptr) channels.push_back(&mapped_->channel());
     for (const auto& path : paths_) channels.push_back(&path->channel());
-    if (choosing_ || establishing_) return SteadyNow() + kMinLook + options_.idle_connection / 2;
+    if (choosing_ || improving_ || establishing_) return SteadyNow() + kMinLook + options_.idle_connection / 2;
   }
   const absl::Time now = SteadyNow(), before = now - options_.idle_connection;
   bool all = true;

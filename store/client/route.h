@@ -113,6 +113,7 @@ class Route {
   bool establishing_ ABSL_GUARDED_BY(mutex_) = false;  // by one of the callers of Establish
   bool established_ ABSL_GUARDED_BY(mutex_) = false;
   bool choosing_ ABSL_GUARDED_BY(mutex_) = false;                 // by one of the callers of Data or Reconsider
+  bool improving_ ABSL_GUARDED_BY(mutex_) = false;                // likewise, while path_ works and nobody waits
   std::unique_ptr<MappedReader> mapped_ ABSL_GUARDED_BY(mutex_);  // once set, it stays
   // Of each carrier that has worked; kept, since callers hold pointers.
   std::vector<std::unique_ptr<DataPath>> paths_ ABSL_GUARDED_BY(mutex_);
