@@ -223,12 +223,14 @@ void Bench::RunAttention(kernels::Backend& backend, const std::string& name, con
                          const kernels::AttentionBatch& batch, double flops, double bytes) {
   const auto plan = Value(backend.Plan(batch, nullptr));
   const int64_t rows = static_cast<int64_t>(batch.positions.size());
-  const Array q(Dtype::kF32, {rows, model.heads, model.dim}), out(Dtype::kF32, {rows, model.heads * model.dim});
+  const Array q(Dtype::kF32, {rows, model.heads, model.dim}), out(Dtype::kF32, {rows, model.heads * model.dim}),
+      lse(Dtype::kF32, {rows, model.heads});
   kernels::LinkedAttentionArgs args;
   args.plan = plan.get();
   args.params = model.attention();
   args.q = q.tensor;
   args.out = out.tensor;
+  args.lse = lse.tensor;
   const Memory workspace(backend.AttentionWorkspaceBytes(*plan, args.params) + 64);
   args.workspace = {workspace.as<>(), workspace.bytes()};
   const auto stream = backend.NewStream();
@@ -237,6 +239,18 @@ void Bench::RunAttention(kernels::Backend& backend, const std::string& name, con
     Share(
         name, "GFLOP/s", rows >= 1024 ? 0.65 : 0, [&] { return ceilings_.FmaGflops(); },
         [&] { return Rate(flops, run); }, Label(backend));
+    if (batch.reads.size() == 1) return;
+    int64_t tokens = 0;
+    for (const kernels::KvRead& read : batch.reads) tokens += batch.segments[read.segment].tokens;
+    const Array mass(Dtype::kF32, {tokens});
+    const kernels::KeyMassArgs observed{args.plan, 0,    args.params, args.q,        lse.tensor,
+                                        0,         rows, mass.tensor, args.workspace};
+    Share(
+        absl::StrCat("key mass, ", name), "GFLOP/s", 0, [&] { return ceilings_.FmaGflops(); },
+        [&] { return Rate(flops / 2, [&] { Check(backend.KeyMass(*stream, observed)); }); }, Label(backend));
+    auto previous = Value(backend.Plan(batch, nullptr));
+    const double per_second = Rate(1e9, [&] { previous = Value(backend.Plan(batch, std::move(previous))); });
+    report_.Add(absl::StrCat("plan, ", name), 1e6 / per_second, "us");
   } else {
     Share(
         name, "GB/s", 0, [&] { return ceilings_.ReadGbps(static_cast<int64_t>(bytes)); },
@@ -359,6 +373,20 @@ void Bench::Rows(const Model& model) {
     args.pages = pages.tensor;
     args.q_out = q.tensor;
     moves("QkvFinish", 2 * qkv.tensor.bytes, [&] { Check(backend_->QkvFinish(*stream, args)); });
+  }
+  {
+    const SlabShape shape{Codec::kRawBf16, model.kv_heads, model.dim, rows};
+    const Array cached(Dtype::kBf16, {shape.slab_bytes() / 2}), tokens(Dtype::kI64, {rows}), out(Dtype::kF32, {rows});
+    for (int64_t i = 0; i < rows; ++i) tokens.memory.as<int64_t>()[i] = i;
+    const std::byte* layer = cached.memory.as<const std::byte>();
+    kernels::KvDeviationArgs args;
+    args.segment.layer_data = {&layer, 1};
+    args.segment.codec = shape.codec, args.segment.tokens = rows;
+    args.segment.head_stride = shape.head_bytes(), args.segment.block_stride = shape.block_stride();
+    args.offset = 1000, args.rope = &rope;
+    args.tokens = args.slots = tokens.tensor, args.pages = pages.tensor, args.out = out.tensor;
+    reads("KvDeviation of raw-bf16 from f32 pages", shape.used_bytes() + pages.tensor.bytes,
+          [&] { Check(backend_->KvDeviation(*stream, args)); });
   }
   std::vector<int32_t> table(rows / kBlockTokens);
   for (size_t i = 0; i < table.size(); ++i) table[i] = static_cast<int32_t>(i);
