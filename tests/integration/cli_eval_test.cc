@@ -125,6 +125,7 @@ TEST_F(CliEvalTest, PublicDataIsAskedWithSeveralCodecs) {
                                           "--codecs",     "raw-bf16, q8",
                                           "--linkers",    "concat,full",
                                           "--json",       Path("table.json")};
+  ASSERT_EQ(Run("ingest", {Write("in.jsonl", Lines(0, 1))}).status, 0);  // without a store there is a note as well
   ExpectRefused(Run("eval", words), "eval", {questions, "element 2", "\"question\": missing, expected a string"});
   std::vector<std::string> skipping = words;
   skipping.insert(skipping.end(), {"--skip-damaged", "1"});
