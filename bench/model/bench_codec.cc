@@ -40,7 +40,7 @@ absl::StatusOr<std::vector<Sample>> Samples(const BenchModel& bench, int64_t cou
     if (static_cast<int64_t>(samples.size()) == count) break;
     Sample sample;
     for (const std::string& id : question.documents) {
-      if (by_id.contains(id)) sample.request.documents.push_back({by_id[id]->tokens, {}});
+      if (by_id.contains(id)) sample.request.documents.push_back({by_id[id]->tokens});
     }
     KVLINK_ASSIGN_OR_RETURN(sample.request.prompt,
                             link::MakePrompt(*bench.tokenizer, *chat, {}, bench.untuned, "", question.text));

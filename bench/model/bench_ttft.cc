@@ -56,7 +56,7 @@ infer::Request RequestOf(const BenchModel& bench, const std::vector<std::vector<
   const auto around = DocumentsOf(bench, 1, kFreshTokens)[0];
   request.prompt.before.assign(around.begin(), around.begin() + kFreshTokens / 2);
   request.prompt.after.assign(around.begin() + kFreshTokens / 2, around.end());
-  for (int64_t i = 0; i < count; ++i) request.documents.push_back({documents[i], {}});
+  for (int64_t i = 0; i < count; ++i) request.documents.push_back({documents[i]});
   return request;
 }
 

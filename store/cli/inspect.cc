@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <map>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/cli/args.h"
@@ -218,21 +219,23 @@ absl::Status InspectDocument(const std::string& id, const InspectFlags& flags) {
     KVLINK_ASSIGN_OR_RETURN(Json described, DescribePart(*store, flags, part));
     parts.push_back(std::move(described));
   }
+  const std::string wrapper = entry->context_digest.empty() ? "none" : absl::BytesToHexString(entry->context_digest);
   const Json json = {{"id", id},
                      {"title", entry->title},
                      {"generation", entry->generation},
                      {"written_at_us", entry->written_at_us},
                      {"model", entry->model.Hex()},
+                     {"wrapper", wrapper},
                      {"parts", parts}};
   if (flags.json) {
     PrintJson(json);
     return absl::OkStatus();
   }
-  absl::PrintF("document    %s\ntitle       %s\ngeneration  %d\nwritten     %s\nmodel       %s\n", Printable(id),
-               Printable(entry->title), entry->generation,
+  absl::PrintF("document    %s\ntitle       %s\ngeneration  %d\nwritten     %s\nmodel       %s\nwrapper     %s\n",
+               Printable(id), Printable(entry->title), entry->generation,
                absl::FormatTime(absl::RFC3339_sec, absl::FromUnixMicros(static_cast<int64_t>(entry->written_at_us)),
                                 absl::UTCTimeZone()),
-               entry->model.Hex());
+               entry->model.Hex(), wrapper);
   for (size_t i = 0; i < parts.size(); ++i) {
     const Json& part = parts[i];
     if (parts.size() > 1) {

@@ -40,7 +40,7 @@ struct Flags {
   std::vector<std::string> files;
   std::string question;
   std::string questions;
-  std::string linker = "concat";
+  std::string linker;
   bool compare = false;
   bool chat = false;
   bool quiet = false;
@@ -91,11 +91,15 @@ absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& fl
   arguments.Text("questions", "FILE", "Answer the questions in a JSON lines file, each from its own documents.",
                  &flags.questions);
   arguments.Text("system", "TEXT", "System message of the chat.", &flags.ask.system);
-  arguments.Text("linker", "LINKER",
-                 "How documents are combined. concat: encodings side by side; links: with the profile's trained link "
-                 "tokens; full: an ordinary prefill; head-K: the first K tokens of every document but the first are "
-                 "computed again, also with links: links+head-K.",
-                 &flags.linker);
+  arguments.Text(
+      "linker", "LINKER",
+      "How documents are combined. concat: encodings side by side; packet: encodings inside the profile's "
+      "trained wrapper; links: with the profile's trained link tokens; full: an ordinary prefill. To concat, "
+      "packet or links can be added, joined by +: head-K: the first K tokens of every document but the first "
+      "are computed again; blend-R: the R percent of tokens that the other documents change most; "
+      "prophet-P: the P percent that the question attends to most. Default: the profile's; if it names none, "
+      "packet if it has a wrapper, else concat.",
+      &flags.linker);
   arguments.Flag("compare", "Also answer with a full prefill, and show both.", &flags.compare);
   arguments.Flag("chat", "Read further questions from standard input.", &flags.chat);
   arguments.Integer("max-tokens", "N", "Maximum number of tokens in an answer.", 1, 1 << 20, &flags.ask.max_tokens);
@@ -122,7 +126,9 @@ absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& fl
   arguments.Flag("quiet", "Print only answers.", &flags.quiet);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
-  KVLINK_ASSIGN_OR_RETURN(flags.ask.linker, link::ParseLinker(flags.linker));
+  if (arguments.given("linker")) {
+    KVLINK_ASSIGN_OR_RETURN(flags.ask.linker, link::ParseLinker(flags.linker));
+  }
   KVLINK_ASSIGN_OR_RETURN(flags.ask.tenant_secret, TenantSecret(arguments, flags.ask.store));
   KVLINK_RETURN_IF_ERROR(TakeQuestion(arguments, flags));
   if (!flags.questions.empty() && (!flags.question.empty() || flags.chat)) {
@@ -148,8 +154,8 @@ absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& fl
   flags.ask.sampling.min_p = static_cast<float>(flags.min_p);
   flags.ask.sampling.seed = static_cast<uint64_t>(flags.seed);
   flags.ask.store_needed = !flags.documents.empty() || !flags.parts.empty() || !flags.questions.empty();
-  // A single linked answer needs little private KV; everything else may fill the context (0).
-  if (!flags.chat && !flags.compare && flags.questions.empty() && flags.ask.linker == link::Linker::kConcat) {
+  // For a single answer over encodings alone.
+  if (!flags.chat && !flags.compare && flags.questions.empty()) {
     const size_t bytes = flags.question.size() + flags.ask.system.size();  // a token is a byte at least
     flags.ask.private_tokens = static_cast<int64_t>(bytes) + flags.ask.max_tokens + 1024;
   }
@@ -297,9 +303,16 @@ void Judge(const Question& question, const std::string& text, Totals* totals) {
   absl::PrintF("  expected      %s (%s)\n", question.expected[0], right ? "yes" : "no");
 }
 
+// Says if stored documents were ingested for another linker or profile.
+void PrintFormNote(AskSession& session, const Flags& flags) {
+  const std::string note = session.TakeFormNote();
+  if (!flags.quiet && !note.empty()) std::fprintf(stderr, "[%s]\n", Printable(note).c_str());
+}
+
 absl::Status AnswerOne(AskSession& session, const Flags& flags, const Question& question, Totals* totals) {
   std::vector<infer::RequestDocument> documents;
   for (const DocumentParts& wanted : question.documents) KVLINK_RETURN_IF_ERROR(session.AddStored(wanted, &documents));
+  PrintFormNote(session, flags);
   if (flags.compare) return Compare(session, flags, question, documents, totals);
   const auto chat = session.NewChat(session.linker(), std::move(documents));
   KVLINK_ASSIGN_OR_RETURN(const std::string text, Answer(*chat, flags, question.text, /*turn=*/0));
@@ -384,6 +397,7 @@ absl::Status RunAsk(absl::Span<char* const> args) {
   KVLINK_ASSIGN_OR_RETURN(const auto session, AskSession::Open(flags.ask));
   std::vector<infer::RequestDocument> documents;
   for (const DocumentParts& wanted : stored) KVLINK_RETURN_IF_ERROR(session->AddStored(wanted, &documents));
+  PrintFormNote(*session, flags);
   for (const std::string& path : flags.files) KVLINK_RETURN_IF_ERROR(session->AddFromFile(path, &documents));
   if (!flags.quiet && session->generator().options().device_buffer_bytes > 0 &&
       !session->generator().device_buffer().ok()) {

@@ -13,6 +13,15 @@
 #include "worker/ingest/source/document_source.h"
 
 namespace kvlink::cli {
+namespace {
+
+// What a context digest says of an encoding.
+std::string FormOf(absl::string_view context_digest) {
+  return context_digest.empty() ? "without a wrapper"
+                                : absl::StrCat("inside wrapper ", encode::WrapperName(context_digest).substr(0, 16));
+}
+
+}  // namespace
 
 ScratchStore::~ScratchStore() {
   std::error_code error;
@@ -51,7 +60,12 @@ absl::StatusOr<std::unique_ptr<AskSession>> AskSession::Open(const AskOptions& o
   KVLINK_ASSIGN_OR_RETURN(generator.codec, ParseCodec(options.store.codec));
   generator.tenant_secret = options.tenant_secret;
   generator.profile = opened.profile;
-  generator.private_tokens = std::min(options.private_tokens, config.context);
+  generator.wrapper = opened.wrapper;
+  // Over encodings alone little private KV is needed; everything else may fill the context (0).
+  const link::Linker linker = session->linker();
+  if (linker.base == link::Linker::kConcat && linker.head == 0 && linker.choice == link::Linker::kNone) {
+    generator.private_tokens = std::min(options.private_tokens, config.context);
+  }
   generator.resident_budget_bytes = options.model.device == "cpu" ? options.store.memory / 2 : options.device_memory;
   generator.host_bytes = options.host_memory;
   KVLINK_ASSIGN_OR_RETURN(const PlaceKind kind, PlaceOf(options.store));
@@ -99,6 +113,14 @@ absl::Status AskSession::AddStored(const DocumentParts& wanted, std::vector<infe
   }
   KVLINK_RETURN_IF_ERROR(entry.status());
   KVLINK_RETURN_IF_ERROR(CheckEntry(id, *entry, opened_.fingerprint, options_.tenant_secret));
+  const bool reads = linker().base != link::Linker::kFull && (!linker().packet || opened_.profile.wrapper);
+  if (reads && entry->context_digest != context_digest()) {
+    if (other_form_) {
+      ++other_form_->others;
+    } else {
+      other_form_ = {id, entry->context_digest, 0};
+    }
+  }
   const int64_t parts = static_cast<int64_t>(entry->parts.size());
   const int64_t named = wanted.last.value_or(wanted.first);
   if (named > std::max<int64_t>(parts, 1)) {
@@ -106,7 +128,7 @@ absl::Status AskSession::AddStored(const DocumentParts& wanted, std::vector<infe
                                               parts == 1 ? " part" : " parts", "; there is no part ", named));
   }
   for (int64_t i = wanted.first - 1; i < std::min(wanted.last.value_or(parts), parts); ++i) {
-    documents->push_back({entry->parts[i].tokens, entry->parts[i].identity});
+    documents->push_back({entry->parts[i].tokens});
   }
   return absl::OkStatus();
 }
@@ -119,9 +141,20 @@ absl::Status AskSession::AddFromFile(const std::string& path, std::vector<infer:
                                             /*parse_special=*/false);
     KVLINK_RETURN_IF_ERROR(Annotate(tokens.status(), item->where));
     if (tokens->empty()) return absl::InvalidArgumentError(absl::StrCat(item->where, ": the document is empty"));
-    documents->push_back({*std::move(tokens), std::nullopt});
+    documents->push_back({*std::move(tokens)});
   }
   return absl::OkStatus();
+}
+
+std::string AskSession::TakeFormNote() {
+  const std::optional<OtherForm> form = std::exchange(other_form_, std::nullopt);
+  if (!form) return "";
+  return absl::StrCat(
+      "document '", absl::Utf8SafeCEscape(form->id), "'",
+      form->others > 0 ? absl::StrCat(" (and ", form->others, " more)") : "", " was ingested ",
+      FormOf(form->context_digest), ", but the linker ", link::LinkerName(linker()), " reads encodings ",
+      FormOf(context_digest()), "; what the store lacks is encoded now",
+      linker().packet ? absl::StrCat(", and kvlink ingest --profile ", options_.model.profile, " stores it") : "");
 }
 
 std::unique_ptr<infer::Chat> AskSession::NewChat(link::Linker linker, std::vector<infer::RequestDocument> documents) {

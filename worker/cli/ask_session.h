@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,8 +23,8 @@ namespace kvlink::cli {
 struct AskOptions {
   StoreFlags store;
   ModelFlags model;
-  std::string tenant_secret;  // TenantSecret
-  link::Linker linker;
+  std::string tenant_secret;           // TenantSecret
+  std::optional<link::Linker> linker;  // absent: the profile's
   std::string system;
   int64_t max_tokens = 256;
   kernels::SampleParams sampling;
@@ -32,7 +33,7 @@ struct AskOptions {
   int64_t device_buffer = int64_t{512} << 20;  // bytes of device memory in which encodings arrive from a node; 0: none
   bool store_needed = true;                    // some document is named by id
   bool scratch_store = false;                  // a temporary store, whatever `store` names
-  int64_t private_tokens = 0;                  // GeneratorOptions
+  int64_t private_tokens = 0;                  // GeneratorOptions, with the linker concat
 };
 
 // A temporary directory for a store, removed with the object. Used on request, and when no store exists and the answer
@@ -67,7 +68,10 @@ class AskSession {
 
   // A note about the store for the user, or empty.
   const std::string& note() const { return note_; }
-  link::Linker linker() const { return options_.linker; }
+  // A note on stored documents added since the last call that were ingested in another form than the session's linker
+  // reads, inside another wrapper or none; or empty.
+  std::string TakeFormNote();
+  link::Linker linker() const { return options_.linker.value_or(opened_.profile.linker); }
   const OpenedModel& opened() const { return opened_; }
   const model::ChatTemplate& chat_template() const { return *template_; }
   const model::ChatOptions& chat_options() const { return chat_options_; }
@@ -82,8 +86,20 @@ class AskSession {
   absl::Status OpenStoreOrScratch();
   absl::Status OpenScratch();
 
+  // Documents for TakeFormNote: the first one, and how many others.
+  struct OtherForm {
+    std::string id;
+    std::string context_digest;
+    int64_t others = 0;
+  };
+  // The context digest of the encodings that the session's linker reads.
+  absl::string_view context_digest() const {
+    return linker().packet ? absl::string_view(opened_.wrapper.digest) : absl::string_view();
+  }
+
   AskOptions options_;
   std::string note_;
+  std::optional<OtherForm> other_form_;
   // In order of lifetime.
   OpenedModel opened_;
   std::unique_ptr<model::ChatTemplate> template_;

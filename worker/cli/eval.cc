@@ -53,7 +53,7 @@ struct Flags {
   std::string questions;
   std::vector<std::string> data_files;
   int64_t skip_damaged = 0;
-  std::string linkers = "concat,full";
+  std::string linkers;
   std::string codecs;
   std::string kinds;
   std::string orders = "generated";
@@ -95,7 +95,9 @@ void AddFlags(Arguments& arguments, Flags& flags) {
   flags.ask.max_tokens = 32;
   AddStoreFlags(arguments, flags.ask.store);
   AddModelFlags(arguments, flags.ask.model);
-  arguments.Text("linkers", "NAMES", "How documents are combined; see kvlink ask.", &flags.linkers);
+  arguments.Text("linkers", "NAMES",
+                 "How documents are combined; see kvlink ask. Default: concat, full and the profile's.",
+                 &flags.linkers);
   arguments.Text("questions", "FILE", "Ask the questions in a JSON lines file instead of generated ones.",
                  &flags.questions);
   arguments.Texts("data", "NAME:FILE", "Ask what a public data set holds; may be repeated.", &flags.data_files);
@@ -175,7 +177,9 @@ absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& fl
         absl::StrCat("'", arguments.operands()[0], "': unexpected operand; --questions reads a file of questions"));
   }
   KVLINK_ASSIGN_OR_RETURN(flags.ask.tenant_secret, TenantSecret(arguments, flags.ask.store));
-  KVLINK_RETURN_IF_ERROR(ParseList<link::Linker>("linkers", flags.linkers, link::ParseLinker, &parsed.linkers));
+  if (arguments.given("linkers")) {
+    KVLINK_RETURN_IF_ERROR(ParseList<link::Linker>("linkers", flags.linkers, link::ParseLinker, &parsed.linkers));
+  }
   KVLINK_RETURN_IF_ERROR(ParseList<data::Kind>("kinds", flags.kinds, data::ParseKind, &parsed.kinds));
   KVLINK_RETURN_IF_ERROR(ParseList<eval::Order>("order", flags.orders, eval::ParseOrder, &parsed.orders));
   if (arguments.given("questions") && flags.questions.empty()) {
@@ -203,12 +207,13 @@ std::string Digest(absl::string_view bytes) {
 }
 
 // Of everything in a profile that affects answers.
-std::string ProfileDigest(const link::LinkProfile& profile, const std::vector<float>& embeddings) {
+std::string ProfileDigest(const link::LinkProfile& profile, const std::vector<float>& embeddings,
+                          absl::string_view wrapper) {
   const auto id = [](const std::optional<int32_t>& token) { return token ? absl::StrCat(*token) : "none"; };
   return Digest(absl::StrCat(
       profile.links_per_document, ",", profile.slots, ",", id(profile.first_link_id), ",", id(profile.mem_start), ",",
       id(profile.mem_end), ",", static_cast<int>(profile.place), ",", profile.document_template,
-      absl::string_view(reinterpret_cast<const char*>(embeddings.data()), embeddings.size() * sizeof(float))));
+      absl::string_view(reinterpret_cast<const char*>(embeddings.data()), embeddings.size() * sizeof(float)), wrapper));
 }
 
 eval::Settings SettingsOf(const Flags& flags, const Parsed& parsed, AskSession& session) {
@@ -217,7 +222,8 @@ eval::Settings SettingsOf(const Flags& flags, const Parsed& parsed, AskSession& 
       {"model", opened.fingerprint.Hex()},
       {"compute", std::string(kernels::DtypeName(opened.backend->compute_dtype()))},
       {"profile", absl::StrCat(opened.profile.name, "/",
-                               ProfileDigest(opened.profile, session.generator().options().link_embeddings))},
+                               ProfileDigest(opened.profile, session.generator().options().link_embeddings,
+                                             opened.wrapper.digest))},
       {"system", flags.ask.system},
       {"max-tokens", absl::StrCat(flags.ask.max_tokens)}};
   if (!flags.questions.empty()) {
@@ -320,6 +326,13 @@ absl::Status RunEval(absl::Span<char* const> args) {
   KVLINK_RETURN_IF_ERROR(session->WarmUp());
   eval::RunnerOptions options;
   options.linkers = parsed.linkers;
+  if (options.linkers.empty()) {
+    options.linkers = {link::Linker::kConcat, link::Linker::kFull};
+    const link::Linker preferred = session->opened().profile.linker;
+    if (std::count(options.linkers.begin(), options.linkers.end(), preferred) == 0) {
+      options.linkers.push_back(preferred);
+    }
+  }
   options.orders = parsed.orders;
   options.max_tokens = flags.ask.max_tokens;
   options.system = flags.ask.system;

@@ -40,6 +40,8 @@ constexpr absl::string_view kSummary =
     "With --prune, documents of the namespace that are no longer in INPUT are deleted at the end. This\n"
     "applies to the WHOLE namespace, or with --prefix P only to ids that begin with P; all ids in INPUT\n"
     "must then begin with P. Nothing is deleted if any of the input could not be read.\n\n"
+    "With a --profile that has a wrapper, documents are encoded inside it, for the linker packet of\n"
+    "kvlink ask. Documents encoded otherwise before are encoded again.\n\n"
     "With --secret-file, encodings are named by HMAC-SHA256 with the secret in FILE (a trailing newline\n"
     "is ignored), so that kvlink ask finds them only with the same secret. Nothing is encrypted: whoever\n"
     "can read the files of the store can read their contents.";
@@ -244,8 +246,10 @@ absl::Status RunIngest(absl::Span<char* const> args) {
   KVLINK_ASSIGN_OR_RETURN(encoder_options.tenant_secret, TenantSecret(arguments, flags.store));
   KVLINK_ASSIGN_OR_RETURN(const PlaceKind kind, PlaceOf(flags.store));
   KVLINK_ASSIGN_OR_RETURN(const OpenedModel opened, OpenModel(flags.model));
+  encoder_options.wrapper = opened.wrapper;
+  const int64_t context = opened.model->config().context - opened.wrapper.tokens();
   // Refuse what can be refused before creating a store.
-  KVLINK_RETURN_IF_ERROR(ingest::ChunkLimitsOf(flags.chunk_tokens, opened.model->config().context).status());
+  KVLINK_RETURN_IF_ERROR(ingest::ChunkLimitsOf(flags.chunk_tokens, context).status());
   std::unique_ptr<ingest::RejectFile> rejects;
   if (!flags.rejects.empty()) {
     KVLINK_RETURN_IF_ERROR(CheckNoInput(flags.rejects, arguments.operands()));
@@ -260,7 +264,7 @@ absl::Status RunIngest(absl::Span<char* const> args) {
   const ingest::IngestInput input{.source = source.get(),
                                   .tokenizer = opened.tokenizer.get(),
                                   .profile = &opened.profile,
-                                  .context = opened.model->config().context,
+                                  .context = context,
                                   .fingerprint = opened.fingerprint,
                                   .encoder = encoder.get(),
                                   .store = place.store.get(),

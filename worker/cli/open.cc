@@ -58,6 +58,7 @@ absl::StatusOr<OpenedModel> OpenModel(const ModelFlags& flags) {
   KVLINK_ASSIGN_OR_RETURN(opened.backend, MakeBackend(flags));
   KVLINK_ASSIGN_OR_RETURN(opened.weights, OpenModelWeights(flags.model));
   KVLINK_RETURN_IF_ERROR(link::CheckProfile(opened.profile, opened.weights->config()));
+  KVLINK_ASSIGN_OR_RETURN(opened.wrapper, encode::LoadWrapper(opened.profile, opened.weights->config()));
   KVLINK_ASSIGN_OR_RETURN(opened.tokenizer, model::OpenTokenizer(flags.model));
   KVLINK_ASSIGN_OR_RETURN(opened.fingerprint, encode::FingerprintOf(*opened.weights, /*use_cache=*/true));
   KVLINK_ASSIGN_OR_RETURN(opened.model, model::Model::Load(opened.backend.get(), *opened.weights, {}));
@@ -74,7 +75,7 @@ absl::Status CheckEntry(absl::string_view id, const CatalogEntry& entry, const F
   }
   const auto named_under = [&](absl::string_view secret) {
     return std::all_of(entry.parts.begin(), entry.parts.end(), [&](const CatalogPart& part) {
-      return part.identity == ComputeIdentity({fingerprint, "", part.tokens}, secret);
+      return part.identity == ComputeIdentity({fingerprint, entry.context_digest, part.tokens}, secret);
     });
   };
   if (named_under(tenant_secret)) return absl::OkStatus();

@@ -14,6 +14,7 @@
 #include "kernels/kernels.h"
 #include "proto/catalog.h"
 #include "proto/digest.h"
+#include "worker/encode/wrapper.h"
 #include "worker/files/weights.h"
 #include "worker/link/profile.h"
 #include "worker/model/model.h"
@@ -45,11 +46,13 @@ struct OpenedModel {
   std::unique_ptr<model::Model> model;
   Fingerprint fingerprint;
   link::LinkProfile profile;
+  encode::Wrapper wrapper;  // the profile's
 };
 absl::StatusOr<OpenedModel> OpenModel(const ModelFlags& flags);
 
 // FAILED_PRECONDITION, naming the document and what to do, if `entry` was written by another model than `fingerprint`
-// or under another secret: a user who cannot compute a document's identities must not get its encodings.
+// or under another secret: a user who cannot compute a document's identities must not get its encodings. Its wrapper may
+// be any.
 absl::Status CheckEntry(absl::string_view id, const CatalogEntry& entry, const Fingerprint& fingerprint,
                         absl::string_view tenant_secret);
 

@@ -129,7 +129,11 @@ absl::Status Runner::RunOrder(const Task& task, Order order, const infer::Limits
   const Remaining remaining(limits);
   const std::vector<infer::RequestDocument> documents = Ordered(task, order);
   for (size_t i = 0; i < generators_.size(); ++i) {
-    if (!linkers[i].empty()) KVLINK_RETURN_IF_ERROR(Store(*generators_[i], documents, remaining()));
+    for (const bool packet : {false, true}) {
+      const auto reads = [packet](const link::Linker& linker) { return linker.packet == packet; };
+      if (std::none_of(linkers[i].begin(), linkers[i].end(), reads)) continue;
+      KVLINK_RETURN_IF_ERROR(Store(*generators_[i], documents, packet, remaining()));
+    }
   }
   infer::Generator& first = *generators_[0];
   KVLINK_ASSIGN_OR_RETURN(const Answered reference, Answer(first, task, full, documents, nullptr, remaining()));
@@ -149,13 +153,13 @@ absl::Status Runner::RunOrder(const Task& task, Order order, const infer::Limits
 }
 
 absl::Status Runner::Store(infer::Generator& generator, const std::vector<infer::RequestDocument>& documents,
-                           const infer::Limits& limits) {
+                           bool packet, const infer::Limits& limits) {
   const Remaining remaining(limits);
   // One at a time, because what is written back waits in a bounded queue. What the store does not take, the requests
   // encode themselves, which their results say.
   for (const infer::RequestDocument& document : documents) {
     infer::Request request;
-    request.linker = link::Linker::kConcat;
+    request.linker.packet = packet;
     request.prompt.after = {0};
     request.documents = {document};
     request.limits = remaining();

@@ -60,9 +60,9 @@ class Runner {
 
   static Result::Key KeyOf(const Task& task, absl::string_view linker, Order order, const infer::Generator& generator);
   absl::Status RunOrder(const Task& task, Order order, const infer::Limits& limits);
-  // Makes sure that the store has the encodings.
+  // Makes sure that the store has the encodings, inside the profile's wrapper if `packet`.
   static absl::Status Store(infer::Generator& generator, const std::vector<infer::RequestDocument>& documents,
-                            const infer::Limits& limits);
+                            bool packet, const infer::Limits& limits);
   // `reference`: of full attention; nullptr: this is it.
   absl::StatusOr<Answered> Answer(infer::Generator& generator, const Task& task, link::Linker linker,
                                   const std::vector<infer::RequestDocument>& documents, const Answered* reference,

@@ -92,7 +92,7 @@ absl::StatusOr<Task> QuestionTask(data::Question question, const model::Tokenize
       if (is_gold) task.gold.push_back(static_cast<int64_t>(task.documents.size()));
       const auto from = tokens.begin() + static_cast<ptrdiff_t>(begin);
       const size_t count = std::min(piece, tokens.size() - begin);
-      task.documents.push_back({std::vector<int32_t>(from, from + static_cast<ptrdiff_t>(count)), std::nullopt});
+      task.documents.push_back({std::vector<int32_t>(from, from + static_cast<ptrdiff_t>(count))});
     }
   }
   task.question = std::move(question.question);

@@ -27,6 +27,19 @@ absl::Status CheckLinkEmbeddings(const GeneratorOptions& options, const model::M
       " slots of ", options.profile.links_per_document, " links, each ", config.hidden, " wide, need ", wanted));
 }
 
+absl::Status CheckWrapper(const GeneratorOptions& options, const model::ModelConfig& config) {
+  const link::WrapperFile wanted = options.profile.wrapper.value_or(link::WrapperFile());
+  const encode::Wrapper& have = options.wrapper;
+  if (have.header == wanted.header && have.trailer == wanted.trailer &&
+      static_cast<int64_t>(have.embeddings.size()) == have.tokens() * config.hidden) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat("a wrapper of ", have.header, " + ", have.trailer, " tokens with ",
+                                                 have.embeddings.size(), " elements; profile '", options.profile.name,
+                                                 "' has ", wanted.header, " + ", wanted.trailer, " tokens, each ",
+                                                 config.hidden, " wide"));
+}
+
 // A region of device memory, lent to the store.
 absl::StatusOr<std::shared_ptr<store::DeviceBuffer>> OpenDeviceBuffer(store::Store* store, kernels::Backend* backend,
                                                                       int64_t bytes) {
@@ -62,6 +75,10 @@ absl::StatusOr<std::unique_ptr<Generator>> Generator::Create(const model::Model*
     KVLINK_ASSIGN_OR_RETURN(options.link_embeddings, link::LoadLinkEmbeddings(options.profile, config));
   }
   KVLINK_RETURN_IF_ERROR(CheckLinkEmbeddings(options, config));
+  if (options.wrapper.tokens() == 0) {
+    KVLINK_ASSIGN_OR_RETURN(options.wrapper, encode::LoadWrapper(options.profile, config));
+  }
+  KVLINK_RETURN_IF_ERROR(CheckWrapper(options, config));
   if (options.prefill_chunk < 1 || options.private_tokens < 0) {
     return absl::InvalidArgumentError(
         "generator: prefill_chunk must be positive, and private_tokens must not be negative");
@@ -117,8 +134,8 @@ bool Generator::IsEnd(int32_t token) const {
   return std::find(ends.begin(), ends.end(), token) != ends.end();
 }
 
-Identity Generator::IdentityOf(absl::Span<const int32_t> tokens) const {
-  return ComputeIdentity({fingerprint_, "", tokens}, options_.tenant_secret);
+Identity Generator::IdentityOf(absl::Span<const int32_t> tokens, bool packet) const {
+  return ComputeIdentity({fingerprint_, packet ? options_.wrapper.digest : "", tokens}, options_.tenant_secret);
 }
 
 bool Generator::DrainWriteBack(absl::Time deadline) { return write_back_ == nullptr || write_back_->Drain(deadline); }
@@ -141,16 +158,16 @@ absl::Status Generator::ReadDocuments(Conversation& conversation, const Identiti
   absl::flat_hash_map<Identity, size_t> index;
   for (const Conversation::Read& read : conversation.reads_) {
     if (read.resident != nullptr || !index.try_emplace(read.identity, wanted.size()).second) continue;
-    const absl::Span<const int32_t> tokens = conversation.documents_[read.document].tokens;
-    wanted.push_back({read.identity, static_cast<int64_t>(tokens.size()), !computed.contains(read.identity)});
-    documents.push_back(tokens);
+    const RequestDocument& document = conversation.documents_[read.document];
+    wanted.push_back({read.identity, EncodedTokens(document, conversation.packet_), !computed.contains(read.identity)});
+    documents.push_back(document.tokens);
   }
   if (wanted.empty()) return absl::OkStatus();
   KVLINK_ASSIGN_OR_RETURN(std::vector<ResidentPool::Acquired> acquired,
                           pool_.Acquire(wanted, {call.deadline, call.cancelled, holds}));
   std::vector<bool> missed;
   for (const ResidentPool::Acquired& one : acquired) missed.push_back(one.resident == nullptr);
-  KVLINK_RETURN_IF_ERROR(EncodeMissing(documents, absl::MakeSpan(acquired), call));
+  KVLINK_RETURN_IF_ERROR(EncodeMissing(documents, conversation.packet_, absl::MakeSpan(acquired), call));
   RequestStats& stats = conversation.stats_;
   for (Conversation::Read& read : conversation.reads_) {
     if (read.resident != nullptr) continue;
@@ -171,22 +188,24 @@ absl::Status Generator::ReadDocuments(Conversation& conversation, const Identiti
   return absl::OkStatus();
 }
 
-absl::Status Generator::EncodeMissing(absl::Span<const absl::Span<const int32_t>> documents,
+absl::Status Generator::EncodeMissing(absl::Span<const absl::Span<const int32_t>> documents, bool packet,
                                       absl::Span<ResidentPool::Acquired> acquired, const Call& call) {
   const auto is_missing = [](const ResidentPool::Acquired& one) { return one.resident == nullptr; };
   if (std::none_of(acquired.begin(), acquired.end(), is_missing)) return absl::OkStatus();
   MutexLock lock(&encoder_mutex_);
-  if (encoder_ == nullptr) {
+  std::unique_ptr<encode::Encoder>& encoder = encoders_[packet ? 1 : 0];
+  if (encoder == nullptr) {
     encode::EncoderOptions options;
     options.codec = options_.codec;
     options.tenant_secret = options_.tenant_secret;
-    KVLINK_ASSIGN_OR_RETURN(encoder_, encode::Encoder::Create(model_, fingerprint_, options));
+    if (packet) options.wrapper = options_.wrapper;
+    KVLINK_ASSIGN_OR_RETURN(encoder, encode::Encoder::Create(model_, fingerprint_, options));
   }
   std::vector<size_t> missing;
   for (size_t i = 0; i < acquired.size(); ++i) {
     if (!is_missing(acquired[i])) continue;
     // Another request may have encoded it while this one waited for the encoder.
-    std::shared_ptr<Resident> there = pool_.Find(encoder_->IdentityOf(documents[i]));
+    std::shared_ptr<Resident> there = pool_.Find(encoder->IdentityOf(documents[i]));
     if (there != nullptr && there->certain()) {
       acquired[i].resident = std::move(there);
       acquired[i].reservation = {};
@@ -198,12 +217,12 @@ absl::Status Generator::EncodeMissing(absl::Span<const absl::Span<const int32_t>
   for (size_t begin = 0; begin < missing.size();) {
     KVLINK_RETURN_IF_ERROR(call.Check());
     std::vector<absl::Span<const int32_t>> group;
-    for (int64_t tokens = 0; begin + group.size() < missing.size() && tokens < encoder_->options().batch_tokens;) {
+    for (int64_t tokens = 0; begin + group.size() < missing.size() && tokens < encoder->options().batch_tokens;) {
       group.push_back(documents[missing[begin + group.size()]]);
       tokens += static_cast<int64_t>(group.back().size());
     }
-    absl::StatusOr<std::vector<encode::Encoded>> encoded = encoder_->Encode(group);
-    if (absl::IsResourceExhausted(encoded.status())) encoder_ = nullptr;  // the encoder itself may hold the memory
+    absl::StatusOr<std::vector<encode::Encoded>> encoded = encoder->Encode(group);
+    if (absl::IsResourceExhausted(encoded.status())) encoders_ = {};  // they themselves may hold the memory
     KVLINK_RETURN_IF_ERROR(encoded.status());
     for (encode::Encoded& one : *encoded) {
       const auto shared = std::make_shared<const encode::Encoded>(std::move(one));

@@ -15,10 +15,10 @@
 #ifndef KVLINK_WORKER_INFER_GENERATOR_H_
 #define KVLINK_WORKER_INFER_GENERATOR_H_
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,6 +31,7 @@
 #include "proto/digest.h"
 #include "store/store.h"
 #include "worker/encode/encoder.h"
+#include "worker/encode/wrapper.h"
 #include "worker/infer/resident_pool.h"
 #include "worker/infer/write_back.h"
 #include "worker/link/plan.h"
@@ -47,6 +48,7 @@ struct GeneratorOptions {
   // Rows [slots * N, hidden] for link ids, which start at the end of the vocabulary; empty if the profile uses ordinary
   // ids.
   std::vector<float> link_embeddings;
+  encode::Wrapper wrapper;  // the profile's; if it has one and none is given here, it is loaded
   // Private KV of all conversations together, in tokens; 0: the model's context.
   int64_t private_tokens = 0;
   int64_t prefill_chunk = 1024;                        // maximum fresh rows of one forward pass
@@ -69,8 +71,7 @@ struct Limits {
 };
 
 struct RequestDocument {
-  std::vector<int32_t> tokens;
-  std::optional<Identity> identity;  // from the catalog; computed from the tokens if absent
+  std::vector<int32_t> tokens;  // its own, without those of a wrapper
 };
 
 struct Request {
@@ -137,6 +138,7 @@ class Conversation {
   model::KvSequence sequence_;
   std::vector<RequestDocument> documents_;  // to encode them again
   std::vector<Read> reads_;
+  bool packet_ = false;  // link::LinkPlan
   kernels::SampleParams sampling_;
   int64_t length_ = 0;
   int32_t next_ = 0;
@@ -147,9 +149,9 @@ class Conversation {
 
 class Generator {
  public:
-  // `store` may be nullptr: every document is then encoded on the spot. INVALID_ARGUMENT: a profile or link embeddings
-  // that do not fit the model; host memory or a device buffer with a backend on the host. RESOURCE_EXHAUSTED: no memory
-  // for the private KV.
+  // `store` may be nullptr: every document is then encoded on the spot. INVALID_ARGUMENT: a profile, link embeddings
+  // or a wrapper that do not fit the model; host memory or a device buffer with a backend on the host.
+  // RESOURCE_EXHAUSTED: no memory for the private KV.
   static absl::StatusOr<std::unique_ptr<Generator>> Create(const model::Model* model, const Fingerprint& fingerprint,
                                                            store::Store* store, GeneratorOptions options);
   // Writes back queued encodings.
@@ -190,7 +192,8 @@ class Generator {
   // this is not an error of any request.
   const absl::Status& device_buffer() const { return device_buffer_; }
   bool IsEnd(int32_t token) const;  // of the end-of-sequence set
-  Identity IdentityOf(absl::Span<const int32_t> tokens) const;
+  // Of a document's own tokens; `packet`: inside the profile's wrapper.
+  Identity IdentityOf(absl::Span<const int32_t> tokens, bool packet = false) const;
   ResidentPool& pool() { return pool_; }
   // Waits for queued writes. False if `deadline` passed first.
   bool DrainWriteBack(absl::Time deadline);
@@ -223,8 +226,12 @@ class Generator {
   // Fills in the residents that a conversation lacks, from the pool, the store (except those to be `computed`) or the
   // encoder. `holds`: see Patience.
   absl::Status ReadDocuments(Conversation& conversation, const Identities& computed, bool holds, const Call& call);
+  // Tokens of a document's encoding.
+  int64_t EncodedTokens(const RequestDocument& document, bool packet) const {
+    return static_cast<int64_t>(document.tokens.size()) + (packet ? options_.wrapper.tokens() : 0);
+  }
   // Encodes the documents of the misses.
-  absl::Status EncodeMissing(absl::Span<const absl::Span<const int32_t>> documents,
+  absl::Status EncodeMissing(absl::Span<const absl::Span<const int32_t>> documents, bool packet,
                              absl::Span<ResidentPool::Acquired> acquired, const Call& call);
   using NextStage = std::function<link::LinkPlan(const link::Observed&)>;
   // Computes stages until one observes nothing.
@@ -268,7 +275,8 @@ class Generator {
   kernels::Buffer link_embeddings_;
 
   Mutex encoder_mutex_;  // held while documents are encoded on the spot
-  std::unique_ptr<encode::Encoder> encoder_ ABSL_GUARDED_BY(encoder_mutex_);
+  // Without and with the profile's wrapper; made when they are needed.
+  std::array<std::unique_ptr<encode::Encoder>, 2> encoders_ ABSL_GUARDED_BY(encoder_mutex_);
 
   mutable Mutex mutex_;
   std::vector<std::unique_ptr<Context>> contexts_ ABSL_GUARDED_BY(mutex_);

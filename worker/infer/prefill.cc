@@ -18,7 +18,9 @@ bool HidesAll(absl::Span<const uint64_t> hidden, int64_t tokens) {
   return count == tokens;
 }
 
-absl::Status CheckPlan(const link::LinkPlan& plan, const Request& request) {
+// `around`: tokens of the wrapper.
+absl::Status CheckPlan(const link::LinkPlan& plan, const Request& request, int64_t around) {
+  if (plan.packet && around == 0) return absl::InvalidArgumentError("plan: a packet, but the profile has no wrapper");
   for (const link::PlacedDocument& placed : plan.documents) {
     if (placed.document < 0 || placed.document >= static_cast<int64_t>(request.documents.size())) {
       return absl::InvalidArgumentError(
@@ -28,10 +30,10 @@ absl::Status CheckPlan(const link::LinkPlan& plan, const Request& request) {
     if (document.tokens.empty()) {
       return absl::InvalidArgumentError(absl::StrCat("plan: document ", placed.document, " is empty"));
     }
-    if (!placed.hidden.empty() && placed.hidden.size() != (document.tokens.size() + 63) / 64) {
-      return absl::InvalidArgumentError(absl::StrCat("plan: document ", placed.document, " has ",
-                                                     document.tokens.size(), " tokens, but bits of ",
-                                                     64 * placed.hidden.size(), " are given"));
+    const size_t tokens = document.tokens.size() + (plan.packet ? around : 0);
+    if (!placed.hidden.empty() && placed.hidden.size() != (tokens + 63) / 64) {
+      return absl::InvalidArgumentError(absl::StrCat("plan: document ", placed.document, " has ", tokens,
+                                                     " tokens, but bits of ", 64 * placed.hidden.size(), " are given"));
     }
   }
   return absl::OkStatus();
@@ -58,7 +60,7 @@ absl::StatusOr<std::unique_ptr<Conversation>> Generator::StartPlanned(const link
   if (plan.observe != link::Observe::kNothing || plan.layers != 0 || plan.kept != 0) {
     return absl::InvalidArgumentError("plan: a single stage goes through all layers and observes and keeps nothing");
   }
-  KVLINK_RETURN_IF_ERROR(CheckPlan(plan, request));
+  KVLINK_RETURN_IF_ERROR(CheckPlan(plan, request, options_.wrapper.tokens()));
   return StartStages([&](const link::Observed&) { return plan; }, request);
 }
 
@@ -81,7 +83,9 @@ absl::StatusOr<std::unique_ptr<Conversation>> Generator::StartStages(const NextS
     EnterStage(*conversation, plan);
     KVLINK_RETURN_IF_ERROR(ReadDocuments(*conversation, {}, /*holds=*/!observed.empty(), call));
     observed.clear();
-    for (const RequestDocument& document : request.documents) observed.emplace_back(document.tokens.size());
+    for (const RequestDocument& document : request.documents) {
+      observed.emplace_back(EncodedTokens(document, plan.packet));
+    }
     KVLINK_RETURN_IF_ERROR(Prefill(*conversation, plan, call, &observed));
     const int64_t layers = plan.layers == 0 ? all_layers : plan.layers;
     computed += (static_cast<int64_t>(plan.fresh_tokens.size()) - plan.kept) * layers;
@@ -97,6 +101,7 @@ absl::StatusOr<std::unique_ptr<Conversation>> Generator::StartStages(const NextS
 void Generator::EnterStage(Conversation& conversation, const link::LinkPlan& plan) {
   std::vector<Conversation::Read> before = std::move(conversation.reads_);
   conversation.reads_.clear();
+  conversation.packet_ = plan.packet;
   for (const link::PlacedDocument& placed : plan.documents) {
     const RequestDocument& document = conversation.documents_[placed.document];
     const auto held =
@@ -106,11 +111,11 @@ void Generator::EnterStage(Conversation& conversation, const link::LinkPlan& pla
       read = std::move(*held);
     } else {
       read.document = placed.document;
-      read.identity = document.identity ? *document.identity : IdentityOf(document.tokens);
+      read.identity = IdentityOf(document.tokens, plan.packet);
     }
     read.offset = placed.offset;
     read.hidden = placed.hidden;
-    read.visible = !HidesAll(placed.hidden, static_cast<int64_t>(document.tokens.size()));
+    read.visible = !HidesAll(placed.hidden, EncodedTokens(document, plan.packet));
     conversation.reads_.push_back(std::move(read));
   }
   conversation.sequence_.Truncate(plan.kept);

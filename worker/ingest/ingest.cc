@@ -408,6 +408,7 @@ class Run {
       entry.title = document->title;
       entry.parts = document->parts;
       entry.content = document->content;
+      entry.context_digest = input_.encoder->options().wrapper.digest;
       puts.push_back({document->id, std::move(entry)});
     }
     std::vector<absl::Status> statuses = store_.PutDocuments(puts);

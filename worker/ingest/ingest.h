@@ -75,7 +75,7 @@ struct IngestInput {
   DocumentSource* source = nullptr;
   const model::Tokenizer* tokenizer = nullptr;
   const link::LinkProfile* profile = nullptr;
-  int64_t context = 0;  // maximum tokens of an encoding
+  int64_t context = 0;  // maximum tokens of a document in one encoding, without those of the encoder's wrapper
   Fingerprint fingerprint;
   encode::Encoder* encoder = nullptr;
   store::Store* store = nullptr;

@@ -17,16 +17,17 @@ namespace {
 
 constexpr std::array<absl::string_view, 3> kBaseNames = {"concat", "links", "full"};   // by Linker::Base
 constexpr std::array<absl::string_view, 3> kChoiceNames = {"", "blend-", "prophet-"};  // by Linker::Choice
+constexpr absl::string_view kPacket = "packet";
 constexpr int64_t kMaxHead = 1 << 20;
 
 }  // namespace
 
 absl::StatusOr<Linker> ParseLinker(absl::string_view name) {
   const auto wrong = [name](absl::string_view why) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("linker '", name, "': ", why,
-                     "; use concat, links, full, head-K, blend-R, prophet-P, or several joined by +, for example "
-                     "links+head-8+prophet-5"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "linker '", name, "': ", why,
+        "; use concat, packet, links, full, head-K, blend-R, prophet-P, or several joined by +, for example "
+        "packet+links+prophet-5"));
   };
   Linker linker;
   bool has_base = false;
@@ -38,6 +39,8 @@ absl::StatusOr<Linker> ParseLinker(absl::string_view name) {
     if (base != kBaseNames.end()) {
       if (std::exchange(has_base, true)) return wrong("only one of concat, links and full");
       linker.base = static_cast<Linker::Base>(base - kBaseNames.begin());
+    } else if (term == kPacket) {
+      if (std::exchange(linker.packet, true)) return wrong("only one packet");
     } else if (choice != kChoiceNames.end()) {
       if (linker.choice != Linker::kNone) return wrong("only one of blend and prophet: each chooses all tokens itself");
       linker.choice = static_cast<Linker::Choice>(choice - kChoiceNames.begin());
@@ -53,6 +56,9 @@ absl::StatusOr<Linker> ParseLinker(absl::string_view name) {
       return wrong(absl::StrCat("'", term, "' is unknown"));
     }
   }
+  if (linker.packet && has_base && linker.base == Linker::kConcat) {
+    return wrong("concat reads documents without their wrapper, packet with it");
+  }
   if (linker.base == Linker::kFull && linker != Linker(Linker::kFull))
     return wrong("full computes every token already");
   return linker;
@@ -60,6 +66,7 @@ absl::StatusOr<Linker> ParseLinker(absl::string_view name) {
 
 std::string LinkerName(Linker linker) {
   std::vector<std::string> terms;
+  if (linker.packet) terms.emplace_back(kPacket);
   if (linker.base != Linker::kConcat) terms.emplace_back(kBaseNames[linker.base]);
   if (linker.head > 0) terms.push_back(absl::StrCat("head-", linker.head));
   if (linker.choice != Linker::kNone) terms.push_back(absl::StrCat(kChoiceNames[linker.choice], linker.percent));

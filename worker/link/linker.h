@@ -30,6 +30,8 @@ struct Linker {
   // document's first tokens attract attention because nothing precedes them when it is encoded (EPIC, arXiv
   // 2410.15332).
   int64_t head = 0;
+  // Documents from encodings inside the profile's wrapper, instead of those of the documents alone; not with kFull.
+  bool packet = false;
   Choice choice = kNone;  // not with kFull
   int64_t percent = 0;    // of the documents' tokens, 0 to 100: how many are chosen, rounded up; 0 with kNone
 
@@ -40,10 +42,10 @@ struct Linker {
   bool operator==(const Linker&) const = default;
 };
 
-// Terms joined by `+`, each kind at most once: concat, links or full; head-K, K from 1; blend-R or prophet-P, percent
-// from 1 to 100. INVALID_ARGUMENT: says what is wrong.
+// Terms joined by `+`, each kind at most once: packet; concat (without packet), links or full; head-K, K from 1;
+// blend-R or prophet-P, percent from 1 to 100. INVALID_ARGUMENT: says what is wrong.
 absl::StatusOr<Linker> ParseLinker(absl::string_view name);
-// As ParseLinker reads it: concat, links, full, head-8, links+head-8+prophet-5.
+// As ParseLinker reads it: concat, links, full, head-8, packet, packet+links+head-8+prophet-5.
 std::string LinkerName(Linker linker);
 
 }  // namespace kvlink::link

@@ -16,19 +16,30 @@ namespace {
 // The keys and values of layer 0 depend on no other token; those of layer 1 are the first to deviate.
 constexpr int64_t kBlendLayers = 2;
 
-// A set of a document's tokens, as PlacedDocument::hidden.
+// Tokens of the encoding around a document's own.
+struct Around {
+  int64_t header = 0, trailer = 0;
+  int64_t tokens() const { return header + trailer; }
+};
+Around AroundDocuments(const PlanInput& input) {
+  if (!input.linker.packet) return {};
+  return {input.profile->wrapper->header, input.profile->wrapper->trailer};
+}
+
+// A set of an encoding's tokens, as PlacedDocument::hidden.
 using TokenSet = std::vector<uint64_t>;
 bool Holds(const TokenSet& set, size_t token) { return ((set[token / 64] >> (token % 64)) & 1) != 0; }
 void Add(size_t token, TokenSet* set) { (*set)[token / 64] |= uint64_t{1} << (token % 64); }
 
-// For each document its first `head` tokens, except those of the first document if it is `spared`.
+// For each document the first `head` of its own tokens, except those of the first document if it is `spared`.
 std::vector<TokenSet> Heads(const PlanInput& input, int64_t head, bool spared) {
+  const Around around = AroundDocuments(input);
   std::vector<TokenSet> heads;
   for (absl::Span<const int32_t> document : input.documents) {
-    TokenSet& set = heads.emplace_back((document.size() + 63) / 64);
+    TokenSet& set = heads.emplace_back((document.size() + around.tokens() + 63) / 64);
     if (heads.size() == 1 && spared) continue;
     const size_t end = std::min<size_t>(document.size(), static_cast<size_t>(head));
-    for (size_t token = 0; token < end; ++token) Add(token, &set);
+    for (size_t token = 0; token < end; ++token) Add(around.header + token, &set);
   }
   return heads;
 }
@@ -51,19 +62,23 @@ class Builder {
     }
   }
   // Reads a document but for its tokens in `fresh`. One that is all fresh is left out unless it is `compared`.
-  void Document(int64_t document, absl::Span<const int32_t> tokens, TokenSet fresh, bool compared) {
+  void Document(int64_t document, absl::Span<const int32_t> tokens, const Around& around, TokenSet fresh,
+                bool compared) {
     const int64_t offset = plan_.length;
     const size_t before = plan_.fresh_tokens.size();
+    plan_.length += around.header;
     for (size_t token = 0; token < tokens.size(); ++token) {
-      if (Holds(fresh, token)) {
+      if (Holds(fresh, around.header + token)) {
         Fresh(tokens.subspan(token, 1));
       } else {
         ++plan_.length;
       }
     }
+    plan_.length += around.trailer;
     const size_t count = plan_.fresh_tokens.size() - before;
     if (count == 0) fresh.clear();
-    if (count < tokens.size() || compared) plan_.documents.push_back({document, offset, std::move(fresh)});
+    if (count < tokens.size() || around.tokens() > 0 || compared)
+      plan_.documents.push_back({document, offset, std::move(fresh)});
   }
   LinkPlan& plan() { return plan_; }
 
@@ -83,18 +98,20 @@ LinkPlan Layout(const PlanInput& input, std::vector<TokenSet> fresh, bool compar
   builder.Fresh(input.prompt.before);
   if (markers && profile.mem_start) builder.Fresh({*profile.mem_start});
   for (size_t i = 0; i < input.documents.size(); ++i) {
-    builder.Document(static_cast<int64_t>(i), input.documents[i], std::move(fresh[i]), compared);
+    builder.Document(static_cast<int64_t>(i), input.documents[i], AroundDocuments(input), std::move(fresh[i]),
+                     compared);
     for (int64_t j = 0; j < links; ++j) {
       builder.Fresh({static_cast<int32_t>(first_link + static_cast<int64_t>(i) * links + j)});
     }
   }
   if (markers && profile.mem_end) builder.Fresh({*profile.mem_end});
+  builder.plan().packet = input.linker.packet;
   builder.plan().question = static_cast<int64_t>(builder.plan().fresh_tokens.size());
   builder.Fresh(input.prompt.after);
   return std::move(builder.plan());
 }
 
-// Adds the linker's percentage of the documents' tokens: those with the largest observed numbers, of equal ones the
+// Adds the linker's percentage of the documents' own tokens: those with the largest observed numbers, of equal ones the
 // earlier. A number that is none (a difference from nothing) counts as the largest.
 void AddChosen(const PlanInput& input, const Observed& observed, std::vector<TokenSet>* fresh) {
   struct Candidate {
@@ -102,10 +119,11 @@ void AddChosen(const PlanInput& input, const Observed& observed, std::vector<Tok
     size_t document, token;
   };
   std::vector<Candidate> candidates;
+  const int64_t header = AroundDocuments(input).header;
   int64_t tokens = 0;
   for (size_t i = 0; i < input.documents.size(); ++i) {
     tokens += static_cast<int64_t>(input.documents[i].size());
-    for (size_t token = 0; token < input.documents[i].size(); ++token) {
+    for (size_t token = header; token < header + input.documents[i].size(); ++token) {
       if (Holds((*fresh)[i], token)) continue;
       const float number = observed[i][token];
       candidates.push_back({std::isnan(number) ? std::numeric_limits<float>::infinity() : number, i, token});
@@ -127,12 +145,17 @@ absl::Status CheckLinker(const PlanInput& input) {
     return absl::InvalidArgumentError(absl::StrCat("plan: the linker ", LinkerName(linker), " with a head of ",
                                                    linker.head, " tokens and ", linker.percent, " percent is none"));
   }
-  if (linker.base == Linker::kFull && (linker.head > 0 || chooses)) {
+  if (linker.base == Linker::kFull && (linker.head > 0 || chooses || linker.packet)) {
     return absl::InvalidArgumentError(
         absl::StrCat("plan: the linker ", LinkerName(linker), " is none; full computes every token already"));
   }
-  if (linker.base != Linker::kLinks) return absl::OkStatus();
   const LinkProfile& profile = *input.profile;
+  if (linker.packet && !profile.wrapper) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "link profile '", profile.name,
+        "' has no wrapper; use the linker concat, or a profile with a wrapper that was trained for the model"));
+  }
+  if (linker.base != Linker::kLinks) return absl::OkStatus();
   if (profile.links_per_document == 0) {
     return absl::FailedPreconditionError(
         absl::StrCat("link profile '", profile.name,
@@ -195,7 +218,8 @@ LinkPlan Stages::Deviation() const {
   LinkPlan plan = Layout(input_, AllTokens(input_), /*compared=*/true);
   plan.observe = Observe::kDeviation;
   plan.layers = kBlendLayers;
-  plan.length = plan.documents.back().offset + static_cast<int64_t>(input_.documents.back().size());
+  plan.length = plan.documents.back().offset + static_cast<int64_t>(input_.documents.back().size()) +
+                AroundDocuments(input_).tokens();
   const auto end = std::lower_bound(plan.fresh_positions.begin(), plan.fresh_positions.end(), plan.length);
   plan.fresh_positions.erase(end, plan.fresh_positions.end());
   plan.fresh_tokens.resize(plan.fresh_positions.size());

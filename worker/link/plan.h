@@ -32,8 +32,8 @@ absl::StatusOr<PromptTokens> MakePrompt(const model::Tokenizer& tokenizer, const
 
 struct PlacedDocument {
   int64_t document = 0;  // index into the request's documents
-  int64_t offset = 0;    // position of its first token
-  // Bits of tokens that fresh ones replace, as KvRead::hidden; empty: of none.
+  int64_t offset = 0;    // position of its encoding's first token
+  // Bits of the encoding's tokens that fresh ones replace, as KvRead::hidden; empty: of none.
   std::vector<uint64_t> hidden;
 };
 
@@ -43,7 +43,7 @@ enum class Observe : uint8_t {
   kDeviation,  // how far keys and values computed again are from the stored ones, in the stage's last layer
   kKeyMass,    // the attention that the fresh tokens of the question give, summed over them, heads and layers
 };
-// A number for each token of each of the request's documents; 0 for a token that was not observed.
+// A number for each token of the encoding of each of the request's documents; 0 for a token that was not observed.
 using Observed = std::vector<std::vector<float>>;
 
 // One stage. Each of the positions 0..length-1 has one token, fresh or read; fresh tokens ascend in position.
@@ -52,6 +52,7 @@ struct LinkPlan {
   std::vector<int64_t> fresh_positions;   // [fresh_tokens]
   std::vector<PlacedDocument> documents;  // read from encodings or compared with them, ascending offset
   int64_t length = 0;
+  bool packet = false;  // the encodings are inside the profile's wrapper, whose tokens stand around the document's own
   Observe observe = Observe::kNothing;
   int64_t question = 0;  // index of the first fresh token after the documents; kKeyMass: from there on they observe
   int64_t layers = 0;    // that are computed, of the last one only keys and values; 0: all
@@ -74,7 +75,7 @@ class Stages {
  public:
   // INVALID_ARGUMENT: no room left for question or answer (says by how many tokens), more documents than slots, an
   // empty document, a linker whose parts contradict each other. FAILED_PRECONDITION: kLinks with a profile that has no
-  // trained links. What the input refers to must outlive the stages.
+  // trained links, a packet with one that has no wrapper. What the input refers to must outlive the stages.
   static absl::StatusOr<Stages> Create(PlanInput input);
   // The next plan. `observed`: by the previous one; nothing for the first. The last plan observes nothing.
   LinkPlan Next(const Observed& observed);

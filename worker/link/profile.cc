@@ -166,7 +166,7 @@ absl::StatusOr<LinkProfile> ParseLinkProfile(absl::string_view json, absl::strin
       fields.OnlyKnown({"name", "trained", "links_per_document", "slots", "first_link_id", "link_embeddings_file",
                         "wrapper", "linker", "mem_start", "mem_end", "document_template", "place"}));
   LinkProfile profile;
-  std::string place = "in-user", linker = "concat";
+  std::string place = "in-user", linker;
   KVLINK_RETURN_IF_ERROR(fields.String("name", &profile.name));
   KVLINK_RETURN_IF_ERROR(fields.Bool("trained", &profile.trained));
   KVLINK_RETURN_IF_ERROR(fields.Integer("links_per_document", kMaxLinksPerDocument, &profile.links_per_document));
@@ -190,6 +190,7 @@ absl::StatusOr<LinkProfile> ParseLinkProfile(absl::string_view json, absl::strin
   } else {
     return FieldError("place", "must be \"after-system\" or \"in-user\"");
   }
+  if (linker.empty()) linker = profile.wrapper ? "packet" : "concat";
   const absl::StatusOr<Linker> parsed = ParseLinker(linker);
   if (!parsed.ok()) return FieldError("linker", absl::StrCat("is not one: ", parsed.status().message()));
   profile.linker = *parsed;

@@ -38,5 +38,17 @@ TEST(Open, AnEntryOfAnotherSecretIsRefusedByName) {
   }
 }
 
+TEST(Open, AnEntryInsideAnotherWrapperIsOfTheSameSecret) {
+  const std::vector<int32_t> tokens = {1, 2, 3};
+  const std::string secret = "sixteen bytes, 01", wrapper(32, 'w');
+  CatalogEntry entry;
+  entry.context_digest = wrapper;
+  entry.parts.push_back({ComputeIdentity({entry.model, wrapper, tokens}, secret), tokens});
+  EXPECT_TRUE(CheckEntry("a", entry, entry.model, secret).ok());
+  EXPECT_FALSE(CheckEntry("a", entry, entry.model, "").ok());
+  entry.context_digest = "";
+  EXPECT_FALSE(CheckEntry("a", entry, entry.model, secret).ok());
+}
+
 }  // namespace
 }  // namespace kvlink::cli

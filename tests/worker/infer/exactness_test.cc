@@ -47,9 +47,9 @@ struct Shifted {
   kernels::KvSegment segment;
 };
 
-void Materialise(store::Store& store, const Loaded& loaded, absl::Span<const int32_t> tokens, int64_t offset,
+void Materialise(store::Store& store, const Loaded& loaded, const IdentityInput& input, int64_t offset,
                  Shifted* shifted) {
-  const Identity identity = ComputeIdentity({loaded.fingerprint, "", tokens}, "");
+  const Identity identity = ComputeIdentity(input, "");
   const auto found = store.Lookup("default", {identity}, Codec::kRawF32);
   ASSERT_TRUE(found.ok() && (*found)[0].present);
   const absl::Time deadline = SteadyNow() + absl::Seconds(60);
@@ -99,8 +99,9 @@ std::vector<float> FromShiftedKeys(store::Store& store, const Loaded& loaded, co
   std::vector<kernels::KvSegment> segments;
   std::vector<kernels::KvRead> reads;
   for (size_t i = 0; i < shifted.size(); ++i) {
-    Materialise(store, loaded, c.request.documents[plan.documents[i].document].tokens, plan.documents[i].offset,
-                &shifted[i]);
+    const std::vector<int32_t>& tokens = c.request.documents[plan.documents[i].document].tokens;
+    Materialise(store, loaded, {loaded.fingerprint, plan.packet ? c.wrapper.digest : "", tokens},
+                plan.documents[i].offset, &shifted[i]);
     if (::testing::Test::HasFatalFailure()) return {};
     const std::vector<uint64_t>& hidden = plan.documents[i].hidden;
     reads.push_back({static_cast<int32_t>(i), 0, rows, 0, hidden.empty() ? nullptr : hidden.data()});
@@ -145,6 +146,7 @@ void Check(const Case& c) {
   options.codec = loaded.backend->compute_dtype() == kernels::Dtype::kF32 ? Codec::kRawF32 : Codec::kRawBf16;
   options.profile = c.profile;
   options.link_embeddings = c.link_embeddings;
+  options.wrapper = c.wrapper;
   const link::LinkPlan plan = PlanOf(c);
   options.private_tokens = static_cast<int64_t>(plan.fresh_tokens.size() + c.forced.size());
   options.prefill_chunk = 1 + static_cast<int64_t>(c.model.seed % 97);
@@ -207,6 +209,7 @@ TEST(Exactness, HeadsOfWholeDocumentsAreAFullPrefill) {
     options.codec = Codec::kRawF32;
     options.profile = c.profile;
     options.link_embeddings = c.link_embeddings;
+    options.wrapper = c.wrapper;
     options.private_tokens = 2048;
     auto generator = Generator::Create(loaded.model.get(), loaded.fingerprint, nullptr, options);
     ASSERT_TRUE(generator.ok()) << generator.status();
@@ -227,7 +230,7 @@ TEST(Exactness, TwentyDocumentsFarOut) {
   Case c = RandomCase(TestSeed() + 1000, 3, 40);
   std::mt19937_64 random(7);
   c.request.documents.clear();
-  for (int i = 0; i < 20; ++i) c.request.documents.push_back({RandomTokens(random, 1 + 3 * i, c.model.vocab), {}});
+  for (int i = 0; i < 20; ++i) c.request.documents.push_back({RandomTokens(random, 1 + 3 * i, c.model.vocab)});
   c.request.documents[4].tokens = RandomTokens(random, 700, c.model.vocab);
   c.base = 100000;
   c.model.layers = 2;

@@ -159,7 +159,7 @@ class GeneratorTest : public ::testing::TestWithParam<testing::BackendFactory> {
     store_ = OpenStore(directory_.path() + "/store");
     std::mt19937_64 random(TestSeed());
     for (int64_t tokens : {70, 1, 130, 64}) {
-      documents_.push_back({RandomTokens(random, tokens, model.vocab), {}});
+      documents_.push_back({RandomTokens(random, tokens, model.vocab)});
     }
     prompt_ = {RandomTokens(random, 5, model.vocab), RandomTokens(random, 9, model.vocab)};
   }

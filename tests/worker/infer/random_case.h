@@ -30,6 +30,7 @@ struct Case {
   testing::TinyModelOptions model;
   link::LinkProfile profile;
   std::vector<float> link_embeddings;
+  encode::Wrapper wrapper;  // the profile's
   Request request;
   std::vector<int32_t> forced;  // decoded after the prefill, whatever was sampled
   int64_t base = 0;             // added to every position
@@ -82,11 +83,20 @@ inline Case RandomCase(uint64_t seed, int64_t max_documents, int64_t max_tokens)
     if (i > 0 && random() % 8 == 0) {
       c.request.documents.push_back(c.request.documents[random() % i]);  // the same one again, elsewhere
     } else {
-      c.request.documents.push_back({RandomTokens(random, Between(random, 1, max_tokens), m.vocab), {}});
+      c.request.documents.push_back({RandomTokens(random, Between(random, 1, max_tokens), m.vocab)});
     }
   }
   c.forced = RandomTokens(random, Between(random, 1, 5), m.vocab);
   if (random() % 2 == 0) c.base = Between(random, 0, 100000);
+  if (random() % 2 == 0) {
+    const int64_t header = Pick<int64_t>(random, {0, 1, 8, 70}), trailer = Between(random, header == 0 ? 1 : 0, 9);
+    std::normal_distribution<float> normal(0, 1);
+    std::vector<float> rows((header + trailer) * m.hidden);
+    for (float& element : rows) element = normal(random);
+    c.wrapper = encode::MakeWrapper(header, trailer, std::move(rows));
+    c.profile.wrapper = {"", header, trailer};
+    c.request.linker.packet = random() % 4 != 0;
+  }
   c.name = absl::StrCat("seed ", seed, ": ", m.architecture, " heads ", m.heads, "/", m.kv_heads, " dim ", m.head_dim,
                         " window ", m.window, " rope ", m.rope_scaling, " linker ", link::LinkerName(c.request.linker),
                         " documents ", documents, " base ", c.base);
@@ -106,6 +116,26 @@ inline link::Stages StagesOf(const Case& c) {
   return *std::move(stages);
 }
 
+// The embeddings after the vocabulary's, as the oracle takes them: of links, then of the wrapper.
+inline std::vector<float> ExtraEmbeddings(const Case& c) {
+  std::vector<float> rows = c.link_embeddings;
+  rows.insert(rows.end(), c.wrapper.embeddings.begin(), c.wrapper.embeddings.end());
+  return rows;
+}
+
+// The tokens of a document's encoding, with those of the wrapper around it.
+inline std::vector<int32_t> EncodedTokens(const Case& c, const RequestDocument& document, bool packet) {
+  std::vector<int32_t> tokens = document.tokens;
+  if (!packet) return tokens;
+  std::vector<int32_t> around(c.wrapper.tokens());
+  std::iota(around.begin(), around.end(),
+            static_cast<int32_t>(c.model.vocab + static_cast<int64_t>(c.link_embeddings.size()) / c.model.hidden));
+  const auto trailer = around.begin() + c.wrapper.header;
+  tokens.insert(tokens.end(), trailer, around.end());
+  tokens.insert(tokens.begin(), around.begin(), trailer);
+  return tokens;
+}
+
 inline bool Hides(const link::PlacedDocument& placed, size_t token) {
   return !placed.hidden.empty() && ((placed.hidden[token / 64] >> (token % 64)) & 1) != 0;
 }
@@ -118,7 +148,7 @@ inline std::vector<testing::MaskedToken> MaskedTokensOf(const Case& c, const lin
   int64_t segment = 0;
   for (const link::PlacedDocument& placed : plan.documents) {
     ++segment;
-    const std::vector<int32_t>& document = c.request.documents[placed.document].tokens;
+    const std::vector<int32_t> document = EncodedTokens(c, c.request.documents[placed.document], plan.packet);
     for (size_t i = 0; i < document.size(); ++i) {
       tokens.push_back({document[i], placed.offset + static_cast<int64_t>(i), segment, Hides(placed, i)});
     }
@@ -139,7 +169,7 @@ inline std::vector<float> Expected(const Case& c, const link::LinkPlan& plan, co
   }
   std::vector<int64_t> wanted(c.forced.size() + 1);
   std::iota(wanted.begin(), wanted.end(), static_cast<int64_t>(tokens.size() - wanted.size()));
-  auto logits = testing::MaskedForward(weights, tokens, c.link_embeddings, wanted);
+  auto logits = testing::MaskedForward(weights, tokens, ExtraEmbeddings(c), wanted);
   EXPECT_TRUE(logits.ok()) << logits.status();
   return *std::move(logits);
 }

@@ -26,6 +26,7 @@ std::unique_ptr<Generator> MakeGenerator(const Case& c, const Loaded& loaded, in
   options.codec = loaded.backend->compute_dtype() == kernels::Dtype::kF32 ? Codec::kRawF32 : Codec::kRawBf16;
   options.profile = c.profile;
   options.link_embeddings = c.link_embeddings;
+  options.wrapper = c.wrapper;
   options.private_tokens = 2048;
   options.prefill_chunk = prefill_chunk;
   auto generator = Generator::Create(loaded.model.get(), loaded.fingerprint, nullptr, options);
@@ -57,7 +58,7 @@ testing::MaskedTrace Trace(const Case& c, const link::LinkPlan& plan, const mode
   }
   std::vector<int64_t> wanted = trace.observers;
   if (wanted.empty()) wanted = {static_cast<int64_t>(tokens.size()) - 1};
-  const auto logits = testing::MaskedForward(weights, tokens, c.link_embeddings, wanted, &trace);
+  const auto logits = testing::MaskedForward(weights, tokens, ExtraEmbeddings(c), wanted, &trace);
   EXPECT_TRUE(logits.ok()) << logits.status();
   return trace;
 }
@@ -78,7 +79,9 @@ void ForStored(const Case& c, const link::LinkPlan& plan, const std::function<vo
 // What the first stage should observe.
 Observed OracleObserves(const Case& c, const link::LinkPlan& first, const model::Weights& weights) {
   Observed observed;
-  for (const RequestDocument& document : c.request.documents) observed.emplace_back(document.tokens.size());
+  for (const RequestDocument& document : c.request.documents) {
+    observed.emplace_back(EncodedTokens(c, document, first.packet).size());
+  }
   const testing::MaskedTrace trace = Trace(c, first, weights);
   if (first.observe == link::Observe::kKeyMass) {
     ForStored(c, first, [&](size_t document, size_t token, size_t index) {
@@ -118,9 +121,12 @@ std::optional<int64_t> ClearPercent(const Case& c, const link::LinkPlan& plan, c
   }
   const bool blend = plan.observe == link::Observe::kDeviation;
   const int64_t head = c.request.linker.head;
-  ForStored(c, plan, [&](size_t document, size_t token, size_t) {
-    if (document > 0 && static_cast<int64_t>(token) < head) return;
-    numbers.push_back(observed[document][token]);
+  const int64_t header = plan.packet ? c.wrapper.header : 0;
+  ForStored(c, plan, [&](size_t document, size_t index, size_t) {
+    const int64_t token = static_cast<int64_t>(index) - header;
+    const auto own = static_cast<int64_t>(c.request.documents[document].tokens.size());
+    if (token < (document > 0 ? head : 0) || token >= own) return;
+    numbers.push_back(observed[document][index]);
   });
   std::sort(numbers.begin(), numbers.end(), std::greater<>());
   std::mt19937_64 random(c.model.seed);
@@ -177,7 +183,9 @@ TEST(StagedLinkers, ChoosingEverythingIsAFullPrefillAndNothingChangesNothing) {
       const std::vector<float> unchanged = Answer(*generator, c, without);
       for (const Linker::Choice choice : {Linker::kBlend, Linker::kProphet}) {
         ExpectClose(Answer(*generator, c, {Linker::kConcat, 0, choice, 100}), full, loaded);
-        ExpectClose(Answer(*generator, c, {without.base, without.head, choice, 0}), unchanged, loaded);
+        Linker nothing = without;
+        nothing.choice = choice;
+        ExpectClose(Answer(*generator, c, nothing), unchanged, loaded);
       }
       if (HasFailure()) return;
     }

@@ -131,6 +131,56 @@ TEST_F(PlanTest, AHeadGoesWithLinksAndNotWithFull) {
   EXPECT_EQ(MakePlan(input_).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST_F(PlanTest, APacketHasItsWrapperAroundEachDocument) {
+  profile_.wrapper = {"", 2, 1};
+  input_.linker = *ParseLinker("packet");
+  const auto plan = MakePlan(input_);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_TRUE(plan->packet);
+  EXPECT_EQ(plan->length, 20);
+  EXPECT_THAT(plan->fresh_tokens, ElementsAre(1, 2, 3, 4, 5));
+  EXPECT_THAT(plan->fresh_positions, ElementsAre(0, 1, 17, 18, 19));
+  ASSERT_EQ(plan->documents.size(), 3);
+  EXPECT_EQ(plan->documents[0].offset, 2);
+  EXPECT_EQ(plan->documents[1].offset, 8);
+  EXPECT_EQ(plan->documents[2].offset, 12);
+  // The other linkers read documents as they are.
+  input_.linker = Linker::kConcat;
+  EXPECT_EQ(MakePlan(input_)->length, 11);
+  EXPECT_FALSE(MakePlan(input_)->packet);
+}
+
+TEST_F(PlanTest, TokensOfAWrapperAreNeverComputedAgain) {
+  profile_.wrapper = {"", 2, 1};
+  input_.linker = *ParseLinker("packet+head-1");
+  const auto plan = MakePlan(input_);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_THAT(plan->fresh_tokens, ElementsAre(1, 2, 20, 30, 3, 4, 5));
+  EXPECT_THAT(plan->fresh_positions, ElementsAre(0, 1, 10, 14, 17, 18, 19));
+  // The second document's only token is fresh, but its wrapper is read.
+  ASSERT_EQ(plan->documents.size(), 3);
+  EXPECT_THAT(plan->documents[0].hidden, IsEmpty());
+  EXPECT_THAT(plan->documents[1].hidden, ElementsAre(4));
+  EXPECT_THAT(plan->documents[2].hidden, ElementsAre(4));
+
+  input_.linker = *ParseLinker("packet+prophet-17");  // 2 of 6 tokens
+  auto stages = Stages::Create(input_);
+  ASSERT_TRUE(stages.ok()) << stages.status();
+  EXPECT_TRUE(stages->Next({}).packet);
+  const LinkPlan answer = stages->Next({{9, 9, 1, 2, 3, 9}, {9, 9, 5, 9}, {9, 9, 0, 0, 9}});
+  EXPECT_THAT(answer.documents[0].hidden, ElementsAre(16));
+  EXPECT_THAT(answer.documents[1].hidden, ElementsAre(4));
+  EXPECT_THAT(answer.documents[2].hidden, IsEmpty());
+  EXPECT_THAT(answer.fresh_tokens, ElementsAre(1, 2, 12, 20, 3, 4, 5));
+}
+
+TEST_F(PlanTest, APacketNeedsAProfileWithAWrapper) {
+  input_.linker = *ParseLinker("packet");
+  const auto refused = MakePlan(input_);
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(refused.status().message(), HasSubstr("'untuned' has no wrapper"));
+}
+
 TEST_F(PlanTest, NoDocumentsIsAPlainChat) {
   profile_.mem_start = 900;
   input_.documents.clear();
@@ -278,6 +328,20 @@ TEST_F(PlanTest, LinkersWhosePartsContradictEachOtherAreRefused) {
         Linker(Linker::kConcat, 0, Linker::kProphet, 101), Linker(Linker::kConcat, -1)}) {
     input_.linker = linker;
     EXPECT_EQ(MakePlan(input_).status().code(), absl::StatusCode::kInvalidArgument);
+  }
+}
+
+TEST(LinkerNames, APacketGoesWithAllButConcatAndFull) {
+  for (const char* name :
+       {"packet", "packet+links", "packet+head-8", "packet+links+head-8+prophet-5", "packet+blend-15"}) {
+    const auto linker = ParseLinker(name);
+    ASSERT_TRUE(linker.ok()) << linker.status();
+    EXPECT_TRUE(linker->packet);
+    EXPECT_EQ(LinkerName(*linker), name);
+  }
+  EXPECT_EQ(LinkerName(*ParseLinker("prophet-5+links+packet")), "packet+links+prophet-5");
+  for (const char* name : {"packet+concat", "full+packet", "packet+packet", "packets"}) {
+    EXPECT_EQ(ParseLinker(name).status().code(), absl::StatusCode::kInvalidArgument) << name;
   }
 }
 

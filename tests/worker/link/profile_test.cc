@@ -116,6 +116,9 @@ TEST(LinkProfile, FilesAreFoundBesideTheProfile) {
   EXPECT_EQ(profile->wrapper->header, 8);
   EXPECT_EQ(profile->wrapper->trailer, 0);
   EXPECT_FALSE(LoadLinkProfile("untuned")->wrapper.has_value());
+  // What a request with a profile means that names no linker.
+  EXPECT_EQ(LinkerName(profile->linker), "packet");
+  EXPECT_EQ(LinkerName(LoadLinkProfile("untuned")->linker), "concat");
   std::filesystem::remove_all(directory);
 
   const auto missing = LoadLinkProfile(path);
