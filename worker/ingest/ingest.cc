@@ -152,7 +152,7 @@ class Run {
   void CheckAll() {
     for (;;) {
       std::vector<ReadDocument> documents = read_.Pop(kCheckBytes, kGather);
-      if (documents.empty() || Stopped()) break;
+      if (documents.empty() || Stopped() || input_.source->stopped()) break;
       const absl::Status status = CheckBatch(documents);
       if (status.ok()) continue;
       if (!absl::IsCancelled(status)) Stop(status);
@@ -169,6 +169,7 @@ class Run {
     KVLINK_ASSIGN_OR_RETURN(const std::vector<bool> complete, FindComplete(documents, entries));
     for (size_t i = 0; i < documents.size(); ++i) {
       if (complete[i]) continue;
+      if (input_.source->stopped()) break;
       const SourceItem& item = documents[i].item;
       const absl::StatusOr<CatalogEntry>& entry = entries[i];
       if (entry.ok() && IsOfThisRun(*entry) && entry->content != documents[i].content) {

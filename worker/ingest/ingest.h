@@ -102,7 +102,8 @@ struct IngestCallbacks {
 // Returns OK even if documents failed, or their encodings are gone again: see IngestCounts. An error ends the run:
 // INVALID_ARGUMENT for unsuitable options, RESOURCE_EXHAUSTED when the store is full, UNAVAILABLE when it is closing or
 // was away too long, DEADLINE_EXCEEDED when a stage stalls, and the encoder's errors. Stored encodings remain. `counts`
-// is filled in either case.
+// is filled in either case. If the source is stopped, documents in progress are finished, and others that were read are
+// left.
 absl::Status Ingest(const IngestInput& input, const IngestOptions& options, const IngestCallbacks& callbacks,
                     IngestCounts* counts);
 

@@ -194,6 +194,22 @@ TEST_F(IngestTest, NothingIsWrittenOnceTheRunHasEnded) {
   EXPECT_EQ(store_->Stats()->namespaces[0].encodings, 1);
 }
 
+// Many more documents wait to be encoded than are in progress.
+TEST_F(IngestTest, AStoppedSourceLeavesWhatWasOnlyRead) {
+  constexpr int kDocuments = 2000;
+  std::string lines;
+  for (int i = 0; i < kDocuments; ++i) lines += Line(absl::StrCat("d", i), absl::StrCat("the text of number ", i));
+  progress_ = [this](const IngestCounts& counts) {
+    if (counts.documents == kDocuments && counts.added > 0) source_->Stop();
+  };
+  const absl::Status status = Run(lines);
+  EXPECT_TRUE(status.ok()) << status;
+  EXPECT_GT(counts_.added, 0);
+  EXPECT_LT(counts_.added, kDocuments / 2);
+  EXPECT_EQ(counts_.failed, 0);
+  EXPECT_EQ(Ids().size(), static_cast<size_t>(counts_.added));
+}
+
 TEST_F(IngestTest, WhatTheStoreHadNoRoomForIsCounted) {
   std::string lines;
   for (int i = 0; i < 120; ++i) lines += Line(absl::StrCat("d", i), absl::StrCat("the text of number ", i));
