@@ -253,6 +253,8 @@ class Run {
     // A long document may have more parts than one pass takes, or than fit into memory.
     for (size_t next = 0; next < missing.size();) {
       const size_t begin = next;
+      // What is encoded of a long document by now is found by the next run.
+      if (begin > 0 && input_.source->stopped()) return absl::CancelledError("the source was stopped");
       std::vector<absl::Span<const int32_t>> texts;
       int64_t tokens = 0;
       for (; next < missing.size(); ++next) {

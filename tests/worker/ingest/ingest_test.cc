@@ -210,6 +210,24 @@ TEST_F(IngestTest, AStoppedSourceLeavesWhatWasOnlyRead) {
   EXPECT_EQ(Ids().size(), static_cast<size_t>(counts_.added));
 }
 
+TEST_F(IngestTest, AStoppedSourceLeavesTheRestOfALongDocument) {
+  std::string text;
+  for (int i = 0; i < 1000; ++i) absl::StrAppend(&text, "Sentence number ", i, " is this one. ");
+  progress_ = [this](const IngestCounts& counts) {
+    if (counts.encodings > 0) source_->Stop();
+  };
+  ASSERT_TRUE(Run(Line("long", text)).ok());
+  EXPECT_EQ(counts_.added, 0);
+  const int64_t before = counts_.encodings;
+  EXPECT_GT(before, 0);
+  EXPECT_EQ(store_->Stats()->namespaces[0].encodings, before);
+  progress_ = nullptr;
+  ASSERT_TRUE(Run(Line("long", text)).ok());
+  EXPECT_EQ(counts_.added, 1);
+  EXPECT_GT(counts_.encodings, before);
+  EXPECT_EQ(store_->GetDocument("default", "long")->parts.size(), static_cast<size_t>(before + counts_.encodings));
+}
+
 TEST_F(IngestTest, WhatTheStoreHadNoRoomForIsCounted) {
   std::string lines;
   for (int i = 0; i < 120; ++i) lines += Line(absl::StrCat("d", i), absl::StrCat("the text of number ", i));
