@@ -37,3 +37,24 @@ endif()
 # xxHash is used header-only: compiled with native vectors (base/checksum.inc) it takes 48-53 GB/s of blocks in cache, where the
 # packaged library's XXH3_64bits_dispatch takes 41-47 and its plain XXH3_64bits 19, and KVLINK_BARE needs no library.
 find_path(KVLINK_XXHASH_INCLUDE xxhash.h)
+
+# LibTorch, for worker/train alone: Debian's package, or the one inside PyTorch (KVLINK_TORCH: the folder that holds its include/ and
+# lib/). Its own CMake files demand everything that it was built with; headers and libraries are enough. Sanitized trees do without.
+set(KVLINK_TORCH "" CACHE PATH "Folder of LibTorch, if it is not the system's")
+if(NOT KVLINK_BARE AND NOT KVLINK_TRAIN STREQUAL "OFF" AND NOT KVLINK_SANITIZE)
+  find_path(KVLINK_TORCH_INCLUDE torch/csrc/autograd/custom_function.h HINTS ${KVLINK_TORCH}/include)
+  foreach(name torch_cpu c10 torch torch_cuda c10_cuda)
+    find_library(KVLINK_${name}_LIBRARY ${name} HINTS ${KVLINK_TORCH}/lib)
+    if(KVLINK_${name}_LIBRARY)
+      list(APPEND KVLINK_TORCH_LIBRARIES ${KVLINK_${name}_LIBRARY})
+    endif()
+  endforeach()
+  if(KVLINK_TORCH_INCLUDE AND KVLINK_torch_cpu_LIBRARY AND KVLINK_c10_LIBRARY)
+    add_library(kvlink_torch INTERFACE)
+    target_include_directories(kvlink_torch SYSTEM INTERFACE ${KVLINK_TORCH_INCLUDE})
+    # A device's library registers itself when it is loaded: nothing refers to it.
+    target_link_libraries(kvlink_torch INTERFACE -Wl,--no-as-needed ${KVLINK_TORCH_LIBRARIES} -Wl,--as-needed)
+  elseif(KVLINK_TRAIN STREQUAL "ON")
+    message(FATAL_ERROR "KVLINK_TRAIN is ON, but there is no LibTorch; install libtorch-dev or set KVLINK_TORCH")
+  endif()
+endif()

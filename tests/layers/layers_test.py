@@ -27,6 +27,7 @@ LIBRARIES = [
     ("xxHash", r"xx(hash|h_x86dispatch)\.h$"),
     ("nlohmann", r"nlohmann/"),
     ("libpq", r"(libpq-fe\.h$|postgresql/)"),
+    ("LibTorch", r"(torch|ATen|c10)/"),
     ("zlib", r"zlib\.h$"),
     ("zstd", r"zstd(_errors)?\.h$"),
 ]

@@ -1,0 +1,324 @@
+// Runs over a tiny model and generated questions: continued to the bit, refused, ruined, out of room; and what a run
+// leaves behind.
+#include "worker/train/trainer.h"
+
+#include <sys/resource.h>
+
+#include <cmath>
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/support/scratch_directory.h"
+#include "tests/support/tiny_model.h"
+#include "worker/files/open_tokenizer.h"
+#include "worker/link/profile.h"
+#include "worker/train/output.h"
+
+namespace kvlink::train {
+namespace {
+
+using ::testing::HasSubstr;
+
+std::string Bytes(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+class Training : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    testing::TinyModelOptions options;
+    options.layers = 2;
+    options.hidden = 32;
+    options.heads = 2;
+    options.kv_heads = 1;
+    options.intermediate = 48;
+    ASSERT_TRUE(testing::WriteTinyModel(Path("model"), options).ok());
+    auto weights = model::OpenWeights(Path("model"));
+    ASSERT_TRUE(weights.ok()) << weights.status();
+    weights_ = *std::move(weights);
+    tokenizer_ = *model::OpenTokenizer(Path("model"));
+    chat_ = *model::ChatTemplate::Parse(weights_->chat_template());
+    profile_ = *link::LoadLinkProfile("untuned");
+    mixture_ = GeneratedMixture();
+    mixture_.sources[0].documents = {2, 3};
+    mixture_.sources[0].document_tokens = {50, 50};
+  }
+
+  std::string Path(const std::string& name) const { return directory_.path() + "/" + name; }
+
+  Settings SettingsOf(Mode mode) const {
+    Settings settings = DefaultSettings(mode);
+    if (settings.embeddings.header > 0) settings.embeddings.header = settings.embeddings.trailer = 2;
+    if (settings.embeddings.links > 0) settings.embeddings.links = 1;
+    settings.batch = 2;
+    settings.steps = 6;
+    settings.warm_up = 1;
+    settings.tokens = 1600;
+    settings.held_out = 2;
+    settings.every = 2;
+    settings.patience = 0;
+    settings.checkpoint = 2;
+    settings.threads = 1;
+    return settings;
+  }
+
+  // A run in a directory, in a new process as it were. `steps` made by this call at most.
+  absl::StatusOr<Outcome> Train(const Settings& settings, const std::string& name, int64_t steps = 1000) {
+    std::filesystem::create_directories(Path(name));
+    auto learner = Learner::Create(weights_->config(), weights_.get(), settings);
+    EXPECT_TRUE(learner.ok()) << learner.status();
+    learner_ = *std::move(learner);
+    const auto maker =
+        SequenceMaker::Create(tokenizer_.get(), chat_.get(), {}, &profile_, weights_->config(), settings.embeddings);
+    EXPECT_TRUE(maker.ok()) << maker.status();
+    train::Run run;
+    run.settings = settings;
+    run.identity = {{"model", "tiny"}};
+    run.directory = Path(name);
+    run.learner = learner_.get();
+    run.maker = &*maker;
+    run.mixture = &mixture_;
+    run.stopped = [&steps] { return steps-- <= 0; };
+    return Trainer::Train(run);
+  }
+
+  testing::ScratchDirectory directory_{/*in_memory=*/true};
+  std::unique_ptr<model::Weights> weights_;
+  std::unique_ptr<model::Tokenizer> tokenizer_;
+  std::unique_ptr<model::ChatTemplate> chat_;
+  link::LinkProfile profile_;
+  Mixture mixture_;
+  std::unique_ptr<Learner> learner_;  // of the last run
+};
+
+TEST_F(Training, AnInterruptedRunContinuesToTheBit) {
+  for (const Mode mode : {Mode::kWrapperLinks, Mode::kLora, Mode::kFull}) {
+    SCOPED_TRACE(ModeName(mode));
+    const Settings settings = SettingsOf(mode);
+    const std::string whole = absl::StrCat("whole-", ModeName(mode)), parts = absl::StrCat("parts-", ModeName(mode));
+    ASSERT_TRUE(Train(settings, whole).ok());
+    const auto first = Train(settings, parts, 3);
+    ASSERT_TRUE(first.ok()) << first.status();
+    EXPECT_EQ(first->end, Outcome::End::kStopped);
+    EXPECT_EQ(first->step, 3);
+    // Killed behind its checkpoint: what it measured since is measured again.
+    std::ofstream(Path(parts) + "/metrics.jsonl", std::ios::app) << "{\"step\": 4, \"loss\": 17}\n{\"step\": 5, \"lo";
+    const auto second = Train(settings, parts);
+    ASSERT_TRUE(second.ok()) << second.status();
+    EXPECT_EQ(second->end, Outcome::End::kSteps);
+    EXPECT_EQ(second->step, 6);
+    const std::string metrics = Bytes(Path(whole) + "/metrics.jsonl");
+    EXPECT_THAT(metrics, HasSubstr("\"step\":6"));
+    EXPECT_EQ(metrics, Bytes(Path(parts) + "/metrics.jsonl"));
+    EXPECT_EQ(Bytes(Path(whole) + "/checkpoint.kvtc"), Bytes(Path(parts) + "/checkpoint.kvtc"));
+    EXPECT_EQ(Bytes(Path(whole) + "/events.out.tfevents.kvlink"), Bytes(Path(parts) + "/events.out.tfevents.kvlink"));
+  }
+}
+
+TEST_F(Training, LearnsAndEndsWithTheBest) {
+  Settings settings = SettingsOf(Mode::kWrapper);
+  settings.steps = 30;
+  settings.batch = 4;
+  settings.learning_rate = 0.03;
+  settings.checkpoint = 30;
+  const auto outcome = Train(settings, "run");
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  const auto metrics = Metrics::Open(Path("run"), 1000);
+  ASSERT_TRUE(metrics.ok()) << metrics.status();
+  std::vector<double> held_out;
+  for (const Metric& metric : (*metrics)->all()) {
+    for (const auto& [name, value] : metric.values) {
+      if (name == "held_out_divergence") held_out.push_back(value);
+    }
+  }
+  ASSERT_EQ(held_out.size(), 16u);
+  EXPECT_LT(*outcome->held_out, 0.9 * held_out.front());
+  EXPECT_EQ(*outcome->held_out, *std::min_element(held_out.begin(), held_out.end()));
+}
+
+TEST_F(Training, EndsWhenNothingGetsBetter) {
+  Settings settings = SettingsOf(Mode::kWrapper);
+  settings.learning_rate = 1e-12;
+  settings.schedule = Schedule::kConstant;
+  settings.steps = 100;
+  settings.every = 1;
+  settings.patience = 3;
+  const auto outcome = Train(settings, "run");
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  EXPECT_EQ(outcome->end, Outcome::End::kEarly);
+  EXPECT_LT(outcome->step, 30);
+}
+
+TEST_F(Training, ARuinedRunKeepsTheLastGoodState) {
+  for (const int64_t held_out : {2, 0}) {
+    SCOPED_TRACE(held_out);
+    Settings settings = SettingsOf(Mode::kFull);
+    settings.learning_rate = 30;
+    settings.warm_up = 0;
+    settings.steps = 100;
+    settings.held_out = held_out;
+    const std::string name = absl::StrCat("run-", held_out);
+    const auto outcome = Train(settings, name);
+    ASSERT_TRUE(outcome.ok()) << outcome.status();
+    EXPECT_EQ(outcome->end, Outcome::End::kRuined);
+    EXPECT_THAT(outcome->why, HasSubstr("training diverged at step "));
+    EXPECT_LT(outcome->step, 30);
+    // The learner holds what it held at the checkpoint, or where the held-out loss was best.
+    EXPECT_LE(outcome->chosen, outcome->step);
+    const auto trained = learner_->Trained();
+    ASSERT_TRUE(trained.ok());
+    for (const NamedTensor& tensor : *trained) {
+      for (const float value : tensor.values) ASSERT_TRUE(std::isfinite(value)) << tensor.name;
+    }
+    const auto checkpoint = DecodeCheckpoint(Bytes(Path(name) + "/checkpoint.kvtc"));
+    EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
+  }
+}
+
+TEST_F(Training, RefusesTheCheckpointOfAnotherRun) {
+  Settings settings = SettingsOf(Mode::kWrapper);
+  settings.steps = 2;
+  settings.schedule = Schedule::kConstant;
+  ASSERT_TRUE(Train(settings, "run").ok());
+  Settings other = settings;
+  other.learning_rate = 1e-5;
+  other.embeddings.header = 3;
+  const auto refused = Train(other, "run").status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(refused.message(), HasSubstr("header was 2 and is 3, lr was 0.0005 and is 1e-05"));
+  mixture_.sources[0].seed = 2;
+  EXPECT_THAT(Train(settings, "run").status().message(), HasSubstr("data was generated-"));
+  mixture_.sources[0].seed = 1;
+  // A constant rate can be continued for longer.
+  settings.steps = 4;
+  const auto longer = Train(settings, "run");
+  ASSERT_TRUE(longer.ok()) << longer.status();
+  EXPECT_EQ(longer->step, 4);
+}
+
+TEST_F(Training, RefusesADamagedCheckpoint) {
+  Settings settings = SettingsOf(Mode::kWrapper);
+  settings.steps = 2;
+  ASSERT_TRUE(Train(settings, "run").ok());
+  const std::string path = Path("run") + "/checkpoint.kvtc", bytes = Bytes(path);
+  const auto with = [&](const std::string& damaged) {
+    std::ofstream(path, std::ios::binary) << damaged;
+    return Train(settings, "run").status();
+  };
+  for (const size_t at : {size_t{6}, size_t{9}, size_t{17}, size_t{30}, bytes.size() - 1}) {
+    std::string damaged = bytes;
+    damaged[at] = static_cast<char>(damaged[at] ^ 1);
+    EXPECT_THAT(with(damaged).message(), HasSubstr("checkpoint.kvtc: the training checkpoint is damaged")) << at;
+  }
+  EXPECT_THAT(with(bytes.substr(0, bytes.size() - 1)).message(), HasSubstr("is damaged"));
+  EXPECT_THAT(with("garbage").message(), HasSubstr("no training checkpoint"));
+  std::string newer = bytes;
+  newer[4] = 9;
+  EXPECT_EQ(with(newer).code(), absl::StatusCode::kUnimplemented);
+  EXPECT_TRUE(with(bytes).ok());
+}
+
+TEST_F(Training, WithoutRoomTheLastCheckpointStays) {
+  Settings settings = SettingsOf(Mode::kWrapper);
+  const auto begun = Train(settings, "run", 2);
+  ASSERT_TRUE(begun.ok()) << begun.status();
+  const std::string before = Bytes(Path("run") + "/checkpoint.kvtc");
+  std::signal(SIGXFSZ, SIG_IGN);
+  struct rlimit old = {}, small = {};
+  getrlimit(RLIMIT_FSIZE, &old);
+  small = old;
+  small.rlim_cur = before.size() / 2;
+  setrlimit(RLIMIT_FSIZE, &small);
+  const auto status = Train(settings, "run").status();
+  setrlimit(RLIMIT_FSIZE, &old);
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(status.message(), HasSubstr("the one before it, if any, is whole"));
+  EXPECT_EQ(before, Bytes(Path("run") + "/checkpoint.kvtc"));
+  EXPECT_FALSE(std::filesystem::exists(Path("run") + "/checkpoint.kvtc.part"));
+  EXPECT_TRUE(Train(settings, "run").ok());
+}
+
+TEST_F(Training, OneProcessTrainsInADirectory) {
+  const Settings settings = SettingsOf(Mode::kWrapper);
+  std::filesystem::create_directories(Path("run"));
+  const auto metrics = Metrics::Open(Path("run"), -1);
+  ASSERT_TRUE(metrics.ok());
+  EXPECT_EQ(Train(settings, "run").status().code(), absl::StatusCode::kUnavailable);
+}
+
+TEST_F(Training, FrozenModesRefuseWhatIsReadInFull) {
+  mixture_.sources[0].reading = Reading::kFull;
+  EXPECT_THAT(Train(SettingsOf(Mode::kWrapper), "run").status().message(), HasSubstr("learns nothing"));
+}
+
+TEST_F(Training, WritesAProfileThatLoads) {
+  const Settings settings = SettingsOf(Mode::kWrapperLinks);
+  ASSERT_TRUE(Train(settings, "run").ok());
+  const auto trained = learner_->Trained();
+  ASSERT_TRUE(trained.ok());
+  ASSERT_TRUE(WriteProfile(Path("run"), "tiny", profile_, settings, *trained).ok());
+  const auto profile = link::LoadLinkProfile(Path("run") + "/profile.json");
+  ASSERT_TRUE(profile.ok()) << profile.status();
+  EXPECT_EQ(profile->name, "tiny");
+  EXPECT_TRUE(profile->trained);
+  EXPECT_EQ(profile->links_per_document, 1);
+  EXPECT_EQ(profile->document_template, profile_.document_template);
+  ASSERT_TRUE(profile->wrapper.has_value());
+  EXPECT_EQ(profile->wrapper->header, 2);
+  const auto links = link::LoadLinkEmbeddings(*profile, weights_->config());
+  ASSERT_TRUE(links.ok()) << links.status();
+  EXPECT_EQ(*links, (*trained)[0].values);
+}
+
+TEST_F(Training, WritesAModelThatLoads) {
+  const Settings settings = SettingsOf(Mode::kLora);
+  ASSERT_TRUE(Train(settings, "run").ok());
+  for (const bool bf16 : {false, true}) {
+    const std::string path = Path(absl::StrCat("merged-", bf16));
+    ASSERT_TRUE(WriteModel(path, Path("model"), bf16, *learner_).ok());
+    const auto weights = model::OpenWeights(path);
+    ASSERT_TRUE(weights.ok()) << weights.status();
+    EXPECT_EQ((*weights)->config().Canonical(), weights_->config().Canonical());
+    EXPECT_EQ((*weights)->chat_template(), weights_->chat_template());
+    EXPECT_TRUE(model::OpenTokenizer(path).ok());
+    double changed = 0;
+    ASSERT_TRUE(learner_
+                    ->ForEachParameter([&](const NamedTensor& tensor) {
+                      std::vector<float> there(tensor.values.size()), base = there;
+                      EXPECT_TRUE((*weights)->Read(tensor.name, 0, tensor.shape[0], absl::MakeSpan(there)).ok());
+                      EXPECT_TRUE(weights_->Read(tensor.name, 0, tensor.shape[0], absl::MakeSpan(base)).ok());
+                      for (size_t i = 0; i < there.size(); ++i) {
+                        EXPECT_NEAR(there[i], tensor.values[i], bf16 ? 0.01 * std::abs(there[i]) : 0);
+                        changed += std::abs(tensor.values[i] - base[i]);
+                      }
+                      return absl::OkStatus();
+                    })
+                    .ok());
+    EXPECT_GT(changed, 0);
+  }
+}
+
+// As TensorBoard's own writer makes it but for the times of events. The checksum of the length 24 is known from files
+// of that writer.
+TEST(Events, AreRecordsWithChecksums) {
+  const std::string bytes = EncodeEvents({{3, {{"some_losses", 1.5}}}});
+  const std::string version =
+      "\x1a\x0d"
+      "brain.Event:2";
+  EXPECT_EQ(bytes.substr(0, 8), std::string("\x0f\0\0\0\0\0\0\0", 8));
+  EXPECT_EQ(bytes.substr(12, version.size()), version);
+  const std::string event("\x10\x03\x2a\x14\x0a\x12\x0a\x0bsome_losses\x15\0\0\xc0\x3f", 24);
+  const size_t second = 8 + 4 + version.size() + 4;
+  EXPECT_EQ(bytes.substr(second, 12), std::string("\x18\0\0\0\0\0\0\0\xa3\x7fK\"", 12));
+  EXPECT_EQ(bytes.substr(second + 12, event.size()), event);
+  EXPECT_EQ(bytes.size(), second + 12 + event.size() + 4);
+}
+
+}  // namespace
+}  // namespace kvlink::train

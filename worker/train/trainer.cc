@@ -1,0 +1,222 @@
+// Everything random is a function of the seed and of how many examples were drawn, and the learner's tensors are saved
+// as they are: a continued run computes the same losses, to the bit, as one that was never interrupted.
+#include "worker/train/trainer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+
+namespace kvlink::train {
+namespace {
+
+constexpr int kMaxUnfit = 1000;       // examples in a row
+constexpr double kRecentDecay = 0.9;  // of the running mean
+
+double Mean(double sum, int64_t count) { return sum / static_cast<double>(std::max<int64_t>(1, count)); }
+
+}  // namespace
+
+absl::StatusOr<Outcome> Trainer::Train(const Run& run) {
+  Trainer trainer(run);
+  KVLINK_RETURN_IF_ERROR(trainer.Prepare());
+  return trainer.Loop();
+}
+
+absl::Status Trainer::Prepare() {
+  KVLINK_RETURN_IF_ERROR(CheckSettings(settings_));
+  for (const Source& source : run_.mixture->sources) {
+    if (Frozen(settings_.mode) && source.reading == Reading::kFull) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("the mode ", ModeName(settings_.mode),
+                       " learns nothing from what is read in full; leave such sources out of the mixture"));
+    }
+  }
+  state_.run = Describe(settings_);
+  state_.run.insert(run_.identity.begin(), run_.identity.end());
+  state_.run["data"] = DescribeMixture(*run_.mixture);
+  path_ = run_.directory + "/checkpoint.kvtc";
+  KVLINK_ASSIGN_OR_RETURN(std::optional<Checkpoint> there, ReadCheckpoint(path_, state_.run));
+  if (there) {
+    KVLINK_RETURN_IF_ERROR(Annotate(run_.learner->Set(there->state), path_));
+    state_ = *std::move(there);
+    state_.state.clear();
+    saved_ = true;
+  }
+  KVLINK_ASSIGN_OR_RETURN(metrics_, Metrics::Open(run_.directory, there ? state_.step : -1));
+  KVLINK_ASSIGN_OR_RETURN(stream_, ExampleStream::Open(run_.mixture, settings_.seed, /*held_out=*/false));
+  KVLINK_RETURN_IF_ERROR(stream_->Skip(state_.drawn));
+  KVLINK_RETURN_IF_ERROR(HoldOut());
+  if (there) return absl::OkStatus();
+  KVLINK_RETURN_IF_ERROR(Measure());
+  state_.begun = measured_;
+  return Save();  // says now whether there is room for it
+}
+
+absl::StatusOr<std::optional<Lesson>> Trainer::NextLesson(ExampleStream& stream) const {
+  KVLINK_ASSIGN_OR_RETURN(const ExampleStream::Drawn drawn, stream.Next());
+  return run_.maker->Make(drawn.example, drawn.source->reading, drawn.source->cut, settings_.tokens);
+}
+
+absl::StatusOr<Lesson> Trainer::FittingLesson(ExampleStream& stream) const {
+  for (int i = 0; i < kMaxUnfit; ++i) {
+    KVLINK_ASSIGN_OR_RETURN(std::optional<Lesson> lesson, NextLesson(stream));
+    if (lesson) return *std::move(lesson);
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("of ", kMaxUnfit, " examples none fits into ", settings_.tokens,
+                   " tokens and its documents into the slots; use more --tokens or --slots, or shorter examples"));
+}
+
+absl::Status Trainer::HoldOut() {
+  if (settings_.held_out == 0) return absl::OkStatus();
+  KVLINK_ASSIGN_OR_RETURN(const auto stream, ExampleStream::Open(run_.mixture, settings_.seed, /*held_out=*/true));
+  while (static_cast<int64_t>(held_out_.size()) < settings_.held_out) {
+    KVLINK_ASSIGN_OR_RETURN(Lesson lesson, FittingLesson(*stream));
+    held_out_.push_back(std::move(lesson));
+  }
+  return absl::OkStatus();
+}
+
+// A lesson that does not fit into the last pack is dropped, so that nothing is carried from one step to the next.
+absl::StatusOr<std::vector<Trainer::Pack>> Trainer::NextPacks() {
+  std::vector<Pack> packs(1);
+  int64_t room = settings_.tokens;
+  while (true) {
+    KVLINK_ASSIGN_OR_RETURN(Lesson lesson, FittingLesson(*stream_));
+    const auto size = static_cast<int64_t>(lesson.student.tokens.size());
+    if (!packs.back().empty() && (!settings_.pack || size > room)) {
+      if (static_cast<int64_t>(packs.size()) == settings_.batch) break;
+      packs.emplace_back();
+      room = settings_.tokens;
+    }
+    room -= size;
+    packs.back().push_back(std::move(lesson));
+    if (!settings_.pack && static_cast<int64_t>(packs.size()) == settings_.batch) break;
+  }
+  state_.drawn = stream_->drawn();
+  return packs;
+}
+
+double Trainer::Weighted(const Learner::Losses& losses) const {
+  return Mean(settings_.divergence * losses.divergence + settings_.cross_entropy * losses.cross_entropy, losses.tokens);
+}
+
+absl::Status Trainer::Measure() {
+  if (held_out_.empty()) return absl::OkStatus();
+  Learner::Losses sum;
+  for (const Lesson& lesson : held_out_) {
+    KVLINK_ASSIGN_OR_RETURN(const Learner::Losses losses, run_.learner->Measure({&lesson, 1}));
+    sum.divergence += losses.divergence;
+    sum.cross_entropy += losses.cross_entropy;
+    sum.tokens += losses.tokens;
+  }
+  measured_ = Weighted(sum);
+  Metric metric{state_.step, {}};
+  if (settings_.divergence > 0) metric.values.emplace_back("held_out_divergence", Mean(sum.divergence, sum.tokens));
+  metric.values.emplace_back("held_out_cross_entropy", Mean(sum.cross_entropy, sum.tokens));
+  KVLINK_RETURN_IF_ERROR(metrics_->Append(std::move(metric)));
+  // What is chosen is nearest to full attention; without a teacher, what answers best.
+  const double measure = Mean(settings_.divergence > 0 ? sum.divergence : sum.cross_entropy, sum.tokens);
+  if (!std::isfinite(measure) || (state_.best && measure >= *state_.best)) {
+    ++state_.worse;
+    return absl::OkStatus();
+  }
+  state_.best = measure;
+  state_.best_step = state_.step;
+  state_.worse = 0;
+  KVLINK_ASSIGN_OR_RETURN(state_.chosen, run_.learner->Trained());
+  return absl::OkStatus();
+}
+
+absl::StatusOr<bool> Trainer::Step() {
+  KVLINK_ASSIGN_OR_RETURN(const std::vector<Pack> packs, NextPacks());
+  int64_t tokens = 0, computed = 0;
+  for (const Pack& pack : packs) {
+    for (const Lesson& lesson : pack) {
+      tokens += static_cast<int64_t>(lesson.student.learned.size());
+      computed += static_cast<int64_t>(lesson.student.tokens.size());
+    }
+  }
+  Learner::Losses sum;
+  for (const Pack& pack : packs) {
+    KVLINK_ASSIGN_OR_RETURN(const Learner::Losses losses,
+                            run_.learner->Accumulate(pack, 1 / static_cast<double>(tokens)));
+    sum.divergence += losses.divergence;
+    sum.cross_entropy += losses.cross_entropy;
+    sum.tokens += losses.tokens;
+  }
+  const double loss = Weighted(sum), rate = LearningRate(settings_, state_.step);
+  if (!state_.begun) state_.begun = loss;
+  state_.recent = state_.recent ? kRecentDecay * *state_.recent + (1 - kRecentDecay) * loss : loss;
+  const auto ruined = [&](absl::string_view what) {
+    why_ = absl::StrCat("training diverged at step ", state_.step + 1, ": ", what);
+    return false;
+  };
+  if (!std::isfinite(loss)) return ruined("the loss is not finite");
+  if (*state_.recent > settings_.ruin * *state_.begun) {
+    return ruined(absl::StrCat("the loss is ", *state_.recent, ", and was ", *state_.begun, " in the beginning"));
+  }
+  const absl::StatusOr<double> norm = run_.learner->Step(rate);
+  if (absl::IsAborted(norm.status())) return ruined(norm.status().message());
+  KVLINK_RETURN_IF_ERROR(norm.status());
+  ++state_.step;
+  saved_ = false;
+  Metric metric{state_.step,
+                {{"loss", loss},
+                 {"cross_entropy", Mean(sum.cross_entropy, sum.tokens)},
+                 {"gradient_norm", *norm},
+                 {"learning_rate", rate},
+                 {"learned_tokens", static_cast<double>(sum.tokens)},
+                 {"tokens", static_cast<double>(computed)}}};
+  if (settings_.divergence > 0) metric.values.emplace_back("divergence", Mean(sum.divergence, sum.tokens));
+  KVLINK_RETURN_IF_ERROR(metrics_->Append(std::move(metric)));
+  if (run_.progress) run_.progress({state_.step, settings_.steps, loss, measured_});
+  return true;
+}
+
+absl::Status Trainer::Save() {
+  if (saved_) return absl::OkStatus();
+  KVLINK_ASSIGN_OR_RETURN(state_.state, run_.learner->State());
+  const absl::Status written = WriteCheckpoint(path_, state_);
+  state_.state.clear();
+  if (!written.ok()) {
+    return absl::Status(written.code(), absl::StrCat("the checkpoint of step ", state_.step, " could not be written: ",
+                                                     written.message(), "; the one before it, if any, is whole"));
+  }
+  saved_ = true;
+  return metrics_->WriteEvents();
+}
+
+absl::StatusOr<Outcome> Trainer::Loop() {
+  const auto tired = [this] { return settings_.patience > 0 && state_.worse >= settings_.patience; };
+  while (state_.step < settings_.steps && !tired()) {
+    if (run_.stopped && run_.stopped()) return Finish(Outcome::End::kStopped);
+    KVLINK_ASSIGN_OR_RETURN(const bool good, Step());
+    if (!good) return Finish(Outcome::End::kRuined);
+    const bool last = state_.step == settings_.steps;
+    if (last || state_.step % settings_.every == 0) KVLINK_RETURN_IF_ERROR(Measure());
+    if (last || state_.step % settings_.checkpoint == 0) KVLINK_RETURN_IF_ERROR(Save());
+  }
+  return Finish(tired() && state_.step < settings_.steps ? Outcome::End::kEarly : Outcome::End::kSteps);
+}
+
+absl::StatusOr<Outcome> Trainer::Finish(Outcome::End end) {
+  Outcome outcome{end, state_.step, state_.step, state_.best, why_, CurvesPlot(metrics_->all())};
+  if (end != Outcome::End::kRuined) KVLINK_RETURN_IF_ERROR(Save());
+  KVLINK_RETURN_IF_ERROR(metrics_->WriteEvents());
+  if (!state_.chosen.empty()) {
+    KVLINK_RETURN_IF_ERROR(run_.learner->Set(state_.chosen));
+    outcome.chosen = state_.best_step;
+  } else if (end == Outcome::End::kRuined) {
+    KVLINK_ASSIGN_OR_RETURN(const std::optional<Checkpoint> good, ReadCheckpoint(path_, state_.run));
+    if (!good) return absl::InternalError(absl::StrCat(path_, " is gone"));
+    KVLINK_RETURN_IF_ERROR(run_.learner->Set(good->state));
+    outcome.chosen = good->step;
+  }
+  return outcome;
+}
+
+}  // namespace kvlink::train
