@@ -24,8 +24,7 @@ namespace {
 
 constexpr int64_t kDeletedAtATime = 1024;  // documents of a namespace, in one transaction
 constexpr int kIdentityLocks = 128;
-// References that documents lose in one transaction, beyond those of its first document. A document has up to 4096, and
-// a transaction must end in time.
+// References that the documents of one transaction, which must end in time, may lose; one document has up to 4096.
 constexpr int64_t kMaxRemoved = 16384;
 
 absl::string_view ViewOf(const Identity& identity) {
@@ -327,7 +326,7 @@ absl::StatusOr<std::vector<absl::StatusOr<uint64_t>>> DatabaseImpl::PutDocuments
   KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
   for (const DocumentPut& one : documents) KVLINK_RETURN_IF_ERROR(ValidateName("document id", one.id));
   std::vector<absl::StatusOr<uint64_t>> generations;
-  size_t most = documents.size();  // for the next group
+  size_t most = documents.size();
   while (generations.size() < documents.size()) {
     const auto rest = documents.subspan(generations.size(), most);
     const auto group = rest.subspan(0, FirstGroup(rest));

@@ -92,9 +92,8 @@ absl::Status CheckSchema(Connection& connection, const ClusterId& cluster, absl:
   KVLINK_ASSIGN_OR_RETURN(const auto rows, connection.Run({Query{&kReadSchema, {}}}, deadline));
   KVLINK_ASSIGN_OR_RETURN(const int64_t version, VersionOf(connection, rows[0], cluster));
   if (version == kVersion) return absl::OkStatus();
-  return Refuse(connection,
-                absl::StrCat("its tables have version ", version, ", but this build needs version ", kVersion,
-                             "; start a node of this build, or run its kvlink cluster create, to migrate them"));
+  return Refuse(connection, absl::StrCat("its tables have version ", version, ", but this build needs version ",
+                                         kVersion, "; start a node of this build to migrate them"));
 }
 
 absl::Status PrepareSchema(Connection& connection, const ClusterId& cluster, bool make, absl::Time deadline) {

@@ -22,14 +22,17 @@ struct Meaning {
   absl::string_view advice;
 };
 
+constexpr absl::string_view kNoTables =
+    "it has no KVLink tables: restore the cluster's catalog there, or start a node, which makes them";
+
 // The first match applies.
 constexpr Meaning kMeanings[] = {
     {"28P01", absl::StatusCode::kUnauthenticated,
      "the password is wrong or missing: give it in PGPASSFILE (~/.pgpass), PGPASSWORD or a service file"},
     {"28", absl::StatusCode::kUnauthenticated, "the server refuses this user from this host; check pg_hba.conf"},
     {"3D000", absl::StatusCode::kFailedPrecondition, "create the database with createdb"},
-    {"3F000", absl::StatusCode::kFailedPrecondition, "it has no KVLink tables; create them with kvlink cluster create"},
-    {"42P01", absl::StatusCode::kFailedPrecondition, "it has no KVLink tables; create them with kvlink cluster create"},
+    {"3F000", absl::StatusCode::kFailedPrecondition, kNoTables},
+    {"42P01", absl::StatusCode::kFailedPrecondition, kNoTables},
     {"42501", absl::StatusCode::kPermissionDenied,
      "grant the user CREATE on the database to create the tables; to use them, USAGE on schema kvlink, SELECT, INSERT, "
      "UPDATE, DELETE on its tables and USAGE on its sequences"},
