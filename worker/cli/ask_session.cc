@@ -112,15 +112,8 @@ absl::Status AskSession::AddStored(const DocumentParts& wanted, std::vector<infe
                                             "; kvlink inspect documents lists its documents"));
   }
   KVLINK_RETURN_IF_ERROR(entry.status());
-  KVLINK_RETURN_IF_ERROR(CheckEntry(id, *entry, opened_.fingerprint, options_.tenant_secret));
-  const bool reads = linker().base != link::Linker::kFull && (!linker().packet || opened_.profile.wrapper);
-  if (reads && entry->context_digest != context_digest()) {
-    if (other_form_) {
-      ++other_form_->others;
-    } else {
-      other_form_ = {id, entry->context_digest, 0};
-    }
-  }
+  KVLINK_RETURN_IF_ERROR(CheckEntry(id, *entry, opened_.fingerprint, options_.tenant_secret, opened_.wrapper));
+  NoteForm(id, *entry);
   const int64_t parts = static_cast<int64_t>(entry->parts.size());
   const int64_t named = wanted.last.value_or(wanted.first);
   if (named > std::max<int64_t>(parts, 1)) {
@@ -131,6 +124,20 @@ absl::Status AskSession::AddStored(const DocumentParts& wanted, std::vector<infe
     documents->push_back({entry->parts[i].tokens});
   }
   return absl::OkStatus();
+}
+
+void AskSession::NoteForm(const std::string& id, const CatalogEntry& entry) {
+  const bool reads = linker().base != link::Linker::kFull && (!linker().packet || opened_.profile.wrapper);
+  // Nodes of an earlier build drop the digest, so the identity has the last word.
+  if (!reads || entry.context_digest == context_digest() || entry.parts.empty() ||
+      entry.parts[0].identity == generator_->IdentityOf(entry.parts[0].tokens, linker().packet)) {
+    return;
+  }
+  if (other_form_) {
+    ++other_form_->others;
+  } else {
+    other_form_ = {id, entry.context_digest, 0};
+  }
 }
 
 absl::Status AskSession::AddFromFile(const std::string& path, std::vector<infer::RequestDocument>* documents) {

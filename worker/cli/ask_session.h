@@ -92,6 +92,8 @@ class AskSession {
     std::string context_digest;
     int64_t others = 0;
   };
+  // Remembers a document of another form than the session's linker reads.
+  void NoteForm(const std::string& id, const CatalogEntry& entry);
   // The context digest of the encodings that the session's linker reads.
   absl::string_view context_digest() const {
     return linker().packet ? absl::string_view(opened_.wrapper.digest) : absl::string_view();

@@ -66,17 +66,20 @@ absl::StatusOr<OpenedModel> OpenModel(const ModelFlags& flags) {
 }
 
 absl::Status CheckEntry(absl::string_view id, const CatalogEntry& entry, const Fingerprint& fingerprint,
-                        absl::string_view tenant_secret) {
+                        absl::string_view tenant_secret, const encode::Wrapper& wrapper) {
   if (entry.model != fingerprint) {
     return absl::FailedPreconditionError(
         absl::StrCat("document '", id, "' was ingested with another model (", entry.model.Hex().substr(0, 16),
                      ", this one is ", fingerprint.Hex().substr(0, 16),
                      "); name that model with --model, or ingest the document again with this one"));
   }
-  const auto named_under = [&](absl::string_view secret) {
+  const auto named_in = [&](const std::string& context, absl::string_view secret) {
     return std::all_of(entry.parts.begin(), entry.parts.end(), [&](const CatalogPart& part) {
-      return part.identity == ComputeIdentity({fingerprint, entry.context_digest, part.tokens}, secret);
+      return part.identity == ComputeIdentity({fingerprint, context, part.tokens}, secret);
     });
+  };
+  const auto named_under = [&](absl::string_view secret) {
+    return named_in(entry.context_digest, secret) || named_in(wrapper.digest, secret);
   };
   if (named_under(tenant_secret)) return absl::OkStatus();
   const absl::string_view what = tenant_secret.empty() ? "with a tenant secret; name its file with --secret-file"

@@ -51,10 +51,10 @@ struct OpenedModel {
 absl::StatusOr<OpenedModel> OpenModel(const ModelFlags& flags);
 
 // FAILED_PRECONDITION, naming the document and what to do, if `entry` was written by another model than `fingerprint`
-// or under another secret: a user who cannot compute a document's identities must not get its encodings. Its wrapper may
-// be any.
+// or under another secret: a user who cannot compute a document's identities must not get its encodings. Its wrapper
+// may be any that it names, or the profile's, since nodes of an earlier build drop the name.
 absl::Status CheckEntry(absl::string_view id, const CatalogEntry& entry, const Fingerprint& fingerprint,
-                        absl::string_view tenant_secret);
+                        absl::string_view tenant_secret, const encode::Wrapper& wrapper);
 
 }  // namespace kvlink::cli
 

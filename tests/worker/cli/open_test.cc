@@ -11,9 +11,9 @@ using ::testing::HasSubstr;
 TEST(Open, AnEntryOfAnotherModelIsRefusedByName) {
   CatalogEntry entry;
   Fingerprint fingerprint;
-  EXPECT_TRUE(CheckEntry("a", entry, fingerprint, "").ok());
+  EXPECT_TRUE(CheckEntry("a", entry, fingerprint, "", {}).ok());
   fingerprint.bytes[0] = 0xab;
-  const absl::Status status = CheckEntry("some id", entry, fingerprint, "");
+  const absl::Status status = CheckEntry("some id", entry, fingerprint, "", {});
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(status.message()), HasSubstr("'some id'"));
   EXPECT_THAT(std::string(status.message()), HasSubstr("--model"));
@@ -26,7 +26,7 @@ TEST(Open, AnEntryOfAnotherSecretIsRefusedByName) {
     CatalogEntry entry;
     entry.parts.push_back({ComputeIdentity({entry.model, "", tokens}, written), tokens});
     for (const std::string& read : secrets) {
-      const absl::Status status = CheckEntry("some id", entry, entry.model, read);
+      const absl::Status status = CheckEntry("some id", entry, entry.model, read, {});
       EXPECT_EQ(status.code(), read == written ? absl::StatusCode::kOk : absl::StatusCode::kFailedPrecondition);
       if (status.ok()) continue;
       const char* const what = read.empty()      ? "with a tenant secret; name its file with --secret-file"
@@ -44,10 +44,12 @@ TEST(Open, AnEntryInsideAnotherWrapperIsOfTheSameSecret) {
   CatalogEntry entry;
   entry.context_digest = wrapper;
   entry.parts.push_back({ComputeIdentity({entry.model, wrapper, tokens}, secret), tokens});
-  EXPECT_TRUE(CheckEntry("a", entry, entry.model, secret).ok());
-  EXPECT_FALSE(CheckEntry("a", entry, entry.model, "").ok());
+  EXPECT_TRUE(CheckEntry("a", entry, entry.model, secret, {}).ok());
+  EXPECT_FALSE(CheckEntry("a", entry, entry.model, "", {}).ok());
+  // A node of an earlier build keeps no context digest.
   entry.context_digest = "";
-  EXPECT_FALSE(CheckEntry("a", entry, entry.model, secret).ok());
+  EXPECT_TRUE(CheckEntry("a", entry, entry.model, secret, {.digest = wrapper}).ok());
+  EXPECT_FALSE(CheckEntry("a", entry, entry.model, secret, {.digest = std::string(32, 'v')}).ok());
 }
 
 }  // namespace
