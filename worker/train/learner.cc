@@ -277,6 +277,8 @@ absl::Status TorchLearner::ForEachParameter(const std::function<absl::Status(con
 
 }  // namespace
 
+bool Learner::HasCuda() { return at::hasCUDA(); }
+
 absl::StatusOr<std::unique_ptr<Learner>> Learner::Create(const model::ModelConfig& config,
                                                          const model::Weights* weights, const Settings& settings) {
   KVLINK_RETURN_IF_ERROR(CheckSettings(settings));
@@ -285,8 +287,7 @@ absl::StatusOr<std::unique_ptr<Learner>> Learner::Create(const model::ModelConfi
     at::set_num_threads(settings.threads > 0 ? static_cast<int>(settings.threads) : AvailableProcessors());
     NetworkOptions options;
     if (settings.device == "cuda") {
-      if (!at::hasCUDA())
-        return absl::InvalidArgumentError("option --device: this LibTorch sees no CUDA device; use cpu");
+      if (!HasCuda()) return absl::InvalidArgumentError("option --device: this LibTorch sees no CUDA device; use cpu");
       options.device = at::kCUDA;
     }
     options.bf16 = settings.bf16;

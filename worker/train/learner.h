@@ -29,6 +29,8 @@ class Learner {
   static absl::StatusOr<std::unique_ptr<Learner>> Create(const model::ModelConfig& config,
                                                          const model::Weights* weights, const Settings& settings);
   virtual ~Learner() = default;
+  // Whether this LibTorch and this machine can compute on "cuda".
+  static bool HasCuda();
 
   struct Losses {
     double divergence = 0;     // KL(teacher || student), sum over the learned tokens, nats; 0 where it is not wanted

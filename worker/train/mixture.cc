@@ -156,11 +156,11 @@ absl::StatusOr<Mixture> PaperMixture(const std::vector<std::string>& files) {
   question.kinds = AllKinds();
   question.documents = {10, 10};
   for (const std::string& file : files) {
-    const size_t equals = file.find('=');
-    if (equals == std::string::npos) {
-      return absl::InvalidArgumentError(absl::StrCat("option --data ", file, ": must be FORMAT=FILE"));
+    const size_t colon = file.find(':');
+    if (colon == std::string::npos) {
+      return absl::InvalidArgumentError(absl::StrCat("option --data ", file, ": must be FORMAT:FILE"));
     }
-    const auto format = data::ParseFormat(file.substr(0, equals));
+    const auto format = data::ParseFormat(file.substr(0, colon));
     KVLINK_RETURN_IF_ERROR(Annotate(format.status(), "option --data"));
     const bool summarises =
         *format == data::Format::kMultiNews || *format == data::Format::kSamsum || *format == data::Format::kXsum;
@@ -169,11 +169,11 @@ absl::StatusOr<Mixture> PaperMixture(const std::vector<std::string>& files) {
                      : summarises                     ? summary
                                                       : question;
     source.format = *format;
-    source.path = file.substr(equals + 1);
+    source.path = file.substr(colon + 1);
   }
-  for (const auto& [source, name] : {std::pair<const Source*, const char*>(&text, "text=FILE"),
-                                     {&chat, "chat=FILE"},
-                                     {&summary, "multinews=FILE, samsum=FILE or xsum=FILE"}}) {
+  for (const auto& [source, name] : {std::pair<const Source*, const char*>(&text, "text:FILE"),
+                                     {&chat, "chat:FILE"},
+                                     {&summary, "multinews:FILE, samsum:FILE or xsum:FILE"}}) {
     if (source->format) continue;
     return absl::InvalidArgumentError(absl::StrCat("the mixture of this mode needs --data ", name,
                                                    "; or describe another in a file, with --mixture"));

@@ -50,7 +50,7 @@ absl::StatusOr<Mixture> ParseMixture(absl::string_view json, absl::string_view d
 // Generated questions of every kind, read alone.
 Mixture GeneratedMixture();
 // KVLink's shares: 20% text, 30% chat, 25% chat whose earlier turns are read alone, 10% questions over documents in
-// full and 10% alone, 5% summaries of segments of 100 tokens. Files by format, as "chat=tulu.jsonl"; questions without
+// full and 10% alone, 5% summaries of segments of 100 tokens. Files by format, as "chat:tulu.jsonl"; questions without
 // a file are generated. INVALID_ARGUMENT: an unknown format, or no file of text, chats or summaries.
 absl::StatusOr<Mixture> PaperMixture(const std::vector<std::string>& files);
 // All that decides which examples are drawn, in one line; of files, their names and sizes.

@@ -8,6 +8,7 @@
 #include "nlohmann/json.hpp"
 #include "worker/files/hf_config.h"
 #include "worker/files/mapped_file.h"
+#include "worker/link/linker.h"
 
 namespace kvlink::train {
 namespace {
@@ -59,6 +60,10 @@ absl::Status WriteProfile(const std::string& directory, const std::string& name,
                        {"header", settings.embeddings.header},
                        {"trailer", settings.embeddings.trailer}};
   }
+  link::Linker linker;
+  linker.base = links != nullptr ? link::Linker::kLinks : link::Linker::kConcat;
+  linker.packet = json.contains("wrapper");
+  json["linker"] = link::LinkerName(linker);
   if (base.mem_start) json["mem_start"] = *base.mem_start;
   if (base.mem_end) json["mem_end"] = *base.mem_end;
   json["document_template"] = base.document_template;

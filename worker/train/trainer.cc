@@ -131,7 +131,8 @@ absl::Status Trainer::Measure() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<bool> Trainer::Step() {
+absl::StatusOr<std::optional<Outcome::End>> Trainer::Step() {
+  const int64_t drawn = state_.drawn;
   KVLINK_ASSIGN_OR_RETURN(const std::vector<Pack> packs, NextPacks());
   int64_t tokens = 0, computed = 0;
   for (const Pack& pack : packs) {
@@ -142,6 +143,10 @@ absl::StatusOr<bool> Trainer::Step() {
   }
   Learner::Losses sum;
   for (const Pack& pack : packs) {
+    if (run_.stopped && run_.stopped()) {
+      state_.drawn = drawn;  // the step is made again
+      return Outcome::End::kStopped;
+    }
     KVLINK_ASSIGN_OR_RETURN(const Learner::Losses losses,
                             run_.learner->Accumulate(pack, 1 / static_cast<double>(tokens)));
     sum.divergence += losses.divergence;
@@ -153,7 +158,7 @@ absl::StatusOr<bool> Trainer::Step() {
   state_.recent = state_.recent ? kRecentDecay * *state_.recent + (1 - kRecentDecay) * loss : loss;
   const auto ruined = [&](absl::string_view what) {
     why_ = absl::StrCat("training diverged at step ", state_.step + 1, ": ", what);
-    return false;
+    return Outcome::End::kRuined;
   };
   if (!std::isfinite(loss)) return ruined("the loss is not finite");
   if (*state_.recent > settings_.ruin * *state_.begun) {
@@ -174,7 +179,7 @@ absl::StatusOr<bool> Trainer::Step() {
   if (settings_.divergence > 0) metric.values.emplace_back("divergence", Mean(sum.divergence, sum.tokens));
   KVLINK_RETURN_IF_ERROR(metrics_->Append(std::move(metric)));
   if (run_.progress) run_.progress({state_.step, settings_.steps, loss, measured_});
-  return true;
+  return std::nullopt;
 }
 
 absl::Status Trainer::Save() {
@@ -193,9 +198,8 @@ absl::Status Trainer::Save() {
 absl::StatusOr<Outcome> Trainer::Loop() {
   const auto tired = [this] { return settings_.patience > 0 && state_.worse >= settings_.patience; };
   while (state_.step < settings_.steps && !tired()) {
-    if (run_.stopped && run_.stopped()) return Finish(Outcome::End::kStopped);
-    KVLINK_ASSIGN_OR_RETURN(const bool good, Step());
-    if (!good) return Finish(Outcome::End::kRuined);
+    KVLINK_ASSIGN_OR_RETURN(const std::optional<Outcome::End> end, Step());
+    if (end) return Finish(*end);
     const bool last = state_.step == settings_.steps;
     if (last || state_.step % settings_.every == 0) KVLINK_RETURN_IF_ERROR(Measure());
     if (last || state_.step % settings_.checkpoint == 0) KVLINK_RETURN_IF_ERROR(Save());

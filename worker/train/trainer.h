@@ -39,7 +39,7 @@ struct Run {
   const Mixture* mixture = nullptr;
   // May be empty.
   std::function<void(const Progress&)> progress;
-  std::function<bool()> stopped;  // asked before each step
+  std::function<bool()> stopped;  // asked before each pack
 };
 
 struct Outcome {
@@ -71,8 +71,8 @@ class Trainer {
   absl::StatusOr<std::vector<Pack>> NextPacks();
   absl::Status HoldOut();
   absl::Status Measure();
-  // One step; false if it ruined the model, which `why_` then explains.
-  absl::StatusOr<bool> Step();
+  // One step, or why training ends instead: it was stopped, or the model is ruined, which `why_` then explains.
+  absl::StatusOr<std::optional<Outcome::End>> Step();
   absl::Status Save();
   absl::StatusOr<Outcome> Finish(Outcome::End end);
   double Weighted(const Learner::Losses& losses) const;

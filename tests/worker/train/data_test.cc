@@ -192,10 +192,10 @@ TEST_F(Mixtures, AreDrawnByWeightAndContinuedByCounting) {
 
 TEST_F(Mixtures, OfThePaperNeedFiles) {
   const std::string path = Write("s.jsonl", 1);
-  EXPECT_THAT(PaperMixture({}).status().message(), HasSubstr("--data text=FILE"));
-  EXPECT_THAT(PaperMixture({"text=a", "chat=b"}).status().message(), HasSubstr("samsum=FILE"));
+  EXPECT_THAT(PaperMixture({}).status().message(), HasSubstr("--data text:FILE"));
+  EXPECT_THAT(PaperMixture({"text:a", "chat:b"}).status().message(), HasSubstr("samsum:FILE"));
   EXPECT_FALSE(PaperMixture({"nothing"}).ok());
-  const auto mixture = PaperMixture({"text=a", "chat=b", "samsum=" + path});
+  const auto mixture = PaperMixture({"text:a", "chat:b", "samsum:" + path});
   ASSERT_TRUE(mixture.ok()) << mixture.status();
   double total = 0;
   for (const Source& source : mixture->sources) total += source.weight;

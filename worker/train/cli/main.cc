@@ -48,6 +48,7 @@ struct Flags {
   std::string schedule;
   std::string save = "f32";
   std::string pack;
+  std::string device = "auto";
   std::string compute = "auto";
   std::string recompute;
   int64_t seed = 1;
@@ -72,7 +73,7 @@ void AddTrained(Arguments& arguments, Flags& flags) {
     arguments.Number("alpha", "X", "What is added is scaled by alpha / rank.", &s.alpha);
   }
   if (!train::Frozen(mode)) {
-    arguments.Texts("data", "FORMAT=FILE", "A file of KVLink's mixture; may be given several times.", &flags.data);
+    arguments.Texts("data", "FORMAT:FILE", "A file of KVLink's mixture; may be given several times.", &flags.data);
     arguments.Choice("save", {"f32", "bf16"}, "Number format of the merged model.", &flags.save);
   }
   if (mode == train::Mode::kFull) {
@@ -127,8 +128,8 @@ void AddFlags(Arguments& arguments, Flags& flags) {
   AddOptimizer(arguments, flags);
   AddMeasurements(arguments, flags);
   arguments.Integer("seed", "N", "Of everything random.", 0, std::numeric_limits<int64_t>::max(), &flags.seed);
-  arguments.Choice("device", {"cpu", "cuda"}, "Where to compute; cuda needs a LibTorch that was built for it.",
-                   &flags.settings.device);
+  arguments.Choice("device", {"auto", "cpu", "cuda"}, "Where to compute; auto: on an NVIDIA GPU if LibTorch sees one.",
+                   &flags.device);
   arguments.Choice("compute", {"auto", "f32", "bf16"}, "Number format of matrix products; auto: bf16 on a GPU.",
                    &flags.compute);
   arguments.Choice(
@@ -302,6 +303,7 @@ absl::Status RunMode(absl::Span<char* const> args) {
   KVLINK_ASSIGN_OR_RETURN(settings.schedule, train::ParseSchedule(flags.schedule));
   settings.pack = flags.pack == "many";
   settings.recompute = flags.recompute == "yes";
+  settings.device = flags.device != "auto" ? flags.device : train::Learner::HasCuda() ? "cuda" : "cpu";
   settings.bf16 = flags.compute == "bf16" || (flags.compute == "auto" && settings.device == "cuda");
   settings.seed = static_cast<uint64_t>(flags.seed);
   return Train(flags);
