@@ -2,8 +2,9 @@
 // two processes cannot both claim it. If it names a process that this one may not displace, Enter() waits for as long
 // as an abandoned lease can live; a process that is still there after that is alive.
 //
-// The number of the last entry (`entered`) is an incarnation, or one more once the node has left. The directory gets it
-// before etcd: after a crash between the two, and after etcd has gone back, the directory is ahead, and may enter.
+// The number of the last entry (`entered`) is an incarnation, or one more than before if that is greater; and one more
+// once the node has left. The directory gets it before etcd: after a crash between the two, and after etcd has gone
+// back, the directory is ahead, and may enter.
 //
 // The thread polls the view several times a second rather than waiting for a change, because it also waits for a lost
 // lease and for drafts to write; looking at an unchanged view is cheap.
@@ -202,7 +203,8 @@ absl::StatusOr<bool> Registration::TryEnter(Entry entry, AliveRecord* other, abs
                       options_.record.weight, " and '", options_.record.zone,
                       "' it was started with: change them with kvlink members"));
   }
-  Keep(options_.incarnation);
+  // Greater than in any copy, also if a clock was set back and the incarnation is not.
+  Keep(std::max(options_.incarnation, options_.entered + 1));
   const auto revision = [](const etcd::GetResult& of) { return of.found.empty() ? 0 : of.found[0].mod_revision; };
   return Take(client, revision(got), revision(entered), by);
 }
