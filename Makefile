@@ -30,7 +30,7 @@ debug:
 	$(call BUILD,debug,all)
 
 deps:
-	deploy/install-deps.sh
+	deploy/install-deps.sh $(DEPS)
 
 # The model reads documents once and answers from their encodings, beside a full prefill.
 demo: deps
@@ -48,6 +48,7 @@ quick: check-format
 	BASE=$(BASE) JOBS=$(JOBS) tests/quick.sh
 
 # Cheap checks first, so that a failure shows early.
+test: DEPS = --train
 test: deps check-format
 	@rm -f build/stages
 	$(call STAGE,release)

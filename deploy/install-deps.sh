@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what KVLink is built with, and the default model. Debian 12 and Ubuntu 24.04, as root or through sudo.
-# Quick when all is there; safe to run again. Options: --no-model, --no-packages.
+# Quick when all is there; safe to run again. Options: --no-model, --no-packages; --train: also what kvlink-train is built with.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -30,6 +30,13 @@ case "${ID:-}-${VERSION_ID:-}" in
   ubuntu-24.04) packages+=(libclang-rt-18-dev) ;;
   *) echo "install-deps: made for Debian 12 and Ubuntu 24.04; trying the same packages on ${PRETTY_NAME:-this system}" >&2 ;;
 esac
+
+# OpenBLAS with OpenMP, because the one with threads of its own competes with LibTorch's.
+if [[ " $* " == *" --train "* ]]; then
+  if [ "${ID:-}-${VERSION_ID:-}" = debian-12 ]; then packages+=(libtorch-dev libopenblas0-openmp)
+  else echo "install-deps: kvlink-train needs LibTorch (docs/training.md), which is packaged for Debian 12" >&2
+  fi
+fi
 
 install_packages() {
   local missing=()
