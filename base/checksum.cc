@@ -1,4 +1,9 @@
+// The implementation without instructions beyond the compiler's default is compiled here, those for AVX2 and AVX-512 in
+// files of their own, which get the options for these.
 #include "base/checksum.h"
+
+#define KVLINK_CHECKSUM ChecksumBaseline
+#include "base/checksum.inc"
 
 namespace kvlink {
 namespace {

@@ -29,6 +29,11 @@ class Thread {
   std::thread thread_;
 };
 
+// Adds to the niceness of the calling thread (how much it yields to others that want a processor); on Linux each thread
+// has its own, and passes it on to threads it starts. Work that readers do not wait for calls this at its start. If the
+// system does not permit it, the niceness stays.
+void AddNiceness(int more);
+
 // Number of processors this process may use; at least 1.
 int AvailableProcessors();
 

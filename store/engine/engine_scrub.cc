@@ -5,8 +5,8 @@
 #include <utility>
 
 #include "base/clock.h"
-#include "base/niceness.h"
 #include "base/status.h"
+#include "base/thread.h"
 #include "store/engine/engine_impl.h"
 #include "store/engine/index/index.h"
 

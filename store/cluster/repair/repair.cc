@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "base/clock.h"
-#include "base/niceness.h"
 #include "base/thread.h"
 #include "store/cluster/repair/context.h"
 #include "store/cluster/repair/copier.h"

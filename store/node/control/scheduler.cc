@@ -7,7 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
-#include "base/niceness.h"
+#include "base/thread.h"
 
 namespace kvlink::store::node {
 namespace {

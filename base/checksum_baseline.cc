@@ -1,2 +1,0 @@
-#define KVLINK_CHECKSUM ChecksumBaseline
-#include "base/checksum.inc"
