@@ -1,6 +1,7 @@
 // Messages and exit statuses of commands: they are true, and go to the right stream.
 #include <fcntl.h>
 #include <gmock/gmock.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -196,6 +197,19 @@ TEST_F(CliWordsTest, AskSaysWhatItAnswersFrom) {
   EXPECT_THAT(all.output, AllOf(HasSubstr("expected"), HasSubstr("of 2.")));
   const Finished quiet = Run("ask", {"--questions", questions, "--max-tokens", "2", "--quiet"});
   EXPECT_THAT(quiet.output, AllOf(Not(HasSubstr("why?")), Not(HasSubstr("documents"))));
+}
+
+TEST_F(CliWordsTest, AnAskThatIsInterruptedEarlyLeavesNoStore) {
+  const std::string pipe = Path("model.gguf"), temporary = Path("temporary");
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);  // a model that takes long to load
+  ASSERT_TRUE(fs::create_directory(temporary));
+  Subprocess process({KVLINK_BINARY, "ask", "--model", pipe, "--store", Path("none"), "--file",
+                      Write("note.txt", "Some words."), "why?"},
+                     {.environment = {absl::StrCat("TMPDIR=", temporary)}});
+  absl::SleepFor(absl::Seconds(1));
+  process.Signal(SIGINT);
+  EXPECT_EQ(process.Wait(), 130) << process.errors();
+  EXPECT_TRUE(fs::is_empty(temporary));
 }
 
 TEST_F(CliWordsTest, PlanSaysWhereItsRateComesFrom) {

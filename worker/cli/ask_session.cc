@@ -43,9 +43,11 @@ absl::Status ScratchStore::Make() {
 absl::StatusOr<std::unique_ptr<AskSession>> AskSession::Open(const AskOptions& options) {
   std::unique_ptr<AskSession> session(new AskSession());
   session->options_ = options;
-  // Cheap refusals come before loading the model.
-  KVLINK_RETURN_IF_ERROR(session->OpenStoreOrScratch());
+  // Cheap refusals come before loading the model. A temporary store comes after it: while a model is loaded, ^C ends
+  // the process, which would leave the store behind.
+  KVLINK_ASSIGN_OR_RETURN(const bool named, session->OpenNamed());
   KVLINK_ASSIGN_OR_RETURN(session->opened_, OpenModel(options.model));
+  if (!named) KVLINK_RETURN_IF_ERROR(session->OpenScratch());
   OpenedModel& opened = session->opened_;
   const absl::string_view source = opened.weights->chat_template();
   KVLINK_ASSIGN_OR_RETURN(session->template_,
@@ -77,19 +79,19 @@ absl::StatusOr<std::unique_ptr<AskSession>> AskSession::Open(const AskOptions& o
   return session;
 }
 
-absl::Status AskSession::OpenStoreOrScratch() {
-  if (options_.scratch_store) return OpenScratch();
+absl::StatusOr<bool> AskSession::OpenNamed() {
+  if (options_.scratch_store) return false;
   auto opened = OpenStore(options_.store, StoreUse::kReading);
   KVLINK_ASSIGN_OR_RETURN(const PlaceKind kind, PlaceOf(options_.store));
   if (kind == PlaceKind::kDirectory && absl::IsNotFound(opened.status()) && !options_.store_needed) {
     note_ = absl::StrCat("no store at ", PlaceName(options_.store), ": new encodings will not be saved");
-    return OpenScratch();
+    return false;
   }
   KVLINK_RETURN_IF_ERROR(opened.status());
   store_ = *std::move(opened);
   if (store_.read_only)
     note_ = absl::StrCat(PlaceName(options_.store), " is read-only: new encodings will not be saved");
-  return absl::OkStatus();
+  return true;
 }
 
 absl::Status AskSession::OpenScratch() {

@@ -83,7 +83,8 @@ class AskSession {
  private:
   AskSession() = default;
 
-  absl::Status OpenStoreOrScratch();
+  // Opens the store that the options name; false: a temporary one is to take its place.
+  absl::StatusOr<bool> OpenNamed();
   absl::Status OpenScratch();
 
   // Documents for TakeFormNote: the first one, and how many others.
