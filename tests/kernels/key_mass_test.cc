@@ -90,13 +90,6 @@ class KeyMassTest : public ::testing::TestWithParam<BackendFactory> {
   std::unique_ptr<kernels::Backend> backend_;
 };
 
-uint64_t Cases(uint64_t quick) {
-#if defined(__SANITIZE_ADDRESS__)
-  quick = (quick + 3) / 4;
-#endif
-  return Soak() ? 40 * quick : quick;
-}
-
 // A random shape that is not too slow; one in two with many rows.
 CaseShape Shape(uint64_t* seed) {
   for (;; ++*seed) {
@@ -150,7 +143,7 @@ TEST_P(KeyMassTest, DimensionsAndGroupsOfAllKinds) {
 // Bit by bit.
 TEST_P(KeyMassTest, DoesNotDependOnTheBatch) {
   uint64_t seed = TestSeed() + 6000000;
-  for (int compared = 0; compared < 4;) {
+  for (uint64_t compared = 0; compared < Cases(4);) {
     const CaseShape shape = Shape(&seed);
     if (shape.requests.size() < 2) continue;
     ++compared;

@@ -78,14 +78,6 @@ class LinkedAttentionTest : public ::testing::TestWithParam<BackendFactory> {
   std::unique_ptr<kernels::Backend> backend_;
 };
 
-// Fewer where everything is slow.
-uint64_t Cases(uint64_t quick) {
-#if defined(__SANITIZE_ADDRESS__)
-  quick = (quick + 3) / 4;
-#endif
-  return Soak() ? 40 * quick : quick;
-}
-
 TEST_P(LinkedAttentionTest, EqualsOneMaskedAttention) {
   for (uint64_t i = 0; i < Cases(30) && !HasFailure(); ++i) ExpectExact(RandomShape(TestSeed() + i));
 }

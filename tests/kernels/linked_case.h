@@ -12,6 +12,7 @@
 #include "kernels/kernels.h"
 #include "kernels/ref/masked_attention.h"
 #include "tests/support/device_tensor.h"
+#include "tests/support/seed.h"
 
 namespace kvlink::testing {
 
@@ -55,6 +56,13 @@ CaseShape RandomShape(uint64_t seed);
 CaseShape WithManyRows(CaseShape shape);
 // Roughly the number of multiplications of query and key elements that the scalar oracle needs.
 double Work(const CaseShape& shape);
+// How many random cases a test takes: fewer where everything is slow.
+inline uint64_t Cases(uint64_t quick) {
+#if defined(__SANITIZE_ADDRESS__)
+  quick = (quick + 3) / 4;
+#endif
+  return Soak() ? 40 * quick : quick;
+}
 
 class LinkedCase {
  public:
