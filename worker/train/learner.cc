@@ -291,7 +291,7 @@ absl::StatusOr<std::unique_ptr<Learner>> Learner::Create(const model::ModelConfi
       options.device = at::kCUDA;
     }
     options.bf16 = settings.bf16;
-    options.recompute = settings.recompute;
+    options.recompute_above = settings.recompute_above;
     KVLINK_ASSIGN_OR_RETURN(std::unique_ptr<Network> network, Network::Create(config, weights, settings.seed, options));
     learner = std::make_unique<TorchLearner>(std::move(network), settings);
     return learner->Prepare();

@@ -1,5 +1,6 @@
-// Attention runs block by block: each document over itself, and rows outside documents, at most kRows at a time, over
-// everything before them. Together the blocks are exactly the segment mask.
+// Attention runs block by block: each document over itself, and rows outside documents over everything before them.
+// Together the blocks are exactly the segment mask. A block has a limited number of rows, so that little of what the
+// mask hides is computed, and that scores stay in the caches of a CPU.
 #include "worker/train/network.h"
 
 #include <algorithm>
@@ -15,7 +16,7 @@
 namespace kvlink::train {
 namespace {
 
-constexpr int64_t kRows = 512;
+constexpr int64_t kHostRows = 128, kDeviceRows = 1024;  // of a block
 
 at::Tensor Longs(const std::vector<int64_t>& values) {
   return at::tensor(at::ArrayRef<int64_t>(values), at::TensorOptions().dtype(at::kLong));
@@ -119,6 +120,7 @@ std::vector<Matrix*> Network::Matrices() {
 
 Layout Network::LayOut(absl::Span<const Sequence* const> pack) const {
   Layout layout;
+  const int64_t limit = options_.device.is_cpu() ? kHostRows : kDeviceRows;
   std::vector<int64_t> ids, extra_rows, extra_ids, wanted, order;
   std::vector<float> cosine, sine;
   const auto half = static_cast<size_t>(rope_.rotary_dim / 2);
@@ -170,14 +172,14 @@ Layout Network::LayOut(absl::Span<const Sequence* const> pack) const {
     const auto outside = [&](int64_t end) {
       for (; at < end; ++at) {
         rows.push_back(at);
-        if (static_cast<int64_t>(rows.size()) == kRows) flush();
+        if (static_cast<int64_t>(rows.size()) == limit) flush();
       }
     };
     for (const auto& [first, end] : sequence->documents) {
       outside(first);
-      for (int64_t from = first; from < end; from += kRows) {
+      for (int64_t from = first; from < end; from += limit) {
         std::vector<int64_t> own;
-        for (int64_t row = from; row < std::min(end, from + kRows); ++row) own.push_back(row);
+        for (int64_t row = from; row < std::min(end, from + limit); ++row) own.push_back(row);
         add(own, first, own.back() + 1);
       }
       at = end;
@@ -243,7 +245,7 @@ at::Tensor Network::Attend(const Layer& layer, int64_t window, const at::Tensor&
     q = Norm(q, layer.q_norm);
     k = Norm(k, layer.k_norm);
   }
-  q = turn(q);
+  q = turn(q) * (1 / std::sqrt(static_cast<double>(dim)));
   k = turn(k).permute({1, 2, 0});  // [groups, dim, rows]
   v = v.permute({1, 0, 2});
   if (options_.bf16) {
@@ -251,15 +253,13 @@ at::Tensor Network::Attend(const Layer& layer, int64_t window, const at::Tensor&
     k = k.to(at::kBFloat16);
     v = v.to(at::kBFloat16);
   }
-  const double scale = 1 / std::sqrt(static_cast<double>(dim));
   std::vector<at::Tensor> parts;
   for (const Layout::Block& block : layout.blocks) {
     const int64_t n = block.rows.size(0), keys = block.end - block.begin;
     const at::Tensor query =
         q.index_select(0, block.rows).view({n, groups, shared, dim}).permute({1, 2, 0, 3}).reshape({groups, -1, dim});
-    at::Tensor scores = at::bmm(query, k.narrow(2, block.begin, keys)).to(at::kFloat) * scale;
-    scores = scores.view({groups, shared, n, keys})
-                 .masked_fill(block.hidden.at(window), -std::numeric_limits<double>::infinity());
+    at::Tensor scores = at::bmm(query, k.narrow(2, block.begin, keys)).to(at::kFloat).view({groups, shared, n, keys});
+    scores.masked_fill_(block.hidden.at(window), -std::numeric_limits<double>::infinity());
     const at::Tensor weights = scores.softmax(-1).view({groups, shared * n, keys}).to(v.scalar_type());
     parts.push_back(at::bmm(weights, v.narrow(1, block.begin, keys))
                         .to(at::kFloat)
@@ -307,7 +307,7 @@ class Recomputed : public torch::autograd::Function<Recomputed> {
 
 at::Tensor Network::Forward(const Layout& layout, const at::Tensor& extra) const {
   at::Tensor x = Embed(layout, extra);
-  const bool recompute = options_.recompute && at::GradMode::is_enabled();
+  const bool recompute = x.size(0) > options_.recompute_above && at::GradMode::is_enabled();
   if (recompute && !x.requires_grad()) x = x.detach().requires_grad_();
   for (int64_t layer = 0; layer < config_.layers; ++layer) {
     x = recompute ? Recomputed::apply(x, layer, this, &layout) : RunLayer(x, layer, layout);

@@ -26,8 +26,8 @@ namespace kvlink::train {
 struct NetworkOptions {
   at::Device device = at::kCPU;
   bool bf16 = false;  // of matrix products; norms, softmax and what is added up stay f32
-  // Keeps only each layer's input for the backward pass and computes the rest again.
-  bool recompute = false;
+  // Packs of more tokens keep only each layer's input for the backward pass, which computes the rest again.
+  int64_t recompute_above = 1024;
 };
 
 // x -> x * weight^T + bias, and the low-rank product beside it where there is one.
@@ -78,7 +78,7 @@ class Network {
   // Scale of the low-rank products; 0 leaves them out.
   void set_lora_scale(double scale) { lora_scale_ = scale; }
 
-  // One layer, as the backward pass of `recompute` repeats it.
+  // One layer, as a backward pass repeats it.
   at::Tensor RunLayer(const at::Tensor& x, int64_t layer, const Layout& layout) const;
 
  private:

@@ -65,7 +65,7 @@ Settings DefaultSettings(Mode mode) {
   settings.divergence = 0;
   settings.every = 200;
   settings.checkpoint = 200;
-  settings.recompute = true;
+  settings.recompute_above = 0;
   return settings;
 }
 
@@ -118,7 +118,7 @@ std::map<std::string, std::string> Describe(const Settings& settings) {
       {"seed", absl::StrCat(settings.seed)},
       {"device", settings.device},
       {"compute", settings.bf16 ? "bf16" : "f32"},
-      {"recompute", settings.recompute ? "yes" : "no"},
+      {"recompute-above", absl::StrCat(settings.recompute_above)},
   };
   if (settings.mode == Mode::kLora) {
     described["rank"] = absl::StrCat(settings.rank);

@@ -59,8 +59,9 @@ struct Settings {
   uint64_t seed = 1;
   std::string device = "cpu";  // or "cuda"
   bool bf16 = false;           // matrix products
-  bool recompute = false;      // keeps only each layer's input for the backward pass
-  int64_t threads = 0;         // 0: one for every core
+  // Packs of more tokens keep only each layer's input for the backward pass, which computes the rest again.
+  int64_t recompute_above = 1024;
+  int64_t threads = 0;  // 0: one for every core
 };
 
 // The defaults of a mode: KV Packet's recipe for frozen models, KVLink's for all others.

@@ -29,13 +29,13 @@ absl::Status Guarded(const F& run) {
     return absl::ResourceExhaustedError(
         absl::StrCat("the device has no memory left: ", error.what_without_backtrace()));
   } catch (const std::bad_alloc&) {
-    return absl::ResourceExhaustedError("no memory left; use fewer --tokens, or --recompute");
+    return absl::ResourceExhaustedError("no memory left; use fewer --tokens, or a lower --recompute-above");
   } catch (const c10::Error& error) {
     const std::string what = error.what_without_backtrace();
     // The CPU's allocator has no type of its own.
     if (what.find("not enough memory") != std::string::npos ||
         what.find("can't allocate memory") != std::string::npos) {
-      return absl::ResourceExhaustedError("no memory left; use fewer --tokens, or --recompute");
+      return absl::ResourceExhaustedError("no memory left; use fewer --tokens, or a lower --recompute-above");
     }
     return absl::InternalError(absl::StrCat("LibTorch: ", what));
   } catch (const std::exception& error) {

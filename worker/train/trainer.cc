@@ -108,6 +108,9 @@ absl::Status Trainer::Measure() {
   if (held_out_.empty()) return absl::OkStatus();
   Learner::Losses sum;
   for (const Lesson& lesson : held_out_) {
+    if (run_.stopped && run_.stopped()) {
+      return absl::CancelledError("stopped while measuring; the same command continues from the last checkpoint");
+    }
     KVLINK_ASSIGN_OR_RETURN(const Learner::Losses losses, run_.learner->Measure({&lesson, 1}));
     sum.divergence += losses.divergence;
     sum.cross_entropy += losses.cross_entropy;
@@ -134,7 +137,7 @@ absl::Status Trainer::Measure() {
 absl::StatusOr<std::optional<Outcome::End>> Trainer::Step() {
   const int64_t drawn = state_.drawn;
   KVLINK_ASSIGN_OR_RETURN(const std::vector<Pack> packs, NextPacks());
-  int64_t tokens = 0, computed = 0;
+  int64_t tokens = 0, computed = 0, computed_packs = 0;
   for (const Pack& pack : packs) {
     for (const Lesson& lesson : pack) {
       tokens += static_cast<int64_t>(lesson.student.learned.size());
@@ -152,6 +155,12 @@ absl::StatusOr<std::optional<Outcome::End>> Trainer::Step() {
     sum.divergence += losses.divergence;
     sum.cross_entropy += losses.cross_entropy;
     sum.tokens += losses.tokens;
+    ++computed_packs;
+    if (run_.progress) {
+      const double part = static_cast<double>(computed_packs) / static_cast<double>(packs.size());
+      run_.progress({(static_cast<double>(state_.step) + part) / static_cast<double>(settings_.steps), state_.step,
+                     Weighted(sum), measured_});
+    }
   }
   const double loss = Weighted(sum), rate = LearningRate(settings_, state_.step);
   if (!state_.begun) state_.begun = loss;
@@ -178,7 +187,6 @@ absl::StatusOr<std::optional<Outcome::End>> Trainer::Step() {
                  {"tokens", static_cast<double>(computed)}}};
   if (settings_.divergence > 0) metric.values.emplace_back("divergence", Mean(sum.divergence, sum.tokens));
   KVLINK_RETURN_IF_ERROR(metrics_->Append(std::move(metric)));
-  if (run_.progress) run_.progress({state_.step, settings_.steps, loss, measured_});
   return std::nullopt;
 }
 

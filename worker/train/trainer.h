@@ -23,9 +23,9 @@
 namespace kvlink::train {
 
 struct Progress {
-  int64_t step = 0;  // made
-  int64_t steps = 0;
-  double loss = 0;                 // per learned token, weighted as the settings say
+  double done = 0;                 // of all steps, 0 to 1
+  int64_t step = 0;                // steps made
+  double loss = 0;                 // of the present step so far, per learned token, weighted as the settings say
   std::optional<double> held_out;  // the last one measured
 };
 
@@ -39,7 +39,7 @@ struct Run {
   const Mixture* mixture = nullptr;
   // May be empty.
   std::function<void(const Progress&)> progress;
-  std::function<bool()> stopped;  // asked before each pack
+  std::function<bool()> stopped;  // asked before each pack and each held-out example
 };
 
 struct Outcome {
@@ -58,7 +58,7 @@ class Trainer {
   // and the events there. At the end the learner holds the tensors with the best held-out loss; the latest if nothing
   // is held out; after a ruined run the last good ones. INVALID_ARGUMENT: settings and data do not fit each other;
   // FAILED_PRECONDITION: the checkpoint is of another run; RESOURCE_EXHAUSTED: no memory, or no room on the disk, where
-  // the last checkpoint stays; errors of ExampleStream and Metrics.
+  // the last checkpoint stays; CANCELLED: stopped while measuring; errors of ExampleStream and Metrics.
   static absl::StatusOr<Outcome> Train(const Run& run);
 
  private:

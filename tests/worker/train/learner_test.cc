@@ -38,7 +38,6 @@ Settings SettingsOf(Mode mode) {
   settings.cross_entropy = 0.4;
   settings.weight_decay = 0.05;
   settings.clip = 0.5;
-  settings.recompute = false;
   settings.threads = 1;
   return settings;
 }
@@ -179,7 +178,7 @@ TEST_P(Modes, RecomputingChangesNoGradient) {
   const std::vector<Lesson> lessons = Lessons(settings.embeddings, weights->config().vocab);
   std::map<std::string, NamedTensor> states[2];
   for (const bool recompute : {false, true}) {
-    settings.recompute = recompute;
+    settings.recompute_above = recompute ? 0 : 1000;
     const auto learner = Make(*weights, settings);
     ASSERT_NE(learner, nullptr);
     for (int step = 0; step < 2; ++step) {

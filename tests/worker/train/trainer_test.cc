@@ -11,6 +11,9 @@
 #include <iterator>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "base/checksum.h"
+#include "base/little_endian.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/scratch_directory.h"
@@ -68,8 +71,8 @@ class Training : public ::testing::Test {
     return settings;
   }
 
-  // A run in a directory, in a new process as it were. `packs` computed by this call at most.
-  absl::StatusOr<Outcome> Train(const Settings& settings, const std::string& name, int64_t packs = 1000) {
+  // A run in a directory, in a new process as it were. `passes` made by this call at most.
+  absl::StatusOr<Outcome> Train(const Settings& settings, const std::string& name, int64_t passes = 1000) {
     std::filesystem::create_directories(Path(name));
     auto learner = Learner::Create(weights_->config(), weights_.get(), settings);
     EXPECT_TRUE(learner.ok()) << learner.status();
@@ -84,7 +87,7 @@ class Training : public ::testing::Test {
     run.learner = learner_.get();
     run.maker = &*maker;
     run.mixture = &mixture_;
-    run.stopped = [&packs] { return packs-- <= 0; };
+    run.stopped = [&passes] { return passes-- <= 0; };
     return Trainer::Train(run);
   }
 
@@ -103,7 +106,7 @@ TEST_F(Training, AnInterruptedRunContinuesToTheBit) {
     const Settings settings = SettingsOf(mode);
     const std::string whole = absl::StrCat("whole-", ModeName(mode)), parts = absl::StrCat("parts-", ModeName(mode));
     ASSERT_TRUE(Train(settings, whole).ok());
-    const auto first = Train(settings, parts, 7);  // within the fourth step
+    const auto first = Train(settings, parts, 11);  // within the fourth step
     ASSERT_TRUE(first.ok()) << first.status();
     EXPECT_EQ(first->end, Outcome::End::kStopped);
     EXPECT_EQ(first->step, 3);
@@ -221,6 +224,33 @@ TEST_F(Training, RefusesADamagedCheckpoint) {
   newer[4] = 9;
   EXPECT_EQ(with(newer).code(), absl::StatusCode::kUnimplemented);
   EXPECT_TRUE(with(bytes).ok());
+}
+
+TEST(Checkpoints, RefuseAnotherNote) {
+  const std::string good =
+      R"({"run": {"lr": "1"}, "step": 1, "drawn": 2, "begun": null, "recent": 3, "best": 4, "best_step": 1, "worse": 0})";
+  const auto decode = [](const std::string& note, const std::string& name = "run") {
+    const std::string payload = EncodeTensors({{"a", {1}, {1}}, {"chosen.a", {1}, {2}}}, name, note);
+    std::string bytes("KVTC\1\0\0\0", 8);
+    AppendField(uint64_t{payload.size()}, &bytes);
+    AppendField(Xxh3(payload.data(), payload.size()), &bytes);
+    return DecodeCheckpoint(bytes + payload);
+  };
+  const auto checkpoint = decode(good);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  EXPECT_EQ(checkpoint->drawn, 2);
+  EXPECT_EQ(checkpoint->begun, std::nullopt);
+  EXPECT_EQ(checkpoint->state[0].values, std::vector<float>{1});
+  EXPECT_EQ(checkpoint->chosen[0].name, "a");
+  EXPECT_FALSE(decode(good, "runs").ok());
+  EXPECT_FALSE(decode("[]").ok());
+  for (const char* field : {"run", "step", "drawn", "begun", "recent", "best", "best_step", "worse"}) {
+    std::string note = good;
+    note.replace(note.find(absl::StrCat("\"", field, "\"")) + 1, 1, "x");
+    EXPECT_THAT(decode(note).status().message(), HasSubstr(absl::StrCat("'", field, "'"))) << note;
+  }
+  EXPECT_FALSE(decode(absl::StrReplaceAll(good, {{"\"drawn\": 2", "\"drawn\": -2"}})).ok());
+  EXPECT_FALSE(decode(absl::StrReplaceAll(good, {{"\"lr\": \"1\"", "\"lr\": 1"}})).ok());
 }
 
 TEST_F(Training, WithoutRoomTheLastCheckpointStays) {

@@ -50,7 +50,6 @@ struct Flags {
   std::string pack;
   std::string device = "auto";
   std::string compute = "auto";
-  std::string recompute;
   int64_t seed = 1;
   bool scratch = false;
   train::Settings settings;
@@ -132,10 +131,11 @@ void AddFlags(Arguments& arguments, Flags& flags) {
                    &flags.device);
   arguments.Choice("compute", {"auto", "f32", "bf16"}, "Number format of matrix products; auto: bf16 on a GPU.",
                    &flags.compute);
-  arguments.Choice(
-      "recompute", {"no", "yes"},
-      "Keep only each layer's input for the backward pass, which takes a third longer and far less memory.",
-      &flags.recompute);
+  arguments.Integer(
+      "recompute-above", "N",
+      "Packs of more tokens keep only each layer's input for the backward pass, which takes a third longer "
+      "and far less memory.",
+      0, kMany, &flags.settings.recompute_above);
   arguments.Integer("threads", "N", "Threads on the CPU; 0: one for every core this process may use.", 0, 1024,
                     &flags.settings.threads);
 }
@@ -269,7 +269,7 @@ absl::Status Train(Flags& flags) {
   run.stopped = Interrupted;
   run.progress = [&](const train::Progress& progress) {
     if (!terminal) return;
-    bar.Update(static_cast<double>(progress.step) / static_cast<double>(progress.steps),
+    bar.Update(progress.done,
                absl::StrCat("step ", progress.step, ", loss ", absl::StrFormat("%.4f", progress.loss),
                             progress.held_out ? absl::StrFormat(", held out %.4f", *progress.held_out) : ""));
   };
@@ -290,7 +290,6 @@ absl::Status RunMode(absl::Span<char* const> args) {
   train::Settings& settings = flags.settings = train::DefaultSettings(mode);
   flags.schedule = std::string(train::ScheduleName(settings.schedule));
   flags.pack = settings.pack ? "many" : "one";
-  flags.recompute = settings.recompute ? "yes" : "no";
   if (const std::string named = Environment("KVLINK_MODEL"); !named.empty()) flags.model = named;
   Arguments arguments(train::ModeName(mode), "", absl::StrCat(kOutputs, train::Frozen(mode) ? kFrozen : kLearning),
                       "kvlink-train");
@@ -302,7 +301,6 @@ absl::Status RunMode(absl::Span<char* const> args) {
   }
   KVLINK_ASSIGN_OR_RETURN(settings.schedule, train::ParseSchedule(flags.schedule));
   settings.pack = flags.pack == "many";
-  settings.recompute = flags.recompute == "yes";
   settings.device = flags.device != "auto" ? flags.device : train::Learner::HasCuda() ? "cuda" : "cpu";
   settings.bf16 = flags.compute == "bf16" || (flags.compute == "auto" && settings.device == "cuda");
   settings.seed = static_cast<uint64_t>(flags.seed);
