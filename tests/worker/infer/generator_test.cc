@@ -131,7 +131,9 @@ TEST_P(GeneratorTest, TheCostGrowsWithWhatIsComputedAgain) {
     least_prophet = prophet;
   }
   // With heads, which are computed in both stages if a chosen token comes before them.
-  if (!GetParam().on_device) EXPECT_EQ(cost({link::Linker::kConcat, 4, link::Linker::kProphet, 100}), 297);
+  if (!GetParam().on_device) {
+    EXPECT_EQ(cost({link::Linker::kConcat, 4, link::Linker::kProphet, 100}), 297);
+  }
 }
 
 TEST_P(GeneratorTest, ChoosingEverythingIsAFullPrefillWithEachCodec) {
@@ -434,6 +436,45 @@ TEST_P(GeneratorTest, ManyThreadsShareEverything) {
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(wrong, 0);
   EXPECT_LE(generator->stats().pool.bytes, options.resident_budget_bytes);
+}
+
+// One generator reads a document in both forms, also in one pass.
+TEST_P(GeneratorTest, DocumentsInsideTheirWrapperAndWithoutDoNotMix) {
+  const int64_t hidden = loaded_.model->config().hidden;
+  std::vector<float> rows(5 * hidden);
+  for (size_t i = 0; i < rows.size(); ++i) rows[i] = std::sin(static_cast<float>(i));
+  GeneratorOptions options = Options();
+  options.profile.wrapper = {"", 3, 2};
+  options.wrapper = encode::MakeWrapper(3, 2, rows);
+  Request plain = Ask(), packet = Ask();
+  packet.linker.packet = true;
+  std::vector<std::vector<float>> expected;
+  for (const Request& request : {plain, packet}) {
+    const auto alone = MakeGenerator(nullptr, options);
+    const auto conversation = Start(*alone, request);
+    ASSERT_TRUE(alone->Step(*conversation, {}).ok());
+    expected.push_back(LogitsOf(*conversation));
+    EXPECT_EQ(conversation->stats().prompt_tokens, 279 + (request.linker.packet ? 4 * 5 : 0));
+  }
+  EXPECT_GT(LargestDifference(expected[0], expected[1]), 4 * tolerance());
+  const auto generator = MakeGenerator(store_.get(), options);
+  for (int round = 0; round < 2; ++round) {  // the second reads from the store
+    const auto one = Start(*generator, plain), other = Start(*generator, packet);
+    std::vector<Conversation*> both = {one.get(), other.get()};
+    ASSERT_TRUE(generator->StepBatch(absl::MakeSpan(both), {}).ok());
+    EXPECT_LE(LargestDifference(LogitsOf(*one), expected[0]), tolerance());
+    EXPECT_LE(LargestDifference(LogitsOf(*other), expected[1]), tolerance());
+    EXPECT_EQ(generator->stats().encoded, 8);
+    ASSERT_TRUE(generator->DrainWriteBack(SteadyNow() + absl::Seconds(60)));
+    generator->pool().Clear();
+  }
+  const auto& tokens = documents_[0].tokens;
+  EXPECT_NE(generator->IdentityOf(tokens), generator->IdentityOf(tokens, /*packet=*/true));
+  GeneratorOptions none = Options();
+  none.wrapper = options.wrapper;  // and the profile has none
+  EXPECT_EQ(Generator::Create(loaded_.model.get(), loaded_.fingerprint, nullptr, none).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(MakeGenerator(nullptr, Options())->Start(packet).status().code(), absl::StatusCode::kFailedPrecondition);
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, GeneratorTest, ::testing::ValuesIn(GeneratorBackends()),
