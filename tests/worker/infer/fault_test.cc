@@ -141,13 +141,15 @@ TEST_P(FaultTest, APassOverMemoryThatWasTakenBackIsDoneAgain) {
 }
 
 TEST_P(FaultTest, StagesOutliveDamageAndWhatIsTakenBack) {
-  if (GetParam().on_device) GTEST_SKIP() << "what is encoded again is rounded another way, which may change the choice";
+  // A device rounds what is encoded again another way, which may change a choice, and its emulation is slow.
+  const bool on_device = GetParam().on_device;
+  const int64_t percent = on_device ? 100 : 20;
   FillStore();
   const auto quiet = MakeGenerator(store_.get(), Options());
-  for (const link::Linker linker : {link::Linker(link::Linker::kConcat, 0, link::Linker::kBlend, 20),
-                                    link::Linker(link::Linker::kConcat, 4, link::Linker::kProphet, 20)}) {
+  for (const link::Linker linker : {link::Linker(link::Linker::kConcat, 0, link::Linker::kBlend, percent),
+                                    link::Linker(link::Linker::kConcat, 4, link::Linker::kProphet, percent)}) {
     const Transcript expected = Talk(*quiet, linker);
-    for (int64_t layer = 0; layer < loaded_.model->config().layers; ++layer) {
+    for (int64_t layer = on_device ? 1 : 0; layer < loaded_.model->config().layers; ++layer) {
       SCOPED_TRACE(absl::StrCat(link::LinkerName(linker), " layer ", layer));
       testing::FaultyStore faulty(store_.get());
       faulty.FailLayer(IdentityOf(2), layer, absl::DataLossError("as told"));
@@ -157,7 +159,8 @@ TEST_P(FaultTest, StagesOutliveDamageAndWhatIsTakenBack) {
       EXPECT_EQ(generator->stats().damaged, 1);
     }
     for (const int times : {1, kAlways}) {
-      for (int checks = -1; checks <= 3; ++checks) {
+      if (on_device && times > 1) break;
+      for (int checks = -1; checks <= (on_device ? 0 : 3); ++checks) {
         SCOPED_TRACE(absl::StrCat(link::LinkerName(linker), " after ", checks, " checks, ", times, " times"));
         testing::FaultyStore faulty(store_.get());
         faulty.TakeBack(IdentityOf(2), checks, times);
