@@ -160,7 +160,7 @@ TEST_P(FaultTest, StagesOutliveDamageAndWhatIsTakenBack) {
     }
     for (const int times : {1, kAlways}) {
       if (on_device && times > 1) break;
-      for (int checks = -1; checks <= (on_device ? 0 : 3); ++checks) {
+      for (int checks = on_device ? 0 : -1; checks <= (on_device ? 0 : 3); ++checks) {
         SCOPED_TRACE(absl::StrCat(link::LinkerName(linker), " after ", checks, " checks, ", times, " times"));
         testing::FaultyStore faulty(store_.get());
         faulty.TakeBack(IdentityOf(2), checks, times);
