@@ -80,7 +80,7 @@ TEST_F(CliTest, WhatWasTypedWrongIsNamed) {
   ExpectRefused(Run("ingest", {input, "--threads", "1025"}), "ingest", {"--threads", "1024"});
   ExpectRefused(Run("ingest", {input, "--profile", "nobody"}), "ingest", {"nobody"});
   ExpectRefused(Run("ingest", {input, "--namespace", ""}), "ingest", {"namespace"});
-  ExpectRefused(Run("ingest", {input, "--chunk-tokens", "513"}), "ingest", {"--chunk-tokens", "context is 512"});
+  ExpectRefused(Run("ingest", {input, "--chunk-tokens", "513"}), "ingest", {"--chunk-tokens", "context", "512"});
   ExpectRefused(Run("ask", {"why?", "--host-memory", "1G"}), "ask", {"--host-memory", "--device cuda"});
   ExpectRefused(Run("ask", {"why?", "--device-buffer", "1G"}), "ask", {"--device-buffer", "--device cuda"});
   ExpectRefused(Run("inspect", {"stor"}), "inspect", {"store, documents, document ID or model"});

@@ -40,11 +40,11 @@ constexpr absl::string_view kSummary =
     "loses a linker recovers, time to first token, bytes read, share of the prompt that was computed.\n\n"
     "Questions are generated over invented entities, or read from a file of JSON lines with --questions:\n"
     "{\"question\": ..., \"documents\": [ids], \"answers\": [accepted spellings]}, as for kvlink ask; or with\n"
-    "--data from the file of a public data set: hotpotqa, 2wiki, musique, nq (lost in the middle), triviaqa\n"
-    "(FiD), multinews, samsum, xsum (by ROUGE-L), chat, text (by KL), needle (hidden in a plain text).\n\n"
+    "--data from the file of a public data set: hotpotqa, 2wiki, musique, nq (lost in the middle),\n"
+    "triviaqa (FiD), multinews, samsum, xsum (by ROUGE-L), chat, text (by KL), needle (in a plain text).\n\n"
     "With --results, each result is kept in a file at once. The same command continues an interrupted\n"
     "run; other linkers, orders, codecs, kinds or a higher --count add to it. The table shows all of it.\n\n"
-    "Without --store or --cluster, documents of generated questions and of --data go to a temporary store.";
+    "Without --store or --cluster, documents of generated questions and --data go to a temporary store.";
 
 constexpr int kPlotWidth = 960, kPlotHeight = 640;
 
