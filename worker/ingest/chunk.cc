@@ -249,7 +249,7 @@ absl::StatusOr<ChunkLimits> ChunkLimitsOf(int64_t chunk_tokens, int64_t context)
   if (chunk_tokens == 0) return ChunkLimits{context, std::max<int64_t>(1, context / 2)};
   if (chunk_tokens > 0 && chunk_tokens <= context) return ChunkLimits{chunk_tokens, chunk_tokens};
   return absl::InvalidArgumentError(
-      absl::StrCat("--chunk-tokens is ", chunk_tokens, ", but the model's context is ", context));
+      absl::StrCat("--chunk-tokens is ", chunk_tokens, ", but the model's context has room for ", context));
 }
 
 absl::StatusOr<std::vector<Chunk>> CutDocument(const model::Tokenizer& tokenizer, const link::LinkProfile& profile,
