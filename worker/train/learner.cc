@@ -31,13 +31,16 @@ NamedTensor ToNamed(const std::string& name, const at::Tensor& tensor) {
 class TorchLearner final : public Learner {
  public:
   TorchLearner(std::unique_ptr<Network> network, const Settings& settings)
-      : network_(std::move(network)), settings_(settings) {}
+      : network_(std::move(network)),
+        settings_(settings),
+        at_once_(Frozen(settings.mode) && settings.device == "cpu" ? at::get_num_threads() : 1) {}
 
   absl::Status Prepare();
-  absl::StatusOr<Losses> Accumulate(absl::Span<const Lesson> pack, double weight) override {
-    return Run(pack, &weight);
+  int64_t at_once() const override { return at_once_; }
+  absl::StatusOr<Losses> Accumulate(absl::Span<const Pack> packs, double weight) override {
+    return Run(packs, &weight);
   }
-  absl::StatusOr<Losses> Measure(absl::Span<const Lesson> pack) override { return Run(pack, nullptr); }
+  absl::StatusOr<Losses> Measure(absl::Span<const Pack> packs) override { return Run(packs, nullptr); }
   absl::StatusOr<double> Step(double learning_rate) override;
   absl::StatusOr<std::vector<NamedTensor>> Trained() const override { return Copies(/*moments=*/false); }
   absl::StatusOr<std::vector<NamedTensor>> State() const override { return Copies(/*moments=*/true); }
@@ -55,12 +58,15 @@ class TorchLearner final : public Learner {
   }
   void AddEmbeddings(data::Random& random);
   at::Tensor Extra() const;
-  absl::StatusOr<Losses> Run(absl::Span<const Lesson> pack, const double* weight);
-  at::Tensor TeacherHidden(absl::Span<const Lesson> pack);
+  absl::StatusOr<Losses> Run(absl::Span<const Pack> packs, const double* weight);
+  // `extra`: the extra embeddings; takes gradients of its own if the model is frozen.
+  absl::Status RunPack(const Pack& pack, const double* weight, const at::Tensor& extra, Losses* losses) const;
+  at::Tensor TeacherHidden(const Pack& pack) const;
   absl::StatusOr<std::vector<NamedTensor>> Copies(bool moments) const;
 
   const std::unique_ptr<Network> network_;
   const Settings settings_;
+  const int64_t at_once_;
   std::vector<Trainable> trainable_;
   std::vector<at::Tensor> embeddings_;  // those of trainable_ that form the extra embeddings, in order
   int64_t taken_ = 0;                   // steps
@@ -117,7 +123,7 @@ at::Tensor TorchLearner::Extra() const {
 }
 
 // The model as it was before training: without low-rank products.
-at::Tensor TorchLearner::TeacherHidden(absl::Span<const Lesson> pack) {
+at::Tensor TorchLearner::TeacherHidden(const Pack& pack) const {
   const at::NoGradGuard no_gradients;
   std::vector<const Sequence*> sequences;
   for (const Lesson& lesson : pack) sequences.push_back(&lesson.teacher);
@@ -129,52 +135,90 @@ at::Tensor TorchLearner::TeacherHidden(absl::Span<const Lesson> pack) {
   return hidden;
 }
 
-absl::StatusOr<Learner::Losses> TorchLearner::Run(absl::Span<const Lesson> pack, const double* weight) {
-  Losses losses;
+absl::Status TorchLearner::RunPack(const Pack& pack, const double* weight, const at::Tensor& extra,
+                                   Losses* losses) const {
+  const at::AutoGradMode gradients(weight != nullptr);
+  std::vector<const Sequence*> sequences;
+  std::vector<int64_t> targets;
+  for (const Lesson& lesson : pack) {
+    sequences.push_back(&lesson.student);
+    for (const int64_t token : lesson.student.learned) {
+      targets.push_back(lesson.student.tokens[static_cast<size_t>(token)]);
+    }
+  }
+  at::Tensor teacher;
+  if (settings_.divergence > 0) teacher = TeacherHidden(pack);
+  const Layout layout = network_->LayOut(sequences);
+  const at::Tensor hidden = network_->Forward(layout, extra);
+  const at::Tensor leaf = hidden.detach().requires_grad_(weight != nullptr);
+  const at::Tensor target = at::tensor(at::ArrayRef<int64_t>(targets)).to(hidden.device()).unsqueeze(1);
+  const int64_t rows = hidden.size(0);
+  for (int64_t begin = 0; begin < rows; begin += kLossRows) {
+    const int64_t count = std::min(kLossRows, rows - begin);
+    const at::Tensor likely = network_->Logits(leaf.narrow(0, begin, count)).log_softmax(-1);
+    const at::Tensor entropy = -likely.gather(1, target.narrow(0, begin, count)).sum();
+    losses->cross_entropy += entropy.item<double>();
+    at::Tensor loss = entropy * settings_.cross_entropy;
+    if (teacher.defined()) {
+      at::Tensor wanted;
+      {
+        const at::NoGradGuard no_gradients;
+        wanted = network_->Logits(teacher.narrow(0, begin, count)).log_softmax(-1);
+      }
+      const at::Tensor divergence = (wanted.exp() * (wanted - likely)).sum();
+      losses->divergence += divergence.item<double>();
+      loss = loss + divergence * settings_.divergence;
+    }
+    if (weight != nullptr) (loss * *weight).backward();
+  }
+  losses->tokens += rows;
+  if (weight != nullptr && hidden.requires_grad()) hidden.backward(leaf.grad());
+  return absl::OkStatus();
+}
+
+// In frozen modes the packs share nothing that is written: each has a copy of the extra embeddings, whose gradients are
+// summed in the order of the packs, so that the sum does not depend on which thread was faster.
+absl::StatusOr<Learner::Losses> TorchLearner::Run(absl::Span<const Pack> packs, const double* weight) {
+  Losses sum;
+  if (at_once_ == 1) {
+    for (const Pack& pack : packs) {
+      KVLINK_RETURN_IF_ERROR(Guarded([&] { return RunPack(pack, weight, Extra(), &sum); }));
+    }
+    return sum;
+  }
+  struct One {
+    Losses losses;
+    at::Tensor extra;
+    absl::Status status;
+  };
+  std::vector<One> each(packs.size());
+  for (size_t begin = 0; begin < packs.size(); begin += static_cast<size_t>(at_once_)) {
+    std::vector<Thread> threads;
+    for (size_t i = begin; i < std::min(packs.size(), begin + static_cast<size_t>(at_once_)); ++i) {
+      threads.emplace_back("train-pack", [&, i] {
+        each[i].status = Guarded([&] {
+          at::set_num_threads(1);  // of this thread's products
+          each[i].extra = Extra().detach().requires_grad_(weight != nullptr);
+          return RunPack(packs[i], weight, each[i].extra, &each[i].losses);
+        });
+      });
+    }
+  }
+  at::Tensor gradient;
+  for (const One& one : each) {
+    KVLINK_RETURN_IF_ERROR(one.status);
+    sum.divergence += one.losses.divergence;
+    sum.cross_entropy += one.losses.cross_entropy;
+    sum.tokens += one.losses.tokens;
+  }
   KVLINK_RETURN_IF_ERROR(Guarded([&] {
-    const at::AutoGradMode gradients(weight != nullptr);
-    std::vector<const Sequence*> sequences;
-    std::vector<int64_t> targets;
-    for (const Lesson& lesson : pack) {
-      sequences.push_back(&lesson.student);
-      for (const int64_t token : lesson.student.learned) {
-        targets.push_back(lesson.student.tokens[static_cast<size_t>(token)]);
-      }
+    for (const One& one : each) {
+      if (one.extra.grad().defined()) gradient = gradient.defined() ? gradient + one.extra.grad() : one.extra.grad();
     }
-    at::Tensor teacher;
-    if (settings_.divergence > 0) teacher = TeacherHidden(pack);
-    const Layout layout = network_->LayOut(sequences);
-    const at::Tensor hidden = network_->Forward(layout, Extra());
-    const at::Tensor leaf = hidden.detach().requires_grad_(weight != nullptr);
-    const at::Tensor target = at::tensor(at::ArrayRef<int64_t>(targets)).to(hidden.device()).unsqueeze(1);
-    const int64_t rows = hidden.size(0);
-    for (int64_t begin = 0; begin < rows; begin += kLossRows) {
-      const int64_t count = std::min(kLossRows, rows - begin);
-      const at::Tensor likely = network_->Logits(leaf.narrow(0, begin, count)).log_softmax(-1);
-      const at::Tensor entropy = -likely.gather(1, target.narrow(0, begin, count)).sum();
-      losses.cross_entropy += entropy.item<double>();
-      at::Tensor loss = entropy * settings_.cross_entropy;
-      if (teacher.defined()) {
-        at::Tensor wanted;
-        {
-          const at::NoGradGuard no_gradients;
-          if (settings_.mode == Mode::kLora) network_->set_lora_scale(0);
-          wanted = network_->Logits(teacher.narrow(0, begin, count)).log_softmax(-1);
-          if (settings_.mode == Mode::kLora) {
-            network_->set_lora_scale(settings_.alpha / static_cast<double>(settings_.rank));
-          }
-        }
-        const at::Tensor divergence = (wanted.exp() * (wanted - likely)).sum();
-        losses.divergence += divergence.item<double>();
-        loss = loss + divergence * settings_.divergence;
-      }
-      if (weight != nullptr) (loss * *weight).backward();
-    }
-    losses.tokens = rows;
-    if (weight != nullptr && hidden.requires_grad()) hidden.backward(leaf.grad());
+    if (gradient.defined()) Extra().backward(gradient);
     return absl::OkStatus();
   }));
-  return losses;
+  return sum;
 }
 
 absl::StatusOr<double> TorchLearner::Step(double learning_rate) {

@@ -37,10 +37,14 @@ class Learner {
     double cross_entropy = 0;  // sum over the learned tokens, nats
     int64_t tokens = 0;        // learned
   };
-  // Losses of a pack. Accumulate also adds `weight` times the gradient of the sum of
+  using Pack = std::vector<Lesson>;
+  // How many packs it computes at the same time, each on a thread of its own: in frozen modes on the CPU, where
+  // products of one pack are too small to be shared well, as many as the settings have threads; otherwise 1.
+  virtual int64_t at_once() const = 0;
+  // Losses of packs, summed. Accumulate also adds `weight` times the gradient of the sum of
   // settings.divergence * divergence + settings.cross_entropy * cross_entropy.
-  virtual absl::StatusOr<Losses> Accumulate(absl::Span<const Lesson> pack, double weight) = 0;
-  virtual absl::StatusOr<Losses> Measure(absl::Span<const Lesson> pack) = 0;
+  virtual absl::StatusOr<Losses> Accumulate(absl::Span<const Pack> packs, double weight) = 0;
+  virtual absl::StatusOr<Losses> Measure(absl::Span<const Pack> packs) = 0;
   // Scales the accumulated gradients down to a norm of settings.clip, makes one step of AdamW and drops them. Returns
   // their norm before that. ABORTED, leaving the tensors as they were: the norm is not finite.
   virtual absl::StatusOr<double> Step(double learning_rate) = 0;

@@ -15,6 +15,12 @@ namespace {
 constexpr int kMaxUnfit = 1000;       // examples in a row
 constexpr double kRecentDecay = 0.9;  // of the running mean
 
+void Add(const Learner::Losses& losses, Learner::Losses* sum) {
+  sum->divergence += losses.divergence;
+  sum->cross_entropy += losses.cross_entropy;
+  sum->tokens += losses.tokens;
+}
+
 double Mean(double sum, int64_t count) { return sum / static_cast<double>(std::max<int64_t>(1, count)); }
 
 }  // namespace
@@ -75,14 +81,14 @@ absl::Status Trainer::HoldOut() {
   KVLINK_ASSIGN_OR_RETURN(const auto stream, ExampleStream::Open(run_.mixture, settings_.seed, /*held_out=*/true));
   while (static_cast<int64_t>(held_out_.size()) < settings_.held_out) {
     KVLINK_ASSIGN_OR_RETURN(Lesson lesson, FittingLesson(*stream));
-    held_out_.push_back(std::move(lesson));
+    held_out_.push_back({std::move(lesson)});
   }
   return absl::OkStatus();
 }
 
 // A lesson that does not fit into the last pack is dropped, so that nothing is carried from one step to the next.
-absl::StatusOr<std::vector<Trainer::Pack>> Trainer::NextPacks() {
-  std::vector<Pack> packs(1);
+absl::StatusOr<std::vector<Learner::Pack>> Trainer::NextPacks() {
+  std::vector<Learner::Pack> packs(1);
   int64_t room = settings_.tokens;
   while (true) {
     KVLINK_ASSIGN_OR_RETURN(Lesson lesson, FittingLesson(*stream_));
@@ -107,14 +113,14 @@ double Trainer::Weighted(const Learner::Losses& losses) const {
 absl::Status Trainer::Measure() {
   if (held_out_.empty()) return absl::OkStatus();
   Learner::Losses sum;
-  for (const Lesson& lesson : held_out_) {
+  const auto group = static_cast<size_t>(run_.learner->at_once());
+  for (size_t begin = 0; begin < held_out_.size(); begin += group) {
     if (run_.stopped && run_.stopped()) {
       return absl::CancelledError("stopped while measuring; the same command continues from the last checkpoint");
     }
-    KVLINK_ASSIGN_OR_RETURN(const Learner::Losses losses, run_.learner->Measure({&lesson, 1}));
-    sum.divergence += losses.divergence;
-    sum.cross_entropy += losses.cross_entropy;
-    sum.tokens += losses.tokens;
+    KVLINK_ASSIGN_OR_RETURN(const Learner::Losses losses,
+                            run_.learner->Measure(absl::MakeConstSpan(held_out_).subspan(begin, group)));
+    Add(losses, &sum);
   }
   measured_ = Weighted(sum);
   Metric metric{state_.step, {}};
@@ -136,28 +142,28 @@ absl::Status Trainer::Measure() {
 
 absl::StatusOr<std::optional<Outcome::End>> Trainer::Step() {
   const int64_t drawn = state_.drawn;
-  KVLINK_ASSIGN_OR_RETURN(const std::vector<Pack> packs, NextPacks());
-  int64_t tokens = 0, computed = 0, computed_packs = 0;
-  for (const Pack& pack : packs) {
+  KVLINK_ASSIGN_OR_RETURN(const std::vector<Learner::Pack> packs, NextPacks());
+  int64_t tokens = 0, computed = 0;
+  for (const Learner::Pack& pack : packs) {
     for (const Lesson& lesson : pack) {
       tokens += static_cast<int64_t>(lesson.student.learned.size());
       computed += static_cast<int64_t>(lesson.student.tokens.size());
     }
   }
   Learner::Losses sum;
-  for (const Pack& pack : packs) {
+  const auto group = static_cast<size_t>(run_.learner->at_once());
+  for (size_t begin = 0; begin < packs.size(); begin += group) {
     if (run_.stopped && run_.stopped()) {
       state_.drawn = drawn;  // the step is made again
       return Outcome::End::kStopped;
     }
-    KVLINK_ASSIGN_OR_RETURN(const Learner::Losses losses,
-                            run_.learner->Accumulate(pack, 1 / static_cast<double>(tokens)));
-    sum.divergence += losses.divergence;
-    sum.cross_entropy += losses.cross_entropy;
-    sum.tokens += losses.tokens;
-    ++computed_packs;
+    KVLINK_ASSIGN_OR_RETURN(
+        const Learner::Losses losses,
+        run_.learner->Accumulate(absl::MakeConstSpan(packs).subspan(begin, group), 1 / static_cast<double>(tokens)));
+    Add(losses, &sum);
     if (run_.progress) {
-      const double part = static_cast<double>(computed_packs) / static_cast<double>(packs.size());
+      const double part =
+          static_cast<double>(std::min(begin + group, packs.size())) / static_cast<double>(packs.size());
       run_.progress({(static_cast<double>(state_.step) + part) / static_cast<double>(settings_.steps), state_.step,
                      Weighted(sum), measured_});
     }

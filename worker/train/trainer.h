@@ -39,7 +39,7 @@ struct Run {
   const Mixture* mixture = nullptr;
   // May be empty.
   std::function<void(const Progress&)> progress;
-  std::function<bool()> stopped;  // asked before each pack and each held-out example
+  std::function<bool()> stopped;  // asked between packs, also of held-out examples
 };
 
 struct Outcome {
@@ -62,13 +62,12 @@ class Trainer {
   static absl::StatusOr<Outcome> Train(const Run& run);
 
  private:
-  using Pack = std::vector<Lesson>;
   explicit Trainer(const Run& run) : run_(run), settings_(run.settings) {}
   absl::Status Prepare();
   absl::StatusOr<Outcome> Loop();
   absl::StatusOr<std::optional<Lesson>> NextLesson(ExampleStream& stream) const;
   absl::StatusOr<Lesson> FittingLesson(ExampleStream& stream) const;
-  absl::StatusOr<std::vector<Pack>> NextPacks();
+  absl::StatusOr<std::vector<Learner::Pack>> NextPacks();
   absl::Status HoldOut();
   absl::Status Measure();
   // One step, or why training ends instead: it was stopped, or the model is ruined, which `why_` then explains.
@@ -83,7 +82,7 @@ class Trainer {
   Checkpoint state_;
   std::unique_ptr<ExampleStream> stream_;
   std::unique_ptr<Metrics> metrics_;
-  std::vector<Lesson> held_out_;
+  std::vector<Learner::Pack> held_out_;
   std::optional<double> measured_;  // the last held-out loss
   bool saved_ = false;              // state_ is on disk
   std::string why_;

@@ -52,13 +52,13 @@ TEST_P(Served, AnswersAreAsLikelyAsTheyWereTrained) {
   const auto lesson = maker->Make({"q", "test", question}, Reading::kLinked, 0, 1000);
   ASSERT_TRUE(lesson.ok() && lesson->has_value()) << lesson.status();
   for (int step = 0; step < 3; ++step) {
-    ASSERT_TRUE((*learner)->Accumulate({&**lesson, 1}, 0.2).ok());
+    ASSERT_TRUE((*learner)->Accumulate({{**lesson}}, 0.2).ok());
     ASSERT_TRUE((*learner)->Step(0.05).ok());
   }
   const auto trained = (*learner)->Trained();
   ASSERT_TRUE(trained.ok());
   ASSERT_TRUE(WriteProfile(out, "served", base, settings, *trained).ok());
-  const auto measured = (*learner)->Measure({&**lesson, 1});
+  const auto measured = (*learner)->Measure({{**lesson}});
   ASSERT_TRUE(measured.ok()) << measured.status();
 
   const std::string served = Frozen(GetParam()) ? path : out + "/model";
