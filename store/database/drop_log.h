@@ -77,8 +77,8 @@ class DropLog {
   // `position` lies beyond the log's end.
   virtual absl::StatusOr<DropPosition> Resume(const NodeId& node, const DropPosition& position,
                                               absl::Time deadline) = 0;
-  // Returns the position that the node stored. OUT_OF_RANGE: it never registered, or was forgotten, or its position lies
-  // before the tables were made from a dump: it may have read further since, in the tables from before.
+  // Returns the position that the node stored. OUT_OF_RANGE: it never registered, or was forgotten, or its position
+  // lies before the tables were made from a dump: it may have read further since, in the tables from before.
   virtual absl::StatusOr<DropPosition> PositionOf(const NodeId& node, absl::Time deadline) = 0;
   // Returns at most `limit` (1 to 65,536) drops after `after`. OUT_OF_RANGE: the log was trimmed beyond `after`, or the
   // database is older than it (it was restored from a backup).
