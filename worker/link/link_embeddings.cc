@@ -39,7 +39,10 @@ absl::StatusOr<std::vector<float>> Read(const EmbeddingTensor& wanted) {
                                                  "; F32, F16 or BF16 is needed"));
   }
   std::vector<float> embeddings(wanted.rows * wanted.hidden);
-  format->expand(found->bytes.data(), static_cast<int64_t>(embeddings.size()), embeddings.data());
+  // A header or trailer without tokens has no memory either.
+  if (!embeddings.empty()) {
+    format->expand(found->bytes.data(), static_cast<int64_t>(embeddings.size()), embeddings.data());
+  }
   const auto bad =
       std::find_if(embeddings.begin(), embeddings.end(), [](float element) { return !std::isfinite(element); });
   if (bad != embeddings.end()) {
