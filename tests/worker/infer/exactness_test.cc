@@ -16,8 +16,10 @@ link::LinkPlan PlanOf(const Case& c) {
   if (plan.observe != link::Observe::kNothing) {
     std::mt19937_64 random(c.model.seed);
     link::Observed observed;
+    const size_t around = c.request.linker.packet ? static_cast<size_t>(c.wrapper.tokens()) : 0;
     for (const RequestDocument& document : c.request.documents) {
-      for (float& number : observed.emplace_back(document.tokens.size())) number = static_cast<float>(random() % 1000);
+      auto& numbers = observed.emplace_back(document.tokens.size() + around);
+      for (float& number : numbers) number = static_cast<float>(random() % 1000);
     }
     plan = stages.Next(observed);
     plan.kept = 0;

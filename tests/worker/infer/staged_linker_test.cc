@@ -96,6 +96,7 @@ Observed OracleObserves(const Case& c, const link::LinkPlan& first, const model:
     const auto fresh = std::find_if(tokens.begin(), tokens.end(), [&](const testing::MaskedToken& one) {
       return one.segment == 0 && one.position == tokens[index].position;
     });
+    if (fresh == tokens.end()) return;  // of the wrapper
     const auto other = static_cast<size_t>(fresh - tokens.begin());
     double deviation = 0;
     for (const std::vector<double>* of : {&trace.keys, &trace.values}) {
