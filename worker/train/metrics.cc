@@ -7,17 +7,16 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <array>
 #include <bit>
 #include <cerrno>
 #include <cmath>
-#include <cstring>
 #include <map>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
+#include "base/checksum.h"
 #include "base/little_endian.h"
 #include "base/status.h"
 #include "nlohmann/json.hpp"
@@ -29,12 +28,6 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr off_t kMaxBytes = off_t{1} << 30;
-
-absl::Status SystemError(const std::string& path) {
-  const int error = errno;
-  return absl::Status(error == ENOSPC ? absl::StatusCode::kResourceExhausted : absl::ErrnoToStatusCode(error),
-                      absl::StrCat(path, ": ", std::strerror(error)));
-}
 
 std::string LineOf(const Metric& metric) {
   Json json = {{"step", metric.step}};
@@ -54,29 +47,13 @@ absl::StatusOr<Metric> ParseLine(absl::string_view line) {
   return metric;
 }
 
-uint32_t Crc32c(absl::string_view bytes) {
-  static const std::array<uint32_t, 256> table = [] {
-    std::array<uint32_t, 256> made;
-    for (uint32_t i = 0; i < made.size(); ++i) {
-      made[i] = i;
-      for (int bit = 0; bit < 8; ++bit) made[i] = (made[i] >> 1) ^ (made[i] & 1 ? 0x82f63b78 : 0);
-    }
-    return made;
-  }();
-  uint32_t crc = ~uint32_t{0};
-  for (const char c : bytes) crc = (crc >> 8) ^ table[(crc ^ static_cast<uint8_t>(c)) & 0xff];
-  return ~crc;
-}
-
-uint32_t Masked(uint32_t crc) { return ((crc >> 15) | (crc << 17)) + 0xa282ead8; }
-
 void AppendRecord(const std::string& message, std::string* out) {
   std::string length;
   AppendField(uint64_t{message.size()}, &length);
   *out += length;
-  AppendField(Masked(Crc32c(length)), out);
+  AppendField(MaskedCrc32c(length.data(), length.size()), out);
   *out += message;
-  AppendField(Masked(Crc32c(message)), out);
+  AppendField(MaskedCrc32c(message.data(), message.size()), out);
 }
 
 enum WireType : uint8_t { kVarint = 0, kFixed64 = 1, kBytes = 2, kFixed32 = 5 };
@@ -136,9 +113,9 @@ absl::StatusOr<std::unique_ptr<Metrics>> Metrics::Open(const std::string& direct
   std::unique_ptr<Metrics> metrics(new Metrics(directory));
   const std::string path = directory + "/metrics.jsonl";
   metrics->file_ = Descriptor(open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644));
-  if (metrics->file_.get() < 0) return SystemError(path);
+  if (metrics->file_.get() < 0) return absl::ErrnoToStatus(errno, path);
   if (flock(metrics->file_.get(), LOCK_EX | LOCK_NB) != 0) {
-    if (errno != EWOULDBLOCK) return SystemError(path);
+    if (errno != EWOULDBLOCK) return absl::ErrnoToStatus(errno, path);
     return absl::UnavailableError(absl::StrCat(path, ": another process is training there"));
   }
   KVLINK_RETURN_IF_ERROR(Annotate(metrics->Read(step), path));
@@ -147,7 +124,7 @@ absl::StatusOr<std::unique_ptr<Metrics>> Metrics::Open(const std::string& direct
 
 absl::Status Metrics::Read(int64_t step) {
   struct stat state = {};
-  if (fstat(file_.get(), &state) != 0) return SystemError("stat");
+  if (fstat(file_.get(), &state) != 0) return absl::ErrnoToStatus(errno, "stat");
   if (!S_ISREG(state.st_mode) || state.st_size > kMaxBytes) {
     return absl::InvalidArgumentError("not a file of at most 1 GiB");
   }
@@ -155,7 +132,7 @@ absl::Status Metrics::Read(int64_t step) {
   for (size_t have = 0; have < bytes.size();) {
     const ssize_t n = pread(file_.get(), bytes.data() + have, bytes.size() - have, static_cast<off_t>(have));
     if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return SystemError("read");
+    if (n <= 0) return absl::ErrnoToStatus(errno, "read");
     have += static_cast<size_t>(n);
   }
   size_t kept = 0;
@@ -168,7 +145,8 @@ absl::Status Metrics::Read(int64_t step) {
     metrics_.push_back(*std::move(metric));
     kept = end + 1;
   }
-  if (kept < bytes.size() && ftruncate(file_.get(), static_cast<off_t>(kept)) != 0) return SystemError("truncate");
+  if (kept < bytes.size() && ftruncate(file_.get(), static_cast<off_t>(kept)) != 0)
+    return absl::ErrnoToStatus(errno, "truncate");
   return absl::OkStatus();
 }
 
@@ -177,7 +155,7 @@ absl::Status Metrics::Append(Metric metric) {
   for (size_t have = 0; have < line.size();) {
     const ssize_t n = write(file_.get(), line.data() + have, line.size() - have);
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return SystemError(directory_ + "/metrics.jsonl");
+    if (n < 0) return absl::ErrnoToStatus(errno, directory_ + "/metrics.jsonl");
     have += static_cast<size_t>(n);
   }
   metrics_.push_back(std::move(metric));

@@ -1,14 +1,13 @@
 #include "store/engine/index/log_check.h"
 
 #include <algorithm>
-#include <array>
 #include <cstdint>
-#include <cstring>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/strip.h"
+#include "base/checksum.h"
 #include "base/status.h"
 
 namespace kvlink::engine {
@@ -18,39 +17,6 @@ constexpr int64_t kBlock = 32768;
 constexpr int64_t kHeader = 7;  // u32 masked CRC32C of type and payload, u16 length, u8 type
 constexpr uint8_t kFull = 1, kFirst = 2, kLast = 4;
 constexpr int64_t kMaxLogBytes = int64_t{1} << 30;
-
-// CRC32C, eight bytes at a time: table t is for a byte followed by t others.
-using CrcTables = std::array<std::array<uint32_t, 256>, 8>;
-constexpr CrcTables MakeCrcTables() {
-  CrcTables tables{};
-  for (uint32_t i = 0; i < 256; ++i) {
-    uint32_t crc = i;
-    for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ (crc & 1 ? 0x82f63b78u : 0);
-    tables[0][i] = crc;
-  }
-  for (size_t t = 1; t < tables.size(); ++t) {
-    for (uint32_t i = 0; i < 256; ++i) {
-      const uint32_t before = tables[t - 1][i];
-      tables[t][i] = tables[0][before & 0xff] ^ (before >> 8);
-    }
-  }
-  return tables;
-}
-constexpr CrcTables kCrcTables = MakeCrcTables();
-
-uint32_t MaskedCrc(absl::string_view bytes) {
-  uint32_t crc = ~0u;
-  for (; bytes.size() >= 8; bytes.remove_prefix(8)) {
-    uint64_t word;
-    std::memcpy(&word, bytes.data(), 8);
-    word ^= crc;
-    crc = 0;
-    for (int i = 0; i < 8; ++i) crc ^= kCrcTables[7 - i][(word >> (8 * i)) & 0xff];
-  }
-  for (const char c : bytes) crc = kCrcTables[0][(crc ^ static_cast<uint8_t>(c)) & 0xff] ^ (crc >> 8);
-  crc = ~crc;
-  return ((crc >> 15) | (crc << 17)) + 0xa282ead8u;
-}
 
 struct Record {
   bool intact = false;
@@ -76,7 +42,7 @@ Record ReadRecord(absl::string_view log, int64_t at) {
     return record;
   }
   if (record.type < kFull || record.type > kLast || at + kHeader + length > block_end) return record;
-  record.intact = MaskedCrc(log.substr(at + 6, 1 + length)) == crc;
+  record.intact = MaskedCrc32c(log.data() + at + 6, static_cast<size_t>(1 + length)) == crc;
   if (record.intact) record.end = at + kHeader + length;
   return record;
 }
