@@ -10,7 +10,6 @@
 
 #include <cerrno>
 #include <cstdio>
-#include <cstring>
 #include <string>
 #include <vector>
 
@@ -27,21 +26,16 @@ namespace {
 
 constexpr size_t kMaxMessageBytes = 4096;
 
-absl::Status SystemError(absl::string_view what) {
-  const int error = errno;
-  return absl::Status(absl::ErrnoToStatusCode(error), absl::StrCat(what, ": ", std::strerror(error)));
-}
-
 absl::StatusOr<Descriptor> InMemory(absl::string_view bytes) {
   Descriptor file(memfd_create("gnuplot", MFD_CLOEXEC));
-  if (file.get() < 0) return SystemError("cannot create a file in memory");
+  if (file.get() < 0) return absl::ErrnoToStatus(errno, "cannot create a file in memory");
   while (!bytes.empty()) {
     const ssize_t n = write(file.get(), bytes.data(), bytes.size());
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return SystemError("cannot write to a file in memory");
+    if (n < 0) return absl::ErrnoToStatus(errno, "cannot write to a file in memory");
     bytes.remove_prefix(static_cast<size_t>(n));
   }
-  if (lseek(file.get(), 0, SEEK_SET) != 0) return SystemError("cannot read a file in memory");
+  if (lseek(file.get(), 0, SEEK_SET) != 0) return absl::ErrnoToStatus(errno, "cannot read a file in memory");
   return file;
 }
 
@@ -71,11 +65,10 @@ absl::StatusOr<int> Run(std::vector<const char*> arguments, int input, int outpu
   if (error == ENOENT) {
     return absl::FailedPreconditionError("pictures are drawn by gnuplot, which is not installed; install gnuplot-nox");
   }
-  errno = error;
-  if (error != 0) return SystemError("gnuplot cannot be started");
+  if (error != 0) return absl::ErrnoToStatus(error, "gnuplot cannot be started");
   int status = 0;
   while (waitpid(child, &status, 0) < 0) {
-    if (errno != EINTR) return SystemError("cannot wait for gnuplot");
+    if (errno != EINTR) return absl::ErrnoToStatus(errno, "cannot wait for gnuplot");
   }
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
@@ -115,13 +108,13 @@ absl::Status DrawPng(absl::string_view script, int width, int height, const std:
   KVLINK_ASSIGN_OR_RETURN(const Descriptor errors, InMemory(""));
   const Part part(path + ".part");
   const Descriptor output(open(part.path(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
-  if (output.get() < 0) return SystemError(part.path());
+  if (output.get() < 0) return absl::ErrnoToStatus(errno, part.path());
   KVLINK_ASSIGN_OR_RETURN(const int status,
                           Run({"gnuplot", "--default-settings", "-"}, input.get(), output.get(), errors.get()));
   if (status != 0 || lseek(output.get(), 0, SEEK_END) <= 0) {
     return absl::InvalidArgumentError(absl::StrCat("gnuplot failed with status ", status, ": ", LastLine(errors)));
   }
-  if (std::rename(part.path(), path.c_str()) != 0) return SystemError(path);
+  if (std::rename(part.path(), path.c_str()) != 0) return absl::ErrnoToStatus(errno, path);
   return absl::OkStatus();
 }
 

@@ -8,7 +8,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -24,11 +23,6 @@ using Json = nlohmann::ordered_json;
 constexpr int kVersion = 1;
 constexpr char kVersionName[] = "kvlink_eval";
 constexpr int64_t kMaxFileBytes = int64_t{1} << 30;
-
-absl::Status SystemError(const std::string& path) {
-  const int error = errno;
-  return absl::Status(absl::ErrnoToStatusCode(error), absl::StrCat(path, ": ", std::strerror(error)));
-}
 
 std::string LineOf(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n"; }
 
@@ -143,7 +137,7 @@ absl::Status CheckHead(absl::string_view line, const Settings& wanted) {
 
 absl::StatusOr<std::string> ReadAll(int file, const std::string& path) {
   struct stat state = {};
-  if (fstat(file, &state) != 0) return SystemError(path);
+  if (fstat(file, &state) != 0) return absl::ErrnoToStatus(errno, path);
   if (!S_ISREG(state.st_mode)) return absl::InvalidArgumentError(absl::StrCat(path, ": not a regular file"));
   if (state.st_size > kMaxFileBytes) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": larger than 1 GiB; name another file"));
@@ -152,7 +146,7 @@ absl::StatusOr<std::string> ReadAll(int file, const std::string& path) {
   for (size_t have = 0; have < bytes.size();) {
     const ssize_t n = pread(file, bytes.data() + have, bytes.size() - have, static_cast<off_t>(have));
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return SystemError(path);
+    if (n < 0) return absl::ErrnoToStatus(errno, path);
     if (n == 0) bytes.resize(have);
     have += static_cast<size_t>(n);
   }
@@ -165,9 +159,9 @@ absl::StatusOr<std::unique_ptr<Results>> Results::Open(const std::string& path, 
   auto results = std::make_unique<Results>();
   results->path_ = path;
   results->file_ = Descriptor(open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644));
-  if (results->file_.get() < 0) return SystemError(path);
+  if (results->file_.get() < 0) return absl::ErrnoToStatus(errno, path);
   if (flock(results->file_.get(), LOCK_EX | LOCK_NB) != 0) {
-    if (errno != EWOULDBLOCK) return SystemError(path);
+    if (errno != EWOULDBLOCK) return absl::ErrnoToStatus(errno, path);
     return absl::UnavailableError(absl::StrCat(path, ": another process is writing results to it"));
   }
   KVLINK_RETURN_IF_ERROR(results->Read(settings));
@@ -195,7 +189,8 @@ absl::Status Results::Read(const Settings& settings) {
     KVLINK_RETURN_IF_ERROR(Annotate(result.status(), absl::StrCat(path_, ":", number)));
     Add(*std::move(result));
   }
-  if (whole < bytes.size() && ftruncate(file_.get(), static_cast<off_t>(whole)) != 0) return SystemError(path_);
+  if (whole < bytes.size() && ftruncate(file_.get(), static_cast<off_t>(whole)) != 0)
+    return absl::ErrnoToStatus(errno, path_);
   return number == 0 ? Write(HeadLine(settings)) : absl::OkStatus();
 }
 
@@ -203,7 +198,7 @@ absl::Status Results::Write(const std::string& line) {
   for (size_t have = 0; have < line.size();) {
     const ssize_t n = write(file_.get(), line.data() + have, line.size() - have);
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return SystemError(path_);
+    if (n < 0) return absl::ErrnoToStatus(errno, path_);
     have += static_cast<size_t>(n);
   }
   return absl::OkStatus();
