@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "absl/strings/strip.h"
+
 namespace kvlink {
 namespace {
 
@@ -39,6 +41,8 @@ Utf8Character DecodeUtf8(absl::string_view text) {
   }
   return {Utf8Character::kValid, c, size};
 }
+
+absl::string_view WithoutByteOrderMark(absl::string_view text) { return absl::StripPrefix(text, "\xef\xbb\xbf"); }
 
 char32_t NextCharacter(absl::string_view text, size_t& position) {
   const uint8_t lead = text[position];

@@ -27,6 +27,9 @@ struct Utf8Character {
 // REQUIRES: `text` is not empty. Surrogates, overlong forms and values above 0x10FFFF are invalid.
 Utf8Character DecodeUtf8(absl::string_view text);
 
+// Without the byte order mark that some editors write in front of a text, and that is no part of it.
+absl::string_view WithoutByteOrderMark(absl::string_view text);
+
 // Returns the character at `position` in valid UTF-8 and advances `position` past it.
 char32_t NextCharacter(absl::string_view text, size_t& position);
 

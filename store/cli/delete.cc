@@ -19,6 +19,7 @@
 #include "base/cli/standard_streams.h"
 #include "base/clock.h"
 #include "base/status.h"
+#include "base/utf8.h"
 #include "store/cli/catalog_walk.h"
 #include "store/cli/cluster_store.h"
 #include "store/cli/commands.h"
@@ -197,7 +198,7 @@ absl::StatusOr<std::vector<std::string>> ReadIds(const std::string& path) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": is longer than ", kMaxListBytes, " bytes; split it"));
   }
   std::vector<std::string> ids;
-  const absl::string_view lines = absl::StripPrefix(text, "\xef\xbb\xbf");  // a byte order mark
+  const absl::string_view lines = WithoutByteOrderMark(text);
   for (absl::string_view line : absl::StrSplit(lines, '\n', absl::SkipEmpty())) {
     absl::ConsumeSuffix(&line, "\r");
     if (!line.empty()) ids.emplace_back(line);

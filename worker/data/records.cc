@@ -12,13 +12,13 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "base/status.h"
+#include "base/utf8.h"
 #include "worker/ingest/source/line_reader.h"
 
 namespace kvlink::data {
 namespace {
 
 constexpr size_t kBufferBytes = 64 << 10;
-constexpr absl::string_view kByteOrderMark = "\xef\xbb\xbf";
 
 bool IsSpace(char c) { return absl::ascii_isspace(static_cast<unsigned char>(c)); }
 
@@ -153,8 +153,7 @@ absl::StatusOr<std::unique_ptr<Records>> Records::Open(const std::string& path, 
   std::string begun(kBufferBytes, '\0');
   KVLINK_ASSIGN_OR_RETURN(const size_t bytes, stream->Read(absl::MakeSpan(&begun[0], begun.size())));
   begun.resize(bytes);
-  absl::string_view rest = begun;
-  absl::ConsumePrefix(&rest, kByteOrderMark);
+  absl::string_view rest = WithoutByteOrderMark(begun);
   const bool array = arrays && absl::StartsWith(absl::StripLeadingAsciiWhitespace(rest), "[");
   if (array) rest = absl::StripLeadingAsciiWhitespace(rest).substr(1);
   stream = std::make_unique<BegunStream>(std::string(rest), std::move(stream));

@@ -263,9 +263,7 @@ SourceItem DocumentSource::ReadText(const Input& input) {
     }
   }
   item.status = CheckUtf8(item.text);
-  if (constexpr absl::string_view kMark = "\xef\xbb\xbf"; absl::StartsWith(item.text, kMark)) {
-    item.text.erase(0, kMark.size());  // a byte order mark is no part of the text
-  }
+  item.text.erase(0, item.text.size() - WithoutByteOrderMark(item.text).size());
   return item;
 }
 
