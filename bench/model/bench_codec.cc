@@ -31,8 +31,8 @@ absl::StatusOr<std::unique_ptr<infer::Generator>> MakeGenerator(const BenchModel
 absl::StatusOr<std::vector<Sample>> Samples(const BenchModel& bench, int64_t count) {
   KVLINK_ASSIGN_OR_RETURN(const auto documents, DemoDocuments(bench));
   KVLINK_ASSIGN_OR_RETURN(const auto questions, DemoQuestions());
-  const absl::string_view own = bench.weights->chat_template();
-  KVLINK_ASSIGN_OR_RETURN(const auto chat, model::ChatTemplate::Parse(own.empty() ? model::ChatMlTemplate() : own));
+  KVLINK_ASSIGN_OR_RETURN(const link::ModelChat chat,
+                          link::OpenChat(bench.weights->chat_template(), bench.weights->config(), *bench.tokenizer));
   absl::flat_hash_map<std::string, const BenchDocument*> by_id;
   for (const BenchDocument& document : documents) by_id[document.id] = &document;
   std::vector<Sample> samples;
@@ -42,8 +42,8 @@ absl::StatusOr<std::vector<Sample>> Samples(const BenchModel& bench, int64_t cou
     for (const std::string& id : question.documents) {
       if (by_id.contains(id)) sample.request.documents.push_back({by_id[id]->tokens});
     }
-    KVLINK_ASSIGN_OR_RETURN(sample.request.prompt,
-                            link::MakePrompt(*bench.tokenizer, *chat, {}, bench.untuned, "", question.text));
+    KVLINK_ASSIGN_OR_RETURN(sample.request.prompt, link::MakePrompt(*bench.tokenizer, *chat.chat_template, {},
+                                                                    bench.untuned, "", question.text));
     sample.request.keep_logits = true;
     samples.push_back(std::move(sample));
   }

@@ -49,14 +49,8 @@ absl::StatusOr<std::unique_ptr<AskSession>> AskSession::Open(const AskOptions& o
   KVLINK_ASSIGN_OR_RETURN(session->opened_, OpenModel(options.model));
   if (!named) KVLINK_RETURN_IF_ERROR(session->OpenScratch());
   OpenedModel& opened = session->opened_;
-  const absl::string_view source = opened.weights->chat_template();
-  KVLINK_ASSIGN_OR_RETURN(session->template_,
-                          model::ChatTemplate::Parse(source.empty() ? model::ChatMlTemplate() : source));
   const model::ModelConfig& config = opened.model->config();
-  if (config.bos >= 0) session->chat_options_.bos_token = opened.tokenizer->TokenBytes(config.bos);
-  if (!config.end_of_sequence.empty()) {
-    session->chat_options_.eos_token = opened.tokenizer->TokenBytes(config.end_of_sequence[0]);
-  }
+  KVLINK_ASSIGN_OR_RETURN(session->chat_, link::OpenChat(opened.weights->chat_template(), config, *opened.tokenizer));
   infer::GeneratorOptions generator;
   generator.ns = options.store.ns;
   KVLINK_ASSIGN_OR_RETURN(generator.codec, ParseCodec(options.store.codec));
@@ -173,8 +167,9 @@ std::unique_ptr<infer::Chat> AskSession::NewChat(link::Linker linker, std::vecto
   settings.documents = std::move(documents);
   settings.max_tokens = options_.max_tokens;
   settings.sampling = options_.sampling;
-  settings.options = chat_options_;
-  return std::make_unique<infer::Chat>(generator_.get(), opened_.tokenizer.get(), template_.get(), std::move(settings));
+  settings.options = chat_.options;
+  return std::make_unique<infer::Chat>(generator_.get(), opened_.tokenizer.get(), chat_.chat_template.get(),
+                                       std::move(settings));
 }
 
 absl::StatusOr<infer::Generator*> AskSession::AddGenerator(Codec codec) {

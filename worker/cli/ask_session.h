@@ -73,8 +73,8 @@ class AskSession {
   std::string TakeFormNote();
   link::Linker linker() const { return options_.linker.value_or(opened_.profile.linker); }
   const OpenedModel& opened() const { return opened_; }
-  const model::ChatTemplate& chat_template() const { return *template_; }
-  const model::ChatOptions& chat_options() const { return chat_options_; }
+  const model::ChatTemplate& chat_template() const { return *chat_.chat_template; }
+  const model::ChatOptions& chat_options() const { return chat_.options; }
   infer::Generator& generator() { return *generator_; }
   // Another generator, over the same model and store, with encodings of this codec; owned by the session. Errors of
   // Generator::Create.
@@ -105,8 +105,7 @@ class AskSession {
   std::optional<OtherForm> other_form_;
   // In order of lifetime.
   OpenedModel opened_;
-  std::unique_ptr<model::ChatTemplate> template_;
-  model::ChatOptions chat_options_;
+  link::ModelChat chat_;
   ScratchStore scratch_;
   OpenedStore store_;
   std::unique_ptr<infer::Generator> generator_;

@@ -10,6 +10,7 @@
 #include "absl/strings/str_join.h"
 #include "base/checksum.h"
 #include "base/status.h"
+#include "worker/link/plan.h"
 
 namespace kvlink::eval {
 namespace {
@@ -82,17 +83,12 @@ absl::StatusOr<Task> QuestionTask(data::Question question, const model::Tokenize
   Task task;
   for (size_t i = 0; i < question.documents.size(); ++i) {
     const data::Document& document = question.documents[i];
-    KVLINK_ASSIGN_OR_RETURN(
-        const std::vector<int32_t> tokens,
-        tokenizer.Encode(link::DocumentText(profile, document.title, document.text), /*parse_special=*/false));
+    KVLINK_ASSIGN_OR_RETURN(auto pieces, link::DocumentTokens(tokenizer, profile, document.title, document.text,
+                                                              options.max_document_tokens));
     const bool is_gold = std::binary_search(question.gold.begin(), question.gold.end(), static_cast<int64_t>(i));
-    const size_t piece =
-        options.max_document_tokens > 0 ? static_cast<size_t>(options.max_document_tokens) : tokens.size();
-    for (size_t begin = 0; begin < tokens.size(); begin += piece) {
+    for (std::vector<int32_t>& piece : pieces) {
       if (is_gold) task.gold.push_back(static_cast<int64_t>(task.documents.size()));
-      const auto from = tokens.begin() + static_cast<ptrdiff_t>(begin);
-      const size_t count = std::min(piece, tokens.size() - begin);
-      task.documents.push_back({std::vector<int32_t>(from, from + static_cast<ptrdiff_t>(count))});
+      task.documents.push_back({std::move(piece)});
     }
   }
   task.question = std::move(question.question);

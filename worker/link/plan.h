@@ -6,18 +6,29 @@
 #define KVLINK_WORKER_LINK_PLAN_H_
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "worker/files/config.h"
 #include "worker/link/linker.h"
 #include "worker/link/profile.h"
 #include "worker/text/template/chat_template.h"
 #include "worker/text/tokenizer.h"
 
 namespace kvlink::link {
+
+// A model's chat template, ChatML if it has none, and the special tokens that the template may write.
+struct ModelChat {
+  std::unique_ptr<model::ChatTemplate> chat_template;
+  model::ChatOptions options;
+};
+// `source`: the template, or empty. Errors of ChatTemplate::Parse.
+absl::StatusOr<ModelChat> OpenChat(absl::string_view source, const model::ModelConfig& config,
+                                   const model::Tokenizer& tokenizer);
 
 // A tokenised prompt around the documents: the tokens before the first document and after the last.
 struct PromptTokens {
@@ -29,6 +40,12 @@ struct PromptTokens {
 absl::StatusOr<PromptTokens> MakePrompt(const model::Tokenizer& tokenizer, const model::ChatTemplate& chat,
                                         const model::ChatOptions& options, const LinkProfile& profile,
                                         absl::string_view system, absl::string_view question);
+
+// The tokens of a document under the profile's template, in pieces of at most `most` (0: in one); none of an empty one.
+// Errors of Tokenizer::Encode.
+absl::StatusOr<std::vector<std::vector<int32_t>>> DocumentTokens(const model::Tokenizer& tokenizer,
+                                                                 const LinkProfile& profile, absl::string_view title,
+                                                                 absl::string_view text, int64_t most);
 
 struct PlacedDocument {
   int64_t document = 0;  // index into the request's documents

@@ -1,5 +1,5 @@
-// MakePrompt: the chat around the documents. Only the template knows where a turn begins, so it is rendered with marks
-// in place of texts, and the text between marks is compared.
+// The chat around the documents, and their own tokens. Only the template knows where a turn begins, so it is rendered
+// with marks in place of texts, and the text between marks is compared.
 #include <algorithm>
 
 #include "absl/strings/ascii.h"
@@ -116,6 +116,16 @@ bool HoldsMark(absl::Span<const RenderedSpan> spans) {
 
 }  // namespace
 
+absl::StatusOr<ModelChat> OpenChat(absl::string_view source, const model::ModelConfig& config,
+                                   const model::Tokenizer& tokenizer) {
+  ModelChat chat;
+  KVLINK_ASSIGN_OR_RETURN(chat.chat_template,
+                          model::ChatTemplate::Parse(source.empty() ? model::ChatMlTemplate() : source));
+  if (config.bos >= 0) chat.options.bos_token = tokenizer.TokenBytes(config.bos);
+  if (!config.end_of_sequence.empty()) chat.options.eos_token = tokenizer.TokenBytes(config.end_of_sequence[0]);
+  return chat;
+}
+
 absl::StatusOr<PromptTokens> MakePrompt(const model::Tokenizer& tokenizer, const model::ChatTemplate& chat,
                                         const model::ChatOptions& options, const LinkProfile& profile,
                                         absl::string_view system, absl::string_view question) {
@@ -138,6 +148,20 @@ absl::StatusOr<PromptTokens> MakePrompt(const model::Tokenizer& tokenizer, const
     prompt.before.erase(prompt.before.begin());
   }
   return prompt;
+}
+
+absl::StatusOr<std::vector<std::vector<int32_t>>> DocumentTokens(const model::Tokenizer& tokenizer,
+                                                                 const LinkProfile& profile, absl::string_view title,
+                                                                 absl::string_view text, int64_t most) {
+  KVLINK_ASSIGN_OR_RETURN(const std::vector<int32_t> tokens,
+                          tokenizer.Encode(DocumentText(profile, title, text), /*parse_special=*/false));
+  const size_t step = most > 0 ? static_cast<size_t>(most) : tokens.size();
+  std::vector<std::vector<int32_t>> pieces;
+  for (size_t begin = 0; begin < tokens.size(); begin += step) {
+    const absl::Span<const int32_t> piece = absl::MakeConstSpan(tokens).subspan(begin, step);
+    pieces.emplace_back(piece.begin(), piece.end());
+  }
+  return pieces;
 }
 
 }  // namespace kvlink::link

@@ -2,6 +2,7 @@
 #include "worker/train/sequence.h"
 
 #include <algorithm>
+#include <iterator>
 #include <numeric>
 #include <variant>
 
@@ -127,13 +128,8 @@ absl::StatusOr<SequenceMaker::Parts> SequenceMaker::PartsOfDocuments(absl::Span<
   Parts parts;
   for (const data::Document& document : documents) {
     KVLINK_ASSIGN_OR_RETURN(
-        const std::vector<int32_t> tokens,
-        tokenizer_->Encode(link::DocumentText(profile_, document.title, document.text), /*parse_special=*/false));
-    const size_t step = document_tokens > 0 ? static_cast<size_t>(document_tokens) : tokens.size();
-    for (size_t begin = 0; begin < tokens.size(); begin += step) {
-      const absl::Span<const int32_t> part = absl::MakeConstSpan(tokens).subspan(begin, step);
-      parts.documents.emplace_back(part.begin(), part.end());
-    }
+        auto pieces, link::DocumentTokens(*tokenizer_, profile_, document.title, document.text, document_tokens));
+    std::move(pieces.begin(), pieces.end(), std::back_inserter(parts.documents));
   }
   KVLINK_ASSIGN_OR_RETURN(link::PromptTokens prompt,
                           link::MakePrompt(*tokenizer_, *chat_, options_, profile_, /*system=*/"", question));

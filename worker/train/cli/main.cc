@@ -20,6 +20,7 @@
 #include "worker/files/model_path.h"
 #include "worker/files/open_tokenizer.h"
 #include "worker/files/weights.h"
+#include "worker/link/plan.h"
 #include "worker/train/output.h"
 #include "worker/train/trainer.h"
 
@@ -146,8 +147,7 @@ struct Opened {
   model::ModelConfig config;
   std::string template_source;
   std::unique_ptr<model::Tokenizer> tokenizer;
-  std::unique_ptr<model::ChatTemplate> chat;
-  model::ChatOptions options;
+  link::ModelChat chat;
   link::LinkProfile profile;
   train::Mixture mixture;
 };
@@ -192,13 +192,7 @@ absl::StatusOr<Opened> Open(const Flags& flags) {
   }
   KVLINK_RETURN_IF_ERROR(link::CheckProfile(opened.profile, opened.config));
   KVLINK_ASSIGN_OR_RETURN(opened.tokenizer, model::OpenTokenizer(flags.model));
-  KVLINK_ASSIGN_OR_RETURN(
-      opened.chat,
-      model::ChatTemplate::Parse(opened.template_source.empty() ? model::ChatMlTemplate() : opened.template_source));
-  if (opened.config.bos >= 0) opened.options.bos_token = opened.tokenizer->TokenBytes(opened.config.bos);
-  if (!opened.config.end_of_sequence.empty()) {
-    opened.options.eos_token = opened.tokenizer->TokenBytes(opened.config.end_of_sequence[0]);
-  }
+  KVLINK_ASSIGN_OR_RETURN(opened.chat, link::OpenChat(opened.template_source, opened.config, *opened.tokenizer));
   return opened;
 }
 
@@ -251,9 +245,10 @@ absl::Status Train(Flags& flags) {
   std::error_code error;
   std::filesystem::create_directories(flags.out, error);
   if (error) return absl::InvalidArgumentError(absl::StrCat("option --out ", flags.out, ": ", error.message()));
-  KVLINK_ASSIGN_OR_RETURN(const train::SequenceMaker maker,
-                          train::SequenceMaker::Create(opened.tokenizer.get(), opened.chat.get(), opened.options,
-                                                       &opened.profile, opened.config, flags.settings.embeddings));
+  KVLINK_ASSIGN_OR_RETURN(
+      const train::SequenceMaker maker,
+      train::SequenceMaker::Create(opened.tokenizer.get(), opened.chat.chat_template.get(), opened.chat.options,
+                                   &opened.profile, opened.config, flags.settings.embeddings));
   KVLINK_ASSIGN_OR_RETURN(const std::unique_ptr<train::Learner> learner,
                           train::Learner::Create(opened.config, opened.weights.get(), flags.settings));
   const bool terminal = isatty(STDERR_FILENO) != 0;
