@@ -73,7 +73,7 @@ struct Parsed {
   std::vector<data::Kind> kinds;
   std::vector<eval::Order> orders;
   std::vector<Codec> codecs;
-  std::vector<DataFile> data_files;
+  std::vector<data::DataFile> data_files;
   DataOptions data_options;
 };
 
@@ -190,7 +190,7 @@ absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& fl
                                           ParseCodec, &parsed.codecs));
   flags.ask.store.codec = std::string(CodecName(parsed.codecs[0]));
   for (const std::string& file : flags.data_files) {
-    auto parsed_file = ParseDataFile(file);
+    auto parsed_file = data::ParseDataFile(file);
     KVLINK_RETURN_IF_ERROR(Annotate(parsed_file.status(), "option --data"));
     parsed.data_files.push_back(*std::move(parsed_file));
   }

@@ -62,7 +62,7 @@ class OfData final : public EvalTasks {
  public:
   explicit OfData(const DataOptions& options) : options_(options) {}
 
-  absl::Status Open(const DataFile& file) {
+  absl::Status Open(const data::DataFile& file) {
     KVLINK_ASSIGN_OR_RETURN(auto reader, data::Reader::Open(file.format, file.path, options_.reader));
     eval::TaskOptions task = options_.task;
     if (file.format == data::Format::kText) task.max_document_tokens = options_.text_tokens;
@@ -151,19 +151,10 @@ std::unique_ptr<EvalTasks> FileTasks(std::vector<Question> questions) {
   return std::make_unique<OfFile>(std::move(questions));
 }
 
-absl::StatusOr<DataFile> ParseDataFile(absl::string_view text) {
-  const size_t colon = text.find(':');
-  if (colon == absl::string_view::npos || colon + 1 == text.size()) {
-    return absl::InvalidArgumentError(absl::StrCat("'", text, "' is not NAME:FILE, as in hotpotqa:dev.json"));
-  }
-  KVLINK_ASSIGN_OR_RETURN(const data::Format format, data::ParseFormat(text.substr(0, colon)));
-  return DataFile{format, std::string(text.substr(colon + 1))};
-}
-
-absl::StatusOr<std::unique_ptr<EvalTasks>> OpenDataTasks(const std::vector<DataFile>& files,
+absl::StatusOr<std::unique_ptr<EvalTasks>> OpenDataTasks(const std::vector<data::DataFile>& files,
                                                          const DataOptions& options) {
   auto tasks = std::make_unique<OfData>(options);
-  for (const DataFile& file : files) KVLINK_RETURN_IF_ERROR(tasks->Open(file));
+  for (const data::DataFile& file : files) KVLINK_RETURN_IF_ERROR(tasks->Open(file));
   return std::unique_ptr<EvalTasks>(std::move(tasks));
 }
 

@@ -35,13 +35,6 @@ class EvalTasks {
 std::unique_ptr<EvalTasks> GeneratedTasks(const data::ItemOptions& items, std::vector<data::Kind> kinds, int64_t count);
 std::unique_ptr<EvalTasks> FileTasks(std::vector<Question> questions);
 
-struct DataFile {
-  data::Format format = data::Format::kHotpotQa;
-  std::string path;
-};
-// "NAME:FILE". INVALID_ARGUMENT: not of this form, or an unknown name.
-absl::StatusOr<DataFile> ParseDataFile(absl::string_view text);
-
 struct DataOptions {
   data::ReaderOptions reader;
   eval::TaskOptions task;
@@ -51,7 +44,7 @@ struct DataOptions {
 };
 // Files take turns. Examples without documents, and those for which the model's context is too short, are left out.
 // Errors of Reader::Open; later INVALID_ARGUMENT naming a file that has nothing to ask.
-absl::StatusOr<std::unique_ptr<EvalTasks>> OpenDataTasks(const std::vector<DataFile>& files,
+absl::StatusOr<std::unique_ptr<EvalTasks>> OpenDataTasks(const std::vector<data::DataFile>& files,
                                                          const DataOptions& options);
 
 }  // namespace kvlink::cli

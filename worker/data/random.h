@@ -25,6 +25,8 @@ class Random {
   }
   // 0..count-1. The bias is below count / 2^64. REQUIRES: count > 0.
   size_t Below(size_t count) { return static_cast<size_t>(Next() % count); }
+  // At least 0 and below 1, of 2^53 equally probable numbers.
+  double Uniform() { return static_cast<double>(Next() >> 11) * 0x1p-53; }
   // REQUIRES: `values` is not empty.
   template <typename Values>
   const auto& Pick(const Values& values) {

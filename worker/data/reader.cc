@@ -216,6 +216,15 @@ absl::StatusOr<Format> ParseFormat(absl::string_view name) {
       absl::StrCat("unknown data format '", name, "'; use ", absl::StrJoin(kFormats, ", ", append)));
 }
 
+absl::StatusOr<DataFile> ParseDataFile(absl::string_view text) {
+  const size_t colon = text.find(':');
+  if (colon == absl::string_view::npos || colon + 1 == text.size()) {
+    return absl::InvalidArgumentError(absl::StrCat("'", text, "' is not NAME:FILE, as in hotpotqa:dev.json"));
+  }
+  KVLINK_ASSIGN_OR_RETURN(const Format format, ParseFormat(text.substr(0, colon)));
+  return DataFile{format, std::string(text.substr(colon + 1))};
+}
+
 absl::StatusOr<std::unique_ptr<Reader>> Reader::Open(Format format, const std::string& path,
                                                      const ReaderOptions& options) {
   KVLINK_RETURN_IF_ERROR(CheckOptions(options));

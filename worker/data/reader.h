@@ -60,6 +60,13 @@ absl::string_view FormatName(Format format);
 // INVALID_ARGUMENT: lists the formats.
 absl::StatusOr<Format> ParseFormat(absl::string_view name);
 
+struct DataFile {
+  Format format = Format::kHotpotQa;
+  std::string path;
+};
+// "NAME:FILE". INVALID_ARGUMENT: not of this form, or an unknown name.
+absl::StatusOr<DataFile> ParseDataFile(absl::string_view text);
+
 struct ReaderOptions {
   // Damaged examples that are skipped before Next() fails. `on_skipped` (may be empty) is told the error of each.
   int64_t max_skipped = 0;

@@ -156,20 +156,17 @@ absl::StatusOr<Mixture> PaperMixture(const std::vector<std::string>& files) {
   question.kinds = AllKinds();
   question.documents = {10, 10};
   for (const std::string& file : files) {
-    const size_t colon = file.find(':');
-    if (colon == std::string::npos) {
-      return absl::InvalidArgumentError(absl::StrCat("option --data ", file, ": must be FORMAT:FILE"));
-    }
-    const auto format = data::ParseFormat(file.substr(0, colon));
-    KVLINK_RETURN_IF_ERROR(Annotate(format.status(), "option --data"));
+    const auto named = data::ParseDataFile(file);
+    KVLINK_RETURN_IF_ERROR(Annotate(named.status(), "option --data"));
+    const data::Format format = named->format;
     const bool summarises =
-        *format == data::Format::kMultiNews || *format == data::Format::kSamsum || *format == data::Format::kXsum;
-    Source& source = *format == data::Format::kText   ? text
-                     : *format == data::Format::kChat ? chat
-                     : summarises                     ? summary
-                                                      : question;
-    source.format = *format;
-    source.path = file.substr(colon + 1);
+        format == data::Format::kMultiNews || format == data::Format::kSamsum || format == data::Format::kXsum;
+    Source& source = format == data::Format::kText   ? text
+                     : format == data::Format::kChat ? chat
+                     : summarises                    ? summary
+                                                     : question;
+    source.format = format;
+    source.path = named->path;
   }
   for (const auto& [source, name] : {std::pair<const Source*, const char*>(&text, "text:FILE"),
                                      {&chat, "chat:FILE"},
@@ -219,7 +216,7 @@ absl::StatusOr<std::unique_ptr<ExampleStream>> ExampleStream::Open(const Mixture
 
 size_t ExampleStream::Choose() const {
   data::Random random = At(seed_, drawn_, 0x736f75726365);
-  double at = static_cast<double>(random.Next() >> 11) * 0x1p-53 * total_;
+  double at = random.Uniform() * total_;
   for (size_t i = 0; i + 1 < states_.size(); ++i) {
     at -= states_[i].source->weight;
     if (at < 0) return i;
