@@ -45,6 +45,7 @@ class TorchLearner final : public Learner {
   absl::StatusOr<std::vector<NamedTensor>> Trained() const override { return Copies(/*moments=*/false); }
   absl::StatusOr<std::vector<NamedTensor>> State() const override { return Copies(/*moments=*/true); }
   absl::Status Set(absl::Span<const NamedTensor> tensors) override;
+  std::vector<TensorWriter::Entry> Parameters() override;
   absl::Status ForEachParameter(const std::function<absl::Status(const NamedTensor&)>& visit) override;
 
  private:
@@ -56,6 +57,7 @@ class TorchLearner final : public Learner {
     value.requires_grad_(true);
     trainable_.push_back({std::move(name), value, at::zeros_like(value), at::zeros_like(value)});
   }
+  double LoraScale() const { return settings_.alpha / static_cast<double>(settings_.rank); }
   void AddEmbeddings(data::Random& random);
   at::Tensor Extra() const;
   absl::StatusOr<Losses> Run(absl::Span<const Pack> packs, const double* weight);
@@ -98,14 +100,14 @@ absl::Status TorchLearner::Prepare() {
     }
     AddEmbeddings(random);
     if (settings_.mode == Mode::kLora) {
-      network_->set_lora_scale(settings_.alpha / static_cast<double>(settings_.rank));
+      network_->set_lora_scale(LoraScale());
       for (Matrix* matrix : network_->Matrices()) {
         const int64_t out = matrix->weight.size(0), in = matrix->weight.size(1);
         at::Tensor a = at::empty({settings_.rank, in}, at::kFloat);
         float* const values = a.data_ptr<float>();
         const double bound = 1 / std::sqrt(static_cast<double>(in));
         for (int64_t i = 0; i < a.numel(); ++i) {
-          values[i] = static_cast<float>(bound * (2 * static_cast<double>(random.Next() >> 11) * 0x1p-53 - 1));
+          values[i] = static_cast<float>(bound * (2 * random.Uniform() - 1));
         }
         matrix->lora_a = a.to(network_->options().device);
         matrix->lora_b = at::zeros({out, settings_.rank}, matrix->weight.options());
@@ -130,7 +132,7 @@ at::Tensor TorchLearner::TeacherHidden(const Pack& pack) const {
   if (settings_.mode == Mode::kLora) network_->set_lora_scale(0);
   const at::Tensor hidden = network_->Forward(network_->LayOut(sequences), {});
   if (settings_.mode == Mode::kLora) {
-    network_->set_lora_scale(settings_.alpha / static_cast<double>(settings_.rank));
+    network_->set_lora_scale(LoraScale());
   }
   return hidden;
 }
@@ -207,9 +209,7 @@ absl::StatusOr<Learner::Losses> TorchLearner::Run(absl::Span<const Pack> packs, 
   at::Tensor gradient;
   for (const One& one : each) {
     KVLINK_RETURN_IF_ERROR(one.status);
-    sum.divergence += one.losses.divergence;
-    sum.cross_entropy += one.losses.cross_entropy;
-    sum.tokens += one.losses.tokens;
+    sum.Add(one.losses);
   }
   KVLINK_RETURN_IF_ERROR(Guarded([&] {
     for (const One& one : each) {
@@ -301,16 +301,21 @@ absl::Status TorchLearner::Set(absl::Span<const NamedTensor> tensors) {
   });
 }
 
+std::vector<TensorWriter::Entry> TorchLearner::Parameters() {
+  std::vector<TensorWriter::Entry> entries;
+  for (const auto& [name, tensor] : network_->Parameters()) entries.push_back({name, tensor->sizes().vec()});
+  return entries;
+}
+
 absl::Status TorchLearner::ForEachParameter(const std::function<absl::Status(const NamedTensor&)>& visit) {
   return Guarded([&]() -> absl::Status {
     const at::NoGradGuard no_gradients;
     const std::vector<Matrix*> matrices = network_->Matrices();
-    const double scale = settings_.alpha / static_cast<double>(settings_.rank);
     for (const auto& [name, tensor] : network_->Parameters()) {
       at::Tensor value = *tensor;
       for (const Matrix* matrix : matrices) {
         if (matrix->lora_a.defined() && name == matrix->name + ".weight") {
-          value = value + at::mm(matrix->lora_b, matrix->lora_a) * scale;
+          value = value + at::mm(matrix->lora_b, matrix->lora_a) * LoraScale();
         }
       }
       KVLINK_RETURN_IF_ERROR(visit(ToNamed(name, value)));

@@ -36,6 +36,12 @@ class Learner {
     double divergence = 0;     // KL(teacher || student), sum over the learned tokens, nats; 0 where it is not wanted
     double cross_entropy = 0;  // sum over the learned tokens, nats
     int64_t tokens = 0;        // learned
+
+    void Add(const Losses& more) {
+      divergence += more.divergence;
+      cross_entropy += more.cross_entropy;
+      tokens += more.tokens;
+    }
   };
   using Pack = std::vector<Lesson>;
   // How many packs it computes at the same time, each on a thread of its own: in frozen modes on the CPU, where
@@ -56,7 +62,9 @@ class Learner {
   // Takes what Trained or State returned. INVALID_ARGUMENT, changing nothing, for other names or shapes.
   virtual absl::Status Set(absl::Span<const NamedTensor> tensors) = 0;
 
-  // Every parameter of the model by its canonical name, with low-rank products added: a merged model.
+  // Every parameter of the model by its canonical name; its value, copied to the host one at a time, has the low-rank
+  // products added: a merged model.
+  virtual std::vector<TensorWriter::Entry> Parameters() = 0;
   virtual absl::Status ForEachParameter(const std::function<absl::Status(const NamedTensor&)>& visit) = 0;
 };
 

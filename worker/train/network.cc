@@ -6,7 +6,9 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <set>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
@@ -27,10 +29,119 @@ void FillRandom(uint64_t seed, double deviation, float* out, int64_t count) {
   data::Random random(seed);
   for (int64_t i = 0; i < count; ++i) {
     double sum = -6;
-    for (int j = 0; j < 12; ++j) sum += static_cast<double>(random.Next() >> 11) * 0x1p-53;
+    for (int j = 0; j < 12; ++j) sum += random.Uniform();
     out[i] = static_cast<float>(sum * deviation);
   }
 }
+
+// Builds a Layout sequence by sequence. A block of queries is of one document, or of rows outside all of them.
+class LayoutBuilder {
+ public:
+  LayoutBuilder(const model::ModelConfig& config, const kernels::Rope& rope, const NetworkOptions& options)
+      : vocab_(config.vocab),
+        rope_(rope),
+        device_(options.device),
+        block_rows_(options.device.is_cpu() ? kHostRows : kDeviceRows),
+        windows_(config.window.begin(), config.window.end()) {
+    if (windows_.empty()) windows_.insert(0);
+  }
+
+  void Add(const Sequence& sequence) {
+    begin_ = static_cast<int64_t>(ids_.size());
+    const auto length = static_cast<int64_t>(sequence.tokens.size());
+    for (int64_t i = 0; i < length; ++i) AddToken(i, sequence.tokens[static_cast<size_t>(i)]);
+    for (const int64_t token : sequence.learned) wanted_.push_back(begin_ + token - 1);
+    order_.resize(ids_.size());
+    int64_t at = 0;
+    for (const auto& [first, end] : sequence.documents) {
+      AddOutside(at, first);
+      for (int64_t from = first; from < end; from += block_rows_) {
+        std::vector<int64_t> rows(static_cast<size_t>(std::min(end - from, block_rows_)));
+        std::iota(rows.begin(), rows.end(), from);
+        AddBlock(rows, first);
+      }
+      at = end;
+    }
+    AddOutside(at, length);
+    FlushOutside();
+  }
+
+  Layout Take() {
+    layout_.ids = Longs(ids_).to(device_);
+    if (!extra_rows_.empty()) {
+      layout_.extra_rows = Longs(extra_rows_).to(device_);
+      layout_.extra_ids = Longs(extra_ids_).to(device_);
+    }
+    layout_.cosine = Table(cosine_);
+    layout_.sine = Table(sine_);
+    layout_.wanted = Longs(wanted_).to(device_);
+    layout_.order = Longs(order_).to(device_);
+    return std::move(layout_);
+  }
+
+ private:
+  void AddToken(int64_t position, int64_t id) {
+    if (id >= vocab_) {
+      extra_rows_.push_back(begin_ + position);
+      extra_ids_.push_back(id - vocab_);
+    }
+    ids_.push_back(id >= vocab_ ? 0 : id);
+    const auto half = static_cast<size_t>(rope_.rotary_dim / 2);
+    std::vector<float> cosines(half), sines(half);
+    rope_.Angles(position, absl::MakeSpan(cosines), absl::MakeSpan(sines));
+    for (int repeat = 0; repeat < 2; ++repeat) {
+      cosine_.insert(cosine_.end(), cosines.begin(), cosines.end());
+      sine_.insert(sine_.end(), sines.begin(), sines.end());
+    }
+  }
+  void AddOutside(int64_t from, int64_t end) {
+    for (; from < end; ++from) {
+      outside_.push_back(from);
+      if (static_cast<int64_t>(outside_.size()) == block_rows_) FlushOutside();
+    }
+  }
+  void FlushOutside() {
+    if (!outside_.empty()) AddBlock(outside_, 0);
+    outside_.clear();
+  }
+  // Rows of the sequence, ascending, that see its keys from `first_key` on.
+  void AddBlock(const std::vector<int64_t>& rows, int64_t first_key) {
+    Layout::Block block;
+    const int64_t end_key = rows.back() + 1;
+    std::vector<int64_t> absolute;
+    for (const int64_t row : rows) {
+      absolute.push_back(begin_ + row);
+      order_[static_cast<size_t>(begin_ + row)] = placed_++;
+    }
+    block.begin = begin_ + first_key;
+    block.end = begin_ + end_key;
+    const at::Tensor distance = Longs(rows).unsqueeze(1) - at::arange(first_key, end_key).unsqueeze(0);
+    for (const int64_t window : windows_) {
+      at::Tensor hidden = distance.lt(0);
+      if (window > 0) hidden = hidden.logical_or(distance.ge(window));
+      block.hidden[window] = hidden.to(device_);
+    }
+    block.rows = Longs(absolute).to(device_);
+    layout_.blocks.push_back(std::move(block));
+  }
+  at::Tensor Table(const std::vector<float>& values) const {
+    const auto rows = static_cast<int64_t>(ids_.size());
+    const at::Tensor table = at::tensor(at::ArrayRef<float>(values)).view({rows, 1, rope_.rotary_dim});
+    return (table * rope_.attention_factor).to(device_);
+  }
+
+  const int64_t vocab_;
+  const kernels::Rope& rope_;
+  const at::Device device_;
+  const int64_t block_rows_;
+  std::set<int64_t> windows_;
+  Layout layout_;
+  std::vector<int64_t> ids_, extra_rows_, extra_ids_, wanted_, order_;
+  std::vector<float> cosine_, sine_;
+  int64_t begin_ = 0;             // of the present sequence
+  int64_t placed_ = 0;            // rows in blocks so far
+  std::vector<int64_t> outside_;  // rows outside documents, not yet in a block
+};
 
 }  // namespace
 
@@ -119,89 +230,9 @@ std::vector<Matrix*> Network::Matrices() {
 }
 
 Layout Network::LayOut(absl::Span<const Sequence* const> pack) const {
-  Layout layout;
-  const int64_t limit = options_.device.is_cpu() ? kHostRows : kDeviceRows;
-  std::vector<int64_t> ids, extra_rows, extra_ids, wanted, order;
-  std::vector<float> cosine, sine;
-  const auto half = static_cast<size_t>(rope_.rotary_dim / 2);
-  std::vector<float> cosines(half), sines(half);
-  std::set<int64_t> windows(config_.window.begin(), config_.window.end());
-  if (windows.empty()) windows.insert(0);
-  int64_t placed = 0;  // rows of blocks so far
-  for (const Sequence* sequence : pack) {
-    const auto begin = static_cast<int64_t>(ids.size()), length = static_cast<int64_t>(sequence->tokens.size());
-    for (int64_t i = 0; i < length; ++i) {
-      const int64_t id = sequence->tokens[static_cast<size_t>(i)];
-      if (id >= config_.vocab) {
-        extra_rows.push_back(begin + i);
-        extra_ids.push_back(id - config_.vocab);
-      }
-      ids.push_back(id >= config_.vocab ? 0 : id);
-      rope_.Angles(i, absl::MakeSpan(cosines), absl::MakeSpan(sines));
-      for (int repeat = 0; repeat < 2; ++repeat) {
-        cosine.insert(cosine.end(), cosines.begin(), cosines.end());
-        sine.insert(sine.end(), sines.begin(), sines.end());
-      }
-    }
-    for (const int64_t token : sequence->learned) wanted.push_back(begin + token - 1);
-    order.resize(ids.size());
-    const auto add = [&](const std::vector<int64_t>& rows, int64_t first_key, int64_t end_key) {
-      Layout::Block block;
-      std::vector<int64_t> absolute;
-      for (const int64_t row : rows) {
-        absolute.push_back(begin + row);
-        order[static_cast<size_t>(begin + row)] = placed++;
-      }
-      block.begin = begin + first_key;
-      block.end = begin + end_key;
-      const at::Tensor distance = Longs(rows).unsqueeze(1) - at::arange(first_key, end_key).unsqueeze(0);
-      for (const int64_t window : windows) {
-        at::Tensor hidden = distance.lt(0);
-        if (window > 0) hidden = hidden.logical_or(distance.ge(window));
-        block.hidden[window] = hidden.to(options_.device);
-      }
-      block.rows = Longs(absolute).to(options_.device);
-      layout.blocks.push_back(std::move(block));
-    };
-    std::vector<int64_t> rows;  // outside documents, not yet in a block
-    const auto flush = [&] {
-      if (!rows.empty()) add(rows, 0, rows.back() + 1);
-      rows.clear();
-    };
-    int64_t at = 0;
-    const auto outside = [&](int64_t end) {
-      for (; at < end; ++at) {
-        rows.push_back(at);
-        if (static_cast<int64_t>(rows.size()) == limit) flush();
-      }
-    };
-    for (const auto& [first, end] : sequence->documents) {
-      outside(first);
-      for (int64_t from = first; from < end; from += limit) {
-        std::vector<int64_t> own;
-        for (int64_t row = from; row < std::min(end, from + limit); ++row) own.push_back(row);
-        add(own, first, own.back() + 1);
-      }
-      at = end;
-    }
-    outside(length);
-    flush();
-  }
-  const auto total = static_cast<int64_t>(ids.size());
-  layout.ids = Longs(ids).to(options_.device);
-  if (!extra_rows.empty()) {
-    layout.extra_rows = Longs(extra_rows).to(options_.device);
-    layout.extra_ids = Longs(extra_ids).to(options_.device);
-  }
-  const auto table = [&](const std::vector<float>& values) {
-    return (at::tensor(at::ArrayRef<float>(values)).view({total, 1, rope_.rotary_dim}) * rope_.attention_factor)
-        .to(options_.device);
-  };
-  layout.cosine = table(cosine);
-  layout.sine = table(sine);
-  layout.wanted = Longs(wanted).to(options_.device);
-  layout.order = Longs(order).to(options_.device);
-  return layout;
+  LayoutBuilder builder(config_, rope_, options_);
+  for (const Sequence* sequence : pack) builder.Add(*sequence);
+  return builder.Take();
 }
 
 at::Tensor Network::Embed(const Layout& layout, const at::Tensor& extra) const {

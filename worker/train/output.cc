@@ -89,12 +89,8 @@ absl::Status WriteModel(const std::string& directory, const std::string& source,
     KVLINK_RETURN_IF_ERROR(bytes.status());
     KVLINK_RETURN_IF_ERROR(WriteDurably(absl::StrCat(directory, "/", name), *bytes));
   }
-  std::vector<TensorWriter::Entry> entries;
-  KVLINK_RETURN_IF_ERROR(learner.ForEachParameter([&entries](const NamedTensor& tensor) {
-    entries.push_back({tensor.name, tensor.shape});
-    return absl::OkStatus();
-  }));
-  KVLINK_ASSIGN_OR_RETURN(TensorWriter writer, TensorWriter::Create(directory + "/model.safetensors", entries, bf16));
+  KVLINK_ASSIGN_OR_RETURN(TensorWriter writer,
+                          TensorWriter::Create(directory + "/model.safetensors", learner.Parameters(), bf16));
   KVLINK_RETURN_IF_ERROR(learner.ForEachParameter([&writer](const NamedTensor& tensor) { return writer.Add(tensor); }));
   KVLINK_RETURN_IF_ERROR(writer.Commit());
   return WriteDurably(directory + "/config.json", config.dump(2) + "\n");

@@ -15,12 +15,6 @@ namespace {
 constexpr int kMaxUnfit = 1000;       // examples in a row
 constexpr double kRecentDecay = 0.9;  // of the running mean
 
-void Add(const Learner::Losses& losses, Learner::Losses* sum) {
-  sum->divergence += losses.divergence;
-  sum->cross_entropy += losses.cross_entropy;
-  sum->tokens += losses.tokens;
-}
-
 double Mean(double sum, int64_t count) { return sum / static_cast<double>(std::max<int64_t>(1, count)); }
 
 }  // namespace
@@ -120,7 +114,7 @@ absl::Status Trainer::Measure() {
     }
     KVLINK_ASSIGN_OR_RETURN(const Learner::Losses losses,
                             run_.learner->Measure(absl::MakeConstSpan(held_out_).subspan(begin, group)));
-    Add(losses, &sum);
+    sum.Add(losses);
   }
   measured_ = Weighted(sum);
   Metric metric{state_.step, {}};
@@ -160,7 +154,7 @@ absl::StatusOr<std::optional<Outcome::End>> Trainer::Step() {
     KVLINK_ASSIGN_OR_RETURN(
         const Learner::Losses losses,
         run_.learner->Accumulate(absl::MakeConstSpan(packs).subspan(begin, group), 1 / static_cast<double>(tokens)));
-    Add(losses, &sum);
+    sum.Add(losses);
     if (run_.progress) {
       const double part =
           static_cast<double>(std::min(begin + group, packs.size())) / static_cast<double>(packs.size());
