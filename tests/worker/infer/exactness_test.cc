@@ -31,14 +31,7 @@ link::LinkPlan PlanOf(const Case& c) {
 }
 
 std::vector<float> Linked(Generator& generator, const Case& c, const link::LinkPlan& plan) {
-  auto conversation = generator.StartPlanned(plan, c.request);
-  EXPECT_TRUE(conversation.ok()) << conversation.status();
-  if (!conversation.ok()) return {};
-  std::vector<float> logits((*conversation)->logits().begin(), (*conversation)->logits().end());
-  const auto scores = generator.Score(**conversation, c.forced, {});
-  EXPECT_TRUE(scores.ok()) << scores.status();
-  if (scores.ok()) logits.insert(logits.end(), scores->begin(), scores->end());
-  return logits;
+  return LogitsOf(generator, c, generator.StartPlanned(plan, c.request));
 }
 
 // A stored encoding with its keys rotated to `offset` and positions of their own.

@@ -136,6 +136,18 @@ inline std::vector<int32_t> EncodedTokens(const Case& c, const RequestDocument& 
   return tokens;
 }
 
+// Logits behind the prompt of a conversation that has begun, and behind each forced token.
+inline std::vector<float> LogitsOf(Generator& generator, const Case& c,
+                                   const absl::StatusOr<std::unique_ptr<Conversation>>& conversation) {
+  EXPECT_TRUE(conversation.ok()) << conversation.status();
+  if (!conversation.ok()) return {};
+  std::vector<float> logits((*conversation)->logits().begin(), (*conversation)->logits().end());
+  const auto scores = generator.Score(**conversation, c.forced, {});
+  EXPECT_TRUE(scores.ok()) << scores.status();
+  if (scores.ok()) logits.insert(logits.end(), scores->begin(), scores->end());
+  return logits;
+}
+
 inline bool Hides(const link::PlacedDocument& placed, size_t token) {
   return !placed.hidden.empty() && ((placed.hidden[token / 64] >> (token % 64)) & 1) != 0;
 }

@@ -38,14 +38,7 @@ std::unique_ptr<Generator> MakeGenerator(const Case& c, const Loaded& loaded, in
 std::vector<float> Answer(Generator& generator, const Case& c, Linker linker) {
   Request request = c.request;
   request.linker = linker;
-  const auto conversation = generator.Start(request);
-  EXPECT_TRUE(conversation.ok()) << conversation.status();
-  if (!conversation.ok()) return {};
-  std::vector<float> logits((*conversation)->logits().begin(), (*conversation)->logits().end());
-  const auto scores = generator.Score(**conversation, c.forced, {});
-  EXPECT_TRUE(scores.ok()) << scores.status();
-  if (scores.ok()) logits.insert(logits.end(), scores->begin(), scores->end());
-  return logits;
+  return LogitsOf(generator, c, generator.Start(request));
 }
 
 testing::MaskedTrace Trace(const Case& c, const link::LinkPlan& plan, const model::Weights& weights) {

@@ -9,6 +9,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/worker/model/run_model.h"
+#include "tests/worker/train/mode_name.h"
 #include "tests_source_dir.h"
 #include "worker/files/safetensors.h"
 
@@ -192,12 +193,7 @@ TEST_P(Modes, RecomputingChangesNoGradient) {
 
 INSTANTIATE_TEST_SUITE_P(All, Modes,
                          ::testing::Values(Mode::kWrapper, Mode::kLinks, Mode::kWrapperLinks, Mode::kLora, Mode::kFull),
-                         [](const auto& info) {
-                           std::string name(ModeName(info.param));
-                           if (const size_t plus = name.find('+'); plus != std::string::npos)
-                             name.replace(plus, 1, "_");
-                           return name;
-                         });
+                         TestNameOf);
 
 // The parameters of a learner equal those of the file, to the bit.
 bool SameAsFile(const model::Weights& weights, Learner& learner) {

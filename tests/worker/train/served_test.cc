@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 #include "tests/worker/infer/fixture.h"
+#include "tests/worker/train/mode_name.h"
 #include "worker/files/open_tokenizer.h"
 #include "worker/link/plan.h"
 #include "worker/train/learner.h"
@@ -94,12 +95,7 @@ TEST_P(Served, AnswersAreAsLikelyAsTheyWereTrained) {
 
 INSTANTIATE_TEST_SUITE_P(Modes, Served,
                          ::testing::Values(Mode::kWrapper, Mode::kLinks, Mode::kWrapperLinks, Mode::kLora, Mode::kFull),
-                         [](const auto& info) {
-                           std::string name(ModeName(info.param));
-                           if (const size_t plus = name.find('+'); plus != std::string::npos)
-                             name.replace(plus, 1, "_");
-                           return name;
-                         });
+                         TestNameOf);
 
 }  // namespace
 }  // namespace kvlink::train
