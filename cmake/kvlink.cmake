@@ -49,11 +49,16 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND NOT KVLINK_BARE AND NOT CMAKE_BUILD_
   add_compile_options(-pthread)  # who links threads has it, and a header is good only where all macros are the same
 endif()
 
-# Each target of a sanitized tree, but those of kernels and commands, is one translation unit: half the time of building. The release tree, which people
-# build again and again, compiles file by file.
+# kvlink_unity(): each target of this folder and below is one translation unit, which halves the time of building. In sanitized trees that is all but
+# kernels and commands; elsewhere tests and benches. The rest, which people build again and again, is compiled file by file, and so is the debug tree.
+macro(kvlink_unity)
+  if(NOT CMAKE_BUILD_TYPE STREQUAL "Debug")
+    set(CMAKE_UNITY_BUILD ON)
+    set(CMAKE_UNITY_BUILD_BATCH_SIZE 0)
+  endif()
+endmacro()
 if(KVLINK_SANITIZE)
-  set(CMAKE_UNITY_BUILD ON)
-  set(CMAKE_UNITY_BUILD_BATCH_SIZE 0)
+  kvlink_unity()
 endif()
 
 # What `make asan`, `make tsan` and `make fuzz` build; kvlink_test and kvlink_fuzzer add to them.
@@ -134,7 +139,7 @@ file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/generated/tests_source_dir.h CONTENT "
 # so that clones in other folders share the compiled objects of all tests that do not need it.
 # Labels beside those given: asan unless slow; tsan in the folders whose code has threads, unless slow, grpc (whose
 # processes run the packaged gRPC on both sides: ThreadSanitizer sees neither its locks nor Abseil's and reports it) or
-# numeric (which would compute for minutes, with the threads that other tests of the folder have).
+# numeric (which would compute for minutes, with threads that other tests have).
 function(kvlink_test name)
   cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;DEPS;LABELS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})

@@ -212,7 +212,7 @@ TEST_F(IngestTest, AStoppedSourceLeavesWhatWasOnlyRead) {
 
 TEST_F(IngestTest, AStoppedSourceLeavesTheRestOfALongDocument) {
   std::string text;
-  for (int i = 0; i < 1000; ++i) absl::StrAppend(&text, "Sentence number ", i, " is this one. ");
+  for (int i = 0; i < 400; ++i) absl::StrAppend(&text, "Sentence number ", i, " is this one. ");
   progress_ = [this](const IngestCounts& counts) {
     if (counts.encodings > 0) source_->Stop();
   };
