@@ -22,11 +22,11 @@
 namespace kvlink::bench {
 namespace {
 
-constexpr absl::Duration kPatience = absl::Seconds(60);
+constexpr absl::Duration kCallPatience = absl::Seconds(60);
 constexpr char kNamespace[] = "bench";
 constexpr int64_t kSourceBytes = int64_t{256} << 20;
 
-absl::Time Soon() { return SteadyNow() + kPatience; }
+absl::Time Soon() { return SteadyNow() + kCallPatience; }
 
 // A slab of the given size: heads of 64 bf16 numbers, blocks without gaps.
 Manifest ManifestOf(const EncodingShape& shape) {

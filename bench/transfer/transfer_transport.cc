@@ -22,9 +22,9 @@ using transport::ConnectionEvents;
 using transport::RegisteredBuffer;
 using transport::Transport;
 
-constexpr absl::Duration kPatience = absl::Seconds(30);
+constexpr absl::Duration kSendPatience = absl::Seconds(30);
 
-struct Ask {
+struct TransportAsk {
   int64_t at, layers, slab_bytes;
   uint64_t first_id;
 };
@@ -34,12 +34,12 @@ class ServedConnection : public ConnectionEvents {
   ServedConnection(std::shared_ptr<Connection> connection, std::shared_ptr<RegisteredBuffer> ring)
       : connection_(std::move(connection)), ring_(std::move(ring)) {}
   void OnMessage(absl::string_view message) override {
-    Ask ask;
+    TransportAsk ask;
     if (message.size() != sizeof(ask)) std::exit(1);
     std::memcpy(&ask, message.data(), sizeof(ask));
     for (int64_t i = 0; i < ask.layers; ++i) {
       connection_->Send(ask.first_id + static_cast<uint64_t>(i), {ring_, ask.at + i * ask.slab_bytes, ask.slab_bytes},
-                        SteadyNow() + kPatience, [](const absl::Status&) {});
+                        SteadyNow() + kSendPatience, [](const absl::Status&) {});
     }
   }
   void OnClosed(const absl::Status&) override { std::exit(0); }
@@ -87,10 +87,10 @@ class TransportReader {
   const std::string& name() const { return name_; }
 
   absl::StatusOr<MoveTime> Move(const EncodingShape& shape, bool verify) {
-    const Ask ask = {place_.Next(shape.bytes()), shape.slabs(), shape.slab_bytes, next_id_};
+    const TransportAsk ask = {place_.Next(shape.bytes()), shape.slabs(), shape.slab_bytes, next_id_};
     next_id_ += static_cast<uint64_t>(shape.slabs());
     const double start = Now();
-    const absl::Time deadline = SteadyNow() + kPatience;
+    const absl::Time deadline = SteadyNow() + kSendPatience;
     {
       MutexLock lock(&mutex_);
       arrivals_.clear();
@@ -161,8 +161,8 @@ absl::StatusOr<std::shared_ptr<TransportReader>> ConnectTransport(const std::str
     void OnMessage(absl::string_view) override {}
     void OnClosed(const absl::Status&) override {}
   };
-  KVLINK_ASSIGN_OR_RETURN(auto connection,
-                          reader->transport()->Connect(address, std::make_shared<Events>(), SteadyNow() + kPatience));
+  KVLINK_ASSIGN_OR_RETURN(
+      auto connection, reader->transport()->Connect(address, std::make_shared<Events>(), SteadyNow() + kSendPatience));
   reader->set_connection(std::move(connection));
   return reader;
 }

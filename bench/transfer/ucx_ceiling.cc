@@ -33,7 +33,7 @@ constexpr unsigned kAsk = 0, kSlab = 1, kDone = 2;  // active messages
 constexpr int64_t kInFlight = int64_t{4} << 20;
 constexpr double kIdle = 0.001;  // seconds of polling without an event before the server waits
 
-struct Ask {
+struct BareAsk {
   int64_t at, layers, slab_bytes;
   int64_t move;  // a UcxMove
 };
@@ -155,7 +155,7 @@ class Side {
   }
   // Sends slabs [sent, until) of the request, with just enough in flight to keep the network busy: more is not faster,
   // and delays the first.
-  absl::Status SendSlabs(const Ask& ask, int64_t until) {
+  absl::Status SendSlabs(const BareAsk& ask, int64_t until) {
     const int64_t depth = std::max<int64_t>(2, kInFlight / ask.slab_bytes);
     for (; sent_ < until && in_flight_ < depth; ++sent_) {
       auto* const header = new Header{this, sent_};
@@ -178,7 +178,7 @@ class Side {
   }
   int64_t sent() const { return sent_; }
   void ResetSent() { sent_ = 0; }
-  absl::Status SendAsk(const Ask& ask) {
+  absl::Status SendAsk(const BareAsk& ask) {
     asked_ = ask;
     ucp_request_param_t params = {};
     params.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS;
@@ -208,7 +208,7 @@ class Side {
   }
   virtual void Received(int64_t index, ucs_status_t status) = 0;
 
-  Ask asked_ = {};
+  BareAsk asked_ = {};
   std::byte* ring() const { return ring_.as<std::byte>(); }
   int64_t ring_bytes() const { return ring_.bytes(); }
   ucp_worker_h worker() const { return worker_; }
@@ -296,7 +296,7 @@ class Server : public Side {
  private:
   static ucs_status_t OnAsk(void* arg, const void*, size_t, void* data, size_t length, const ucp_am_recv_param_t*) {
     auto* const self = static_cast<Server*>(arg);
-    if (length == sizeof(Ask)) std::memcpy(&self->asked_, data, sizeof(Ask));
+    if (length == sizeof(BareAsk)) std::memcpy(&self->asked_, data, sizeof(BareAsk));
     self->ResetSent();
     self->begun_ = false;
     return UCS_OK;
@@ -393,7 +393,7 @@ class UcxPeer : public Side {
   }
   absl::StatusOr<MoveTime> Move(UcxMove move, const EncodingShape& shape) {
     Prepare(move);
-    const Ask ask = {place_.Next(shape.bytes()), shape.slabs(), shape.slab_bytes, static_cast<int64_t>(move)};
+    const BareAsk ask = {place_.Next(shape.bytes()), shape.slabs(), shape.slab_bytes, static_cast<int64_t>(move)};
     received_ = 0;
     done_ = false;
     first_ = 0;

@@ -18,7 +18,7 @@
 namespace kvlink::train {
 namespace {
 
-const std::string kGolden = KVLINK_SOURCE_DIR "/tests/golden/";
+const std::string kGoldenFolder = KVLINK_SOURCE_DIR "/tests/golden/";
 
 std::vector<float> Logits(const Network& network, const std::vector<const Sequence*>& pack, const at::Tensor& extra) {
   const at::NoGradGuard no_gradients;
@@ -50,11 +50,11 @@ class Families : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(Families, LogitsEqualTransformers) {
   std::unique_ptr<model::Weights> weights;
-  const auto network = Open(kGolden + "models/" + GetParam(), &weights);
+  const auto network = Open(kGoldenFolder + "models/" + GetParam(), &weights);
   ASSERT_NE(network, nullptr);
   std::string name = GetParam();
   if (name.ends_with(".gguf")) name.resize(name.size() - 5);
-  const auto golden = model::Golden::Open(kGolden + "logits/" + name + ".safetensors");
+  const auto golden = model::Golden::Open(kGoldenFolder + "logits/" + name + ".safetensors");
   ASSERT_TRUE(golden.ok()) << golden.status();
   Sequence sequence;
   sequence.tokens = golden->Ints("tokens");
