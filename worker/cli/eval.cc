@@ -64,6 +64,7 @@ struct Flags {
   std::string results;
   std::string json;
   std::string plot;
+  std::string plot_orders;
   double timeout = 600;
 };
 
@@ -120,13 +121,16 @@ void AddFlags(Arguments& arguments, Flags& flags) {
                    &flags.split);
   arguments.Integer("seed", "N", "Seed of the questions, and of the intervals.", 0, INT64_MAX, &flags.seed);
   arguments.Text("order", "NAMES",
-                 "Order of the documents: generated, or with those that hold the answer first, middle or last.",
+                 "Orders of the documents: generated, with those that hold the answer first, middle or last, or at "
+                 "random: shuffled-1, shuffled-2, and so on.",
                  &flags.orders);
   arguments.Text("system", "TEXT", "System message of the chat.", &flags.ask.system);
   arguments.Integer("max-tokens", "N", "Maximum number of tokens in an answer.", 1, 4096, &flags.ask.max_tokens);
   arguments.Text("results", "FILE", "Keep results in this file, and continue from what it holds.", &flags.results);
   arguments.Text("json", "FILE", "Write the table to this file as JSON.", &flags.json);
   arguments.Text("plot", "FILE", "Draw recovery against time to first token as a PNG; needs gnuplot.", &flags.plot);
+  arguments.Text("plot-orders", "FILE", "Draw quality by order of the documents as a PNG; needs gnuplot.",
+                 &flags.plot_orders);
   arguments.Number("timeout", "SECONDS", "Time limit for one question with all linkers.", &flags.timeout);
   arguments.Bytes("device-memory",
                   "With --device cuda: device memory for encodings. It must hold all encodings of one question.",
@@ -151,10 +155,17 @@ DataOptions DataOptionsOf(const Flags& flags, const Arguments& arguments) {
   return options;
 }
 
-absl::Status CheckCombinations(const Arguments& arguments) {
-  for (const char* option : {"data", "kinds", "count", "documents", "document-tokens", "split", "order"}) {
+absl::Status CheckCombinations(const Arguments& arguments, const Parsed& parsed) {
+  for (const char* option : {"data", "kinds", "count", "documents", "document-tokens", "split"}) {
     if (arguments.given("questions") && arguments.given(option)) {
       return absl::InvalidArgumentError(absl::StrCat("--questions cannot be combined with --", option));
+    }
+  }
+  for (const eval::Order& order : parsed.orders) {
+    if (arguments.given("questions") && order.needs_gold()) {
+      return absl::InvalidArgumentError(absl::StrCat("--order ", eval::OrderName(order),
+                                                     " needs documents that are known to hold the answer, which ",
+                                                     "--questions does not name; use generated or shuffled-N"));
     }
   }
   for (const char* option : {"kinds", "split"}) {
@@ -185,7 +196,7 @@ absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& fl
   if (arguments.given("questions") && flags.questions.empty()) {
     return absl::InvalidArgumentError("--questions names no file");
   }
-  KVLINK_RETURN_IF_ERROR(CheckCombinations(arguments));
+  KVLINK_RETURN_IF_ERROR(CheckCombinations(arguments, parsed));
   KVLINK_RETURN_IF_ERROR(ParseList<Codec>("codecs", flags.codecs.empty() ? flags.ask.store.codec : flags.codecs,
                                           ParseCodec, &parsed.codecs));
   flags.ask.store.codec = std::string(CodecName(parsed.codecs[0]));
@@ -275,9 +286,20 @@ absl::Status WriteFile(const std::string& path, const std::string& bytes, std::i
   return absl::UnavailableError(absl::StrCat(path, ": cannot be written"));
 }
 
+// Nothing without a path.
+absl::Status Draw(const std::string& path, absl::StatusOr<std::string> (*plot)(absl::Span<const eval::Cell>),
+                  absl::Span<const eval::Cell> cells) {
+  if (path.empty()) return absl::OkStatus();
+  const auto script = plot(cells);
+  KVLINK_RETURN_IF_ERROR(Annotate(script.status(), path));
+  return DrawPng(*script, kPlotWidth, kPlotHeight, path);
+}
+
 absl::Status Report(const Flags& flags, const eval::Settings& settings, const eval::Results& results) {
   const std::vector<eval::Cell> cells = eval::Summarise(results.all(), static_cast<uint64_t>(flags.seed));
   absl::PrintF("%s", eval::TableText(cells));
+  const std::vector<eval::OrderRow> orders = eval::CompareOrders(results.all(), static_cast<uint64_t>(flags.seed));
+  if (!orders.empty()) absl::PrintF("\nBy order of the documents:\n%s", eval::OrderTableText(orders));
   int64_t encoded = 0;
   for (const eval::Cell& cell : cells) encoded += cell.kind == eval::kAllKinds ? 0 : cell.documents_encoded;
   if (encoded > 0) {
@@ -287,12 +309,10 @@ absl::Status Report(const Flags& flags, const eval::Settings& settings, const ev
                  static_cast<long long>(encoded));
   }
   if (!flags.json.empty()) {
-    KVLINK_RETURN_IF_ERROR(WriteFile(flags.json, eval::ReportJson(settings, cells), std::ios::trunc));
+    KVLINK_RETURN_IF_ERROR(WriteFile(flags.json, eval::ReportJson(settings, cells, orders), std::ios::trunc));
   }
-  if (flags.plot.empty()) return absl::OkStatus();
-  const auto script = eval::RecoveryPlot(cells);
-  KVLINK_RETURN_IF_ERROR(Annotate(script.status(), flags.plot));
-  return DrawPng(*script, kPlotWidth, kPlotHeight, flags.plot);
+  KVLINK_RETURN_IF_ERROR(Draw(flags.plot, eval::RecoveryPlot, cells));
+  return Draw(flags.plot_orders, eval::OrderPlot, cells);
 }
 
 }  // namespace
@@ -314,7 +334,7 @@ absl::Status RunEval(absl::Span<char* const> args) {
   }
   // A file that cannot be written is named now, not after hours.
   if (!flags.json.empty()) KVLINK_RETURN_IF_ERROR(WriteFile(flags.json, "", std::ios::app));
-  if (!flags.plot.empty()) KVLINK_RETURN_IF_ERROR(FindGnuplot());
+  if (!flags.plot.empty() || !flags.plot_orders.empty()) KVLINK_RETURN_IF_ERROR(FindGnuplot());
   KVLINK_ASSIGN_OR_RETURN(const auto session, AskSession::Open(flags.ask));
   const eval::Settings settings = SettingsOf(flags, parsed, *session);
   auto results = std::make_unique<eval::Results>();

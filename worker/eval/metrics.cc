@@ -164,4 +164,25 @@ std::optional<Recovery> RecoveryOf(absl::Span<const double> linker, absl::Span<c
   return recovery;
 }
 
+std::optional<OrderEffect> OrderEffectOf(absl::Span<const std::vector<double>> orders, uint64_t seed) {
+  if (orders.size() < 2 || orders[0].empty()) return std::nullopt;
+  OrderEffect effect;
+  for (const std::vector<double>& values : orders) effect.means.push_back(Mean(values));
+  const auto [low, high] = std::minmax_element(effect.means.begin(), effect.means.end());
+  const std::vector<double>& lowest = orders[low - effect.means.begin()];
+  const std::vector<double>& highest = orders[high - effect.means.begin()];
+  std::vector<double> differences, deviations;
+  for (size_t question = 0; question < lowest.size(); ++question) {
+    differences.push_back(highest[question] - lowest[question]);
+    std::vector<double> values, squares;
+    for (const std::vector<double>& order : orders) values.push_back(order[question]);
+    const double mean = Mean(values);
+    for (const double value : values) squares.push_back((value - mean) * (value - mean));
+    deviations.push_back(std::sqrt(Mean(squares)));
+  }
+  effect.difference = *MeanOf(differences, seed);
+  effect.deviation = *MeanOf(deviations, seed);
+  return effect;
+}
+
 }  // namespace kvlink::eval

@@ -57,6 +57,18 @@ struct Recovery {
 std::optional<Recovery> RecoveryOf(absl::Span<const double> linker, absl::Span<const double> concat,
                                    absl::Span<const double> full, uint64_t seed);
 
+// How much a measure depends on the order of the documents, over questions that were asked in each of several orders.
+struct OrderEffect {
+  std::vector<double> means;  // of each order
+  // Between the orders with the highest and the lowest mean. Resamples questions and keeps these two orders, so that
+  // the interval may hold 0.
+  Estimate difference;
+  Estimate deviation;  // of one question over its orders (the root of the mean square), mean over questions
+};
+// `orders`: of each order, the values of the same questions in the same order. nullopt: fewer than two orders, or no
+// questions. REQUIRES: equal sizes.
+std::optional<OrderEffect> OrderEffectOf(absl::Span<const std::vector<double>> orders, uint64_t seed);
+
 }  // namespace kvlink::eval
 
 #endif  // KVLINK_WORKER_EVAL_METRICS_H_

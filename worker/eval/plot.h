@@ -1,5 +1,6 @@
-// A table as a picture: recovery against time to first token, a point for each linker and codec.
-// Thread-safety: a pure function.
+// A table as a picture: recovery against time to first token, a point for each linker and codec; or quality by order of
+// the documents, a curve for each.
+// Thread-safety: pure functions.
 #ifndef KVLINK_WORKER_EVAL_PLOT_H_
 #define KVLINK_WORKER_EVAL_PLOT_H_
 
@@ -15,6 +16,9 @@ namespace kvlink::eval {
 // intervals; recovery is of EM, else of choice, else of ROUGE-L, as the cells have it. FAILED_PRECONDITION: no cell has
 // any.
 absl::StatusOr<std::string> RecoveryPlot(absl::Span<const Cell> cells);
+// The same cells, and the control without documents, in the order of `cells`; EM, else choice, else ROUGE-L.
+// FAILED_PRECONDITION: there are not two orders, or no cell has any.
+absl::StatusOr<std::string> OrderPlot(absl::Span<const Cell> cells);
 
 }  // namespace kvlink::eval
 

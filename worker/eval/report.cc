@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <iterator>
 #include <map>
 #include <utility>
 
@@ -26,10 +27,12 @@ std::optional<Estimate> EstimateOf(const Group& group, Score score, uint64_t see
   return MeanOf(values, seed);
 }
 
-std::map<std::string, double> ByItem(const Group& group, Score score) {
+// `score`: a Score, or a function of a result.
+template <typename T>
+std::map<std::string, double> ByItem(const Group& group, T score) {
   std::map<std::string, double> values;
   for (const Result* result : group) {
-    if (result->*score) values[result->item] = *(result->*score);
+    if (const std::optional<double> value = std::invoke(score, *result)) values[result->item] = *value;
   }
   return values;
 }
@@ -97,6 +100,74 @@ class Sequence {
   std::vector<std::string> values_;
 };
 
+// The results of equal kind, order, codec and linker.
+struct Groups {
+  explicit Groups(absl::Span<const Result> results);
+  const Group& Of(const std::string& kind, const std::string& order, const std::string& codec,
+                  absl::string_view linker) const {
+    static const Group* const none = new Group;
+    const auto it = groups.find({kind, order, codec, std::string(linker)});
+    return it == groups.end() ? *none : it->second;
+  }
+
+  Sequence kinds, orders, codecs, linkers;  // kAllKinds last, if there are several
+  std::map<std::vector<std::string>, Group> groups;
+};
+
+Groups::Groups(absl::Span<const Result> results) {
+  for (const Result& result : results) {
+    kinds.Add(result.kind);
+    orders.Add(result.order);
+    codecs.Add(result.codec);
+    linkers.Add(result.linker);
+    groups[{result.kind, result.order, result.codec, result.linker}].push_back(&result);
+    groups[{std::string(kAllKinds), result.order, result.codec, result.linker}].push_back(&result);
+  }
+  if (kinds.values().size() > 1) kinds.Add(std::string(kAllKinds));
+}
+
+struct Measure {
+  absl::string_view name, head;
+  std::optional<double> (*of)(const Result&);
+};
+constexpr absl::string_view kExact = "exact", kRougeL = "rouge_l", kDivergence = "divergence";
+constexpr Measure kMeasures[] = {
+    {kExact, "EM", [](const Result& result) { return result.exact; }},
+    {"f1", "F1", [](const Result& result) { return result.f1; }},
+    {"choice", "choice", [](const Result& result) { return result.choice; }},
+    {kRougeL, "ROUGE-L", [](const Result& result) { return result.rouge_l; }},
+    {kDivergence, "KL", [](const Result& result) { return std::optional<double>(result.divergence); }}};
+
+// Of the items that all of them have.
+std::vector<std::vector<double>> InAll(absl::Span<const std::map<std::string, double>> orders) {
+  std::vector<std::vector<double>> values(orders.size());
+  if (orders.empty()) return values;
+  for (const auto& [item, unused] : orders[0]) {
+    const auto has = [&item = item](const std::map<std::string, double>& order) { return order.contains(item); };
+    if (!std::all_of(orders.begin(), orders.end(), has)) continue;
+    for (size_t i = 0; i < orders.size(); ++i) values[i].push_back(orders[i].at(item));
+  }
+  return values;
+}
+
+std::optional<OrderRow> RowOf(const Groups& groups, const std::string& kind, const std::string& codec,
+                              const std::string& linker, const Measure& measure, uint64_t seed) {
+  OrderRow row{kind, codec, linker, std::string(measure.name), {}, 0, {}};
+  std::vector<std::map<std::string, double>> by_item;
+  for (const std::string& order : groups.orders.values()) {
+    auto values = ByItem(groups.Of(kind, order, codec, linker), measure.of);
+    if (values.empty()) continue;
+    row.orders.push_back(order);
+    by_item.push_back(std::move(values));
+  }
+  const std::vector<std::vector<double>> values = InAll(by_item);
+  std::optional<OrderEffect> effect = OrderEffectOf(values, seed);
+  if (!effect) return std::nullopt;
+  row.questions = static_cast<int64_t>(values[0].size());
+  row.effect = *std::move(effect);
+  return row;
+}
+
 std::string Percent(double share) { return absl::StrFormat("%.1f", 100 * share); }
 std::string PercentOf(const Interval& interval) {
   return absl::StrCat(Percent(interval.low), "..", Percent(interval.high));
@@ -163,6 +234,42 @@ std::vector<Column> Columns(absl::Span<const Cell> cells) {
   return columns;
 }
 
+// As the table's columns are: codec, linker, measure, questions, the mean of each order, and the two estimates.
+std::vector<std::string> OrderLine(const OrderRow& row, absl::Span<const std::string> orders) {
+  const auto number = [&row](double value) {
+    return row.measure == kDivergence ? absl::StrFormat("%.3f", value) : Percent(value);
+  };
+  const auto* const measure = std::find_if(std::begin(kMeasures), std::end(kMeasures),
+                                           [&row](const Measure& one) { return one.name == row.measure; });
+  std::vector<std::string> line = {row.codec, row.linker, std::string(measure->head), absl::StrCat(row.questions)};
+  for (const std::string& order : orders) {
+    const auto at = std::find(row.orders.begin(), row.orders.end(), order);
+    line.push_back(at == row.orders.end() ? "-" : number(row.effect.means[at - row.orders.begin()]));
+  }
+  for (const Estimate& estimate : {row.effect.difference, row.effect.deviation}) {
+    line.push_back(number(estimate.mean));
+    line.push_back(absl::StrCat(number(estimate.interval.low), "..", number(estimate.interval.high)));
+  }
+  return line;
+}
+
+// Cells of equal width in each column. `left`: the columns that are not numbers.
+std::string Aligned(const std::vector<std::vector<std::string>>& rows, const std::vector<bool>& left) {
+  std::vector<int> widths(left.size(), 0);
+  for (const auto& row : rows) {
+    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], static_cast<int>(row[i].size()));
+  }
+  std::string table;
+  for (const auto& row : rows) {
+    std::string line;
+    for (size_t i = 0; i < row.size(); ++i) {
+      absl::StrAppendFormat(&line, "%s%*s", i > 0 ? "  " : "", left[i] ? -widths[i] : widths[i], row[i]);
+    }
+    absl::StrAppend(&table, line, "\n");
+  }
+  return table;
+}
+
 void AddEstimate(Json& json, const std::string& name, const std::optional<Estimate>& estimate) {
   if (estimate) {
     json[name] = {{"mean", estimate->mean}, {"interval", {estimate->interval.low, estimate->interval.high}}};
@@ -177,25 +284,15 @@ void AddRecovery(Json& json, const std::string& name, const std::optional<Recove
 }  // namespace
 
 std::vector<Cell> Summarise(absl::Span<const Result> results, uint64_t seed) {
-  Sequence kinds, orders, codecs, linkers;
-  std::map<std::vector<std::string>, Group> groups;
-  for (const Result& result : results) {
-    kinds.Add(result.kind);
-    orders.Add(result.order);
-    codecs.Add(result.codec);
-    linkers.Add(result.linker);
-    groups[{result.kind, result.order, result.codec, result.linker}].push_back(&result);
-    groups[{std::string(kAllKinds), result.order, result.codec, result.linker}].push_back(&result);
-  }
-  if (kinds.values().size() > 1) kinds.Add(std::string(kAllKinds));
+  const Groups groups(results);
   std::vector<Cell> cells;
-  for (const std::string& kind : kinds.values()) {
-    for (const std::string& order : orders.values()) {
-      for (const std::string& codec : codecs.values()) {
+  for (const std::string& kind : groups.kinds.values()) {
+    for (const std::string& order : groups.orders.values()) {
+      for (const std::string& codec : groups.codecs.values()) {
         const auto group = [&](absl::string_view linker) -> const Group& {
-          return groups[{kind, order, codec, std::string(linker)}];
+          return groups.Of(kind, order, codec, linker);
         };
-        for (const std::string& linker : linkers.values()) {
+        for (const std::string& linker : groups.linkers.values()) {
           if (group(linker).empty()) continue;
           Cell cell = CellOf(group(linker), seed);
           cell.kind = kind;
@@ -217,10 +314,31 @@ std::vector<Cell> Summarise(absl::Span<const Result> results, uint64_t seed) {
   return cells;
 }
 
+std::vector<OrderRow> CompareOrders(absl::Span<const Result> results, uint64_t seed) {
+  const Groups groups(results);
+  std::vector<OrderRow> rows;
+  for (const std::string& kind : groups.kinds.values()) {
+    for (const std::string& codec : groups.codecs.values()) {
+      for (const std::string& linker : groups.linkers.values()) {
+        if (linker == kClosedBook) continue;
+        for (const Measure& measure : kMeasures) {
+          std::optional<OrderRow> row = RowOf(groups, kind, codec, linker, measure, seed);
+          if (row) rows.push_back(*std::move(row));
+        }
+      }
+    }
+  }
+  return rows;
+}
+
 std::string TableText(absl::Span<const Cell> cells) {
   const std::vector<Column> columns = Columns(cells);
   std::vector<std::vector<std::string>> rows = {{}};
-  for (const Column& column : columns) rows[0].emplace_back(column.head);
+  std::vector<bool> left;
+  for (const Column& column : columns) {
+    rows[0].emplace_back(column.head);
+    left.push_back(column.left);
+  }
   for (const Cell& cell : cells) {
     rows.emplace_back();
     for (const Column& column : columns) {
@@ -228,23 +346,39 @@ std::string TableText(absl::Span<const Cell> cells) {
       rows.back().push_back(text.empty() ? "-" : text);
     }
   }
-  std::vector<int> widths(columns.size(), 0);
-  for (const auto& row : rows) {
-    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], static_cast<int>(row[i].size()));
-  }
-  std::string table;
-  for (const auto& row : rows) {
-    std::string line;
-    for (size_t i = 0; i < row.size(); ++i) {
-      absl::StrAppendFormat(&line, "%s%*s", i > 0 ? "  " : "", columns[i].left ? -widths[i] : widths[i], row[i]);
-    }
-    absl::StrAppend(&table, line, "\n");
-  }
-  return table;
+  return Aligned(rows, left);
 }
 
-std::string ReportJson(const Settings& settings, absl::Span<const Cell> cells) {
-  Json json = {{"settings", settings}, {"cells", Json::array()}};
+std::string OrderTableText(absl::Span<const OrderRow> rows) {
+  if (rows.empty()) return "";
+  Sequence codecs, orders;
+  for (const OrderRow& row : rows) {
+    codecs.Add(row.codec);
+    for (const std::string& order : row.orders) orders.Add(order);
+  }
+  std::vector<std::vector<std::string>> lines = {{"codec", "linker", "measure", "n"}};
+  lines[0].insert(lines[0].end(), orders.values().begin(), orders.values().end());
+  lines[0].insert(lines[0].end(), {"difference", "95%", "deviation", "95%"});
+  for (const OrderRow& row : rows) {
+    const auto is_exact = [&row](const OrderRow& other) {
+      return other.codec == row.codec && other.linker == row.linker && other.kind == row.kind &&
+             other.measure == kExact;
+    };
+    if (row.kind != rows.back().kind) continue;
+    if (row.measure == kRougeL && std::any_of(rows.begin(), rows.end(), is_exact)) continue;
+    lines.push_back(OrderLine(row, orders.values()));
+  }
+  std::vector<bool> left(lines[0].size(), false);
+  std::fill_n(left.begin(), 3, true);
+  if (codecs.values().size() == 1) {
+    for (std::vector<std::string>& line : lines) line.erase(line.begin());
+    left.erase(left.begin());
+  }
+  return Aligned(lines, left);
+}
+
+std::string ReportJson(const Settings& settings, absl::Span<const Cell> cells, absl::Span<const OrderRow> rows) {
+  Json json = {{"settings", settings}, {"cells", Json::array()}, {"orders", Json::array()}};
   for (const Cell& cell : cells) {
     Json one = {{"kind", cell.kind},
                 {"order", cell.order},
@@ -265,6 +399,17 @@ std::string ReportJson(const Settings& settings, absl::Span<const Cell> cells) {
     if (cell.recomputed_share) one["recomputed_share"] = *cell.recomputed_share;
     one["documents_encoded"] = cell.documents_encoded;
     json["cells"].push_back(std::move(one));
+  }
+  for (const OrderRow& row : rows) {
+    Json one = {{"kind", row.kind},
+                {"codec", row.codec},
+                {"linker", row.linker},
+                {"measure", row.measure},
+                {"questions", row.questions}};
+    for (size_t i = 0; i < row.orders.size(); ++i) one["means"][row.orders[i]] = row.effect.means[i];
+    AddEstimate(one, "difference", row.effect.difference);
+    AddEstimate(one, "deviation", row.effect.deviation);
+    json["orders"].push_back(std::move(one));
   }
   return json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
 }

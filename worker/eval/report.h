@@ -1,4 +1,5 @@
-// Results as a table: one row for each kind of question, order, codec and linker.
+// Results as tables: one row for each kind of question, order, codec and linker; and, where questions were asked in
+// several orders, how much each measure depends on them.
 // Thread-safety: pure functions.
 #ifndef KVLINK_WORKER_EVAL_REPORT_H_
 #define KVLINK_WORKER_EVAL_REPORT_H_
@@ -42,11 +43,28 @@ struct Cell {
 // Kinds, orders, codecs and linkers in the order of their first result. `seed`: of the bootstrap.
 std::vector<Cell> Summarise(absl::Span<const Result> results, uint64_t seed);
 
+// Over the questions that a linker has answered in each of its orders.
+struct OrderRow {
+  std::string kind;
+  std::string codec;
+  std::string linker;
+  std::string measure;  // as a result names it (docs/formats.md "Results of eval")
+  std::vector<std::string> orders;
+  int64_t questions = 0;
+  OrderEffect effect;
+};
+
+// Kinds, codecs, linkers and orders in the order of their first result; the control without documents has none. Empty
+// if no question was asked in two orders.
+std::vector<OrderRow> CompareOrders(absl::Span<const Result> results, uint64_t seed);
+
 // Lines of a table, with shares in percent. Leaves out the columns that no cell has, and order and codec if there is
 // only one. ROUGE-L is shown where there is no exact match.
 std::string TableText(absl::Span<const Cell> cells);
-// An object with the settings and the cells (docs/formats.md "Results of eval").
-std::string ReportJson(const Settings& settings, absl::Span<const Cell> cells);
+// The same of the rows over all kinds, or of the only kind; empty without rows.
+std::string OrderTableText(absl::Span<const OrderRow> rows);
+// An object with the settings, the cells and the rows (docs/formats.md "Results of eval").
+std::string ReportJson(const Settings& settings, absl::Span<const Cell> cells, absl::Span<const OrderRow> rows);
 
 }  // namespace kvlink::eval
 

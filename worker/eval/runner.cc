@@ -3,18 +3,24 @@
 #include "worker/eval/runner.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
+#include "base/checksum.h"
 #include "base/clock.h"
 #include "base/status.h"
+#include "worker/data/random.h"
 #include "worker/eval/metrics.h"
 
 namespace kvlink::eval {
 namespace {
 
-constexpr Order kOrders[] = {Order::kGenerated, Order::kFirst, Order::kMiddle, Order::kLast};
+constexpr absl::string_view kPlaceNames[] = {"generated", "first", "middle", "last"};  // by Order::Place
+constexpr absl::string_view kShuffled = "shuffled-";
 // Tokens of full attention's answer over which its distributions are compared.
 constexpr size_t kComparedTokens = 8;
 constexpr absl::Duration kWriteTimeout = absl::Seconds(60);
@@ -31,40 +37,43 @@ class Remaining {
 };
 
 std::vector<infer::RequestDocument> Ordered(const Task& task, Order order) {
-  if (order == Order::kGenerated) return task.documents;
+  if (order.place == Order::kGenerated) return task.documents;
+  if (order.place == Order::kShuffled) {
+    const std::string seed = absl::StrCat(task.id, "/", order.number);
+    std::vector<infer::RequestDocument> documents = task.documents;
+    data::Random(Xxh3(seed.data(), seed.size())).Shuffle(documents);
+    return documents;
+  }
   std::vector<infer::RequestDocument> gold, others;
   for (size_t i = 0; i < task.documents.size(); ++i) {
     const bool is_gold = std::binary_search(task.gold.begin(), task.gold.end(), static_cast<int64_t>(i));
     (is_gold ? gold : others).push_back(task.documents[i]);
   }
-  const size_t before = order == Order::kFirst ? 0 : order == Order::kMiddle ? others.size() / 2 : others.size();
+  const size_t before = order.place == Order::kFirst    ? 0
+                        : order.place == Order::kMiddle ? others.size() / 2
+                                                        : others.size();
   others.insert(others.begin() + static_cast<ptrdiff_t>(before), gold.begin(), gold.end());
   return others;
 }
 
 }  // namespace
 
-absl::string_view OrderName(Order order) {
-  switch (order) {
-    case Order::kGenerated:
-      return "generated";
-    case Order::kFirst:
-      return "first";
-    case Order::kMiddle:
-      return "middle";
-    case Order::kLast:
-      return "last";
-  }
-  return "";
+std::string OrderName(Order order) {
+  if (order.place == Order::kShuffled) return absl::StrCat(kShuffled, order.number);
+  return std::string(kPlaceNames[order.place]);
 }
 
 absl::StatusOr<Order> ParseOrder(absl::string_view name) {
-  for (Order order : kOrders) {
-    if (name == OrderName(order)) return order;
+  const auto* const place = std::find(std::begin(kPlaceNames), std::end(kPlaceNames), name);
+  if (place != std::end(kPlaceNames)) return Order(static_cast<Order::Place>(place - std::begin(kPlaceNames)));
+  Order order = Order::kShuffled;
+  absl::string_view number = name;
+  if (absl::ConsumePrefix(&number, kShuffled) && absl::SimpleAtoi(number, &order.number) && order.number > 0 &&
+      OrderName(order) == name) {
+    return order;
   }
-  const auto append = [](std::string* out, Order order) { absl::StrAppend(out, OrderName(order)); };
-  return absl::InvalidArgumentError(
-      absl::StrCat("unknown order '", name, "'; use ", absl::StrJoin(kOrders, ", ", append)));
+  return absl::InvalidArgumentError(absl::StrCat("unknown order '", name, "'; use ", absl::StrJoin(kPlaceNames, ", "),
+                                                 " or ", kShuffled, "N, N from 1"));
 }
 
 struct Runner::Answered {
@@ -87,15 +96,15 @@ Runner::Runner(std::vector<infer::Generator*> generators, const model::Tokenizer
       results_(results) {}
 
 Result::Key Runner::KeyOf(const Task& task, absl::string_view linker, Order order, const infer::Generator& generator) {
-  return {task.id, std::string(linker), std::string(OrderName(order)),
-          std::string(CodecName(generator.options().codec))};
+  return {task.id, std::string(linker), OrderName(order), std::string(CodecName(generator.options().codec))};
 }
 
 absl::Status Runner::Run(const Task& task, const infer::Limits& limits) {
   for (const Order order : options_.orders) {
-    if (order != Order::kGenerated && task.gold.empty()) {
+    if (order.needs_gold() && task.gold.empty()) {
       return absl::InvalidArgumentError(absl::StrCat("question ", task.id, " does not say which of its documents hold ",
-                                                     "the answer; use the order ", OrderName(Order::kGenerated)));
+                                                     "the answer; use the order ", OrderName(Order::kGenerated), " or ",
+                                                     kShuffled, "N"));
     }
     KVLINK_RETURN_IF_ERROR(Annotate(RunOrder(task, order, limits), absl::StrCat("question ", task.id)));
   }

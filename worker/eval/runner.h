@@ -25,8 +25,24 @@
 namespace kvlink::eval {
 
 // In which order a question's documents stand in the prompt. Several gold documents keep their order and stay together.
-enum class Order { kGenerated, kFirst, kMiddle, kLast };  // as generated; the gold documents first, ...
-absl::string_view OrderName(Order order);
+struct Order {
+  enum Place : uint8_t {
+    kGenerated,  // as generated or given
+    kFirst,      // the gold documents before all others
+    kMiddle,
+    kLast,
+    kShuffled,  // a permutation that is drawn for each question
+  };
+  Place place = kGenerated;
+  int64_t number = 0;  // of the permutation, from 1; only with kShuffled
+
+  Order() = default;
+  Order(Place at) : place(at) {}  // NOLINT(google-explicit-constructor): a place alone is an order
+  Order(Place at, int64_t permutation) : place(at), number(permutation) {}
+  bool operator==(const Order&) const = default;
+  bool needs_gold() const { return place == kFirst || place == kMiddle || place == kLast; }
+};
+std::string OrderName(Order order);  // generated, first, middle, last, shuffled-1
 // INVALID_ARGUMENT: lists the orders.
 absl::StatusOr<Order> ParseOrder(absl::string_view name);
 

@@ -104,5 +104,25 @@ TEST(Metrics, RecoveryIsUndefinedWhereNothingIsLost) {
   EXPECT_FALSE(recovery->interval.has_value());
 }
 
+TEST(Metrics, AnOrderMovesMeansOrSingleQuestions) {
+  const std::vector<Values> orders = {{1, 1, 0, 1}, {1, 0, 0, 0}, {1, 1, 0, 0}};
+  const OrderEffect effect = *OrderEffectOf(orders, 1);
+  EXPECT_EQ(effect.means, (Values{0.75, 0.25, 0.5}));
+  EXPECT_DOUBLE_EQ(effect.difference.mean, 0.5) << "0, 1, 0, 1 between the first order and the second";
+  // One resample in sixteen draws only the questions that differ.
+  EXPECT_EQ(effect.difference.interval.low, 0);
+  EXPECT_EQ(effect.difference.interval.high, 1);
+  // Two questions do not depend on the order; one value of the others' three is another: sqrt(2 / 9).
+  EXPECT_DOUBLE_EQ(effect.deviation.mean, 2 * std::sqrt(2.0 / 9) / 4);
+  // What one question gains another loses.
+  const OrderEffect even = *OrderEffectOf(std::vector<Values>{{1, 0}, {0, 1}}, 1);
+  EXPECT_EQ(even.difference.mean, 0);
+  EXPECT_EQ(even.difference.interval.low, -1);
+  EXPECT_EQ(even.difference.interval.high, 1);
+  EXPECT_EQ(even.deviation.mean, 0.5);
+  EXPECT_FALSE(OrderEffectOf(std::vector<Values>{{1, 0}}, 1).has_value());
+  EXPECT_FALSE(OrderEffectOf(std::vector<Values>{{}, {}}, 1).has_value());
+}
+
 }  // namespace
 }  // namespace kvlink::eval

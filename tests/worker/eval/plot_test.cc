@@ -51,6 +51,27 @@ TEST(Plot, ShowsEachLinkerAndCodecOnce) {
   EXPECT_GT(std::filesystem::file_size(directory.path() + "/plot.png"), 1000u);
 }
 
+TEST(Plot, ShowsQualityByOrder) {
+  std::vector<Cell> cells;
+  for (const char* order : {"first", "last"}) {
+    for (const char* linker : {"concat", "closed-book"}) {
+      cells.push_back(Point("lookup", "q8", linker, 0.7, 0.3));
+      cells.back().order = order;
+      cells.back().choice = Estimate{cells.size() / 8.0, {0.1, 0.75}};
+    }
+  }
+  const auto script = OrderPlot(cells);
+  ASSERT_TRUE(script.ok()) << script.status();
+  EXPECT_THAT(*script, AllOf(HasSubstr("set ylabel 'choice, %'"), HasSubstr("set xtics ('first' 0, 'last' 1)"),
+                             HasSubstr("$series0 << END\n0.000 12.500 10.000 75.000\n1.000 37.500 10.000 75.000\nEND"),
+                             HasSubstr("0.020 25.000"), HasSubstr("title 'concat'"), HasSubstr("title 'closed-book'")));
+  EXPECT_EQ(OrderPlot(absl::MakeSpan(cells).first(2)).status().code(), absl::StatusCode::kFailedPrecondition);
+  if (!cli::FindGnuplot().ok()) GTEST_SKIP() << cli::FindGnuplot();
+  const testing::ScratchDirectory directory;
+  const absl::Status drawn = cli::DrawPng(*script, 640, 480, directory.path() + "/plot.png");
+  EXPECT_TRUE(drawn.ok()) << drawn;
+}
+
 TEST(Plot, NeedsARecovery) {
   EXPECT_EQ(RecoveryPlot({}).status().code(), absl::StatusCode::kFailedPrecondition);
   Cell cell = Point("lookup", "q8", "concat", 1, 0);

@@ -1,6 +1,7 @@
 // Cells against values computed by hand.
 #include "worker/eval/report.h"
 
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -14,8 +15,12 @@ namespace kvlink::eval {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::ContainsRegex;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::MatchesRegex;
 using ::testing::Not;
+using ::testing::StartsWith;
 
 Result Of(const std::string& kind, int item, const std::string& linker, double exact, double seconds) {
   Result result;
@@ -112,9 +117,70 @@ TEST(Report, SummariesAreShownByRouge) {
   EXPECT_THAT(TableText(Summarise(Sample(), 1)), Not(HasSubstr("ROUGE-L")));
 }
 
+// Three questions in three orders, the last question not in the last one; full attention in one order.
+std::vector<Result> InOrders() {
+  std::vector<Result> results;
+  const auto add = [&](const std::string& order, const std::string& linker, const std::vector<double>& exact) {
+    for (size_t i = 0; i < exact.size(); ++i) {
+      results.push_back(Of("lookup", static_cast<int>(i), linker, exact[i], 0.1));
+      results.back().order = order;
+      results.back().rouge_l = exact[i];
+    }
+  };
+  add("first", "full", {1, 1, 1});
+  add("first", "concat", {1, 1, 1});
+  add("middle", "concat", {0, 1, 0});
+  add("last", "concat", {1, 1});
+  for (const char* order : {"first", "middle", "last"}) add(order, std::string(kClosedBook), {0, 0, 0});
+  return results;
+}
+
+TEST(Report, OrdersAreComparedOverTheSameQuestions) {
+  const std::vector<OrderRow> rows = CompareOrders(InOrders(), 1);
+  ASSERT_EQ(rows.size(), 4u) << "of concat alone";
+  const OrderRow &exact = rows[0], &divergence = rows[3];
+  EXPECT_EQ(exact.linker, "concat");
+  EXPECT_EQ(exact.measure, "exact");
+  EXPECT_EQ(exact.questions, 2);
+  EXPECT_THAT(exact.orders, ElementsAre("first", "middle", "last"));
+  EXPECT_THAT(exact.effect.means, ElementsAre(1, 0.5, 1));
+  EXPECT_EQ(exact.effect.difference.mean, 0.5);
+  EXPECT_DOUBLE_EQ(exact.effect.deviation.mean, std::sqrt(2.0 / 9) / 2);
+  EXPECT_EQ(rows[1].measure, "f1");
+  EXPECT_EQ(rows[1].effect.difference.mean, 0.25);
+  EXPECT_EQ(divergence.measure, "divergence");
+  EXPECT_THAT(divergence.effect.means, ElementsAre(0, 0.5, 0));
+  EXPECT_TRUE(CompareOrders(Sample(), 1).empty()) << "in one order";
+}
+
+TEST(Report, TheTableOfOrdersHasAColumnForEach) {
+  const std::vector<std::string> lines =
+      absl::StrSplit(OrderTableText(CompareOrders(InOrders(), 1)), '\n', absl::SkipEmpty());
+  ASSERT_EQ(lines.size(), 4u) << "no ROUGE-L where there is EM";
+  for (const std::string& line : lines) EXPECT_EQ(line.size(), lines[0].size());
+  EXPECT_THAT(lines[0], MatchesRegex("linker +measure +n +first +middle +last +difference +95% +deviation +95%"));
+  EXPECT_THAT(lines[1], MatchesRegex("concat +EM +2 +100.0 +50.0 +100.0 +50.0 +0.0..100.0 +23.6 +0.0..47.1"));
+  EXPECT_THAT(lines[3], MatchesRegex("concat +KL +2 +0.000 +0.500 +0.000 +0.500 +0.000..1.000 +0.236 .*"));
+  std::vector<Result> results = InOrders();
+  for (Result result : InOrders()) {
+    result.codec = "q4";
+    results.push_back(result);
+    result.codec = "q8";
+    result.kind = "chain";
+    result.item += " of chain";
+    results.push_back(result);
+  }
+  EXPECT_THAT(
+      OrderTableText(CompareOrders(results, 1)),
+      AllOf(StartsWith("codec  linker"), ContainsRegex("\nq8 +concat +EM +4 "), ContainsRegex("\nq4 +concat +EM +2 ")))
+      << "over both kinds";
+  EXPECT_EQ(OrderTableText({}), "");
+}
+
 TEST(Report, JsonHoldsTheSame) {
   const std::vector<Cell> cells = Summarise(Sample(), 1);
-  const auto json = nlohmann::json::parse(ReportJson({{"seed", "1"}}, cells), nullptr, false);
+  const auto json =
+      nlohmann::json::parse(ReportJson({{"seed", "1"}}, cells, CompareOrders(InOrders(), 1)), nullptr, false);
   ASSERT_TRUE(json.is_object());
   EXPECT_EQ(json["settings"]["seed"], "1");
   ASSERT_EQ(json["cells"].size(), cells.size());
@@ -127,6 +193,12 @@ TEST(Report, JsonHoldsTheSame) {
   EXPECT_EQ(json["cells"][1]["bytes_read"], 2 << 20);
   EXPECT_EQ(json["cells"][1]["recomputed_share"], 5.0 / 80);
   EXPECT_FALSE(json["cells"][1].contains("choice"));
+  ASSERT_EQ(json["orders"].size(), 4u);
+  EXPECT_EQ(json["orders"][0]["measure"], "exact");
+  EXPECT_EQ(json["orders"][0]["questions"], 2);
+  EXPECT_EQ(json["orders"][0]["means"], (nlohmann::json{{"first", 1.0}, {"middle", 0.5}, {"last", 1.0}}));
+  EXPECT_EQ(json["orders"][0]["difference"]["mean"], 0.5);
+  EXPECT_EQ(json["orders"][0]["deviation"]["interval"].size(), 2u);
 }
 
 }  // namespace

@@ -257,10 +257,9 @@ TEST_F(RunnerTest, OrdersMoveTheGoldDocuments) {
     Order order;
     std::vector<int64_t> gold;
     std::vector<int64_t> expected;
-  } cases[] = {{Order::kFirst, {1, 3}, {1, 3, 0, 2, 4}},
-               {Order::kMiddle, {0, 4}, {1, 0, 4, 2, 3}},
-               {Order::kLast, {0, 3}, {1, 2, 4, 0, 3}},
-               {Order::kMiddle, {4}, {0, 1, 4, 2, 3}}};
+  } cases[] = {{Order::kFirst, {1, 3}, {1, 3, 0, 2, 4}},          {Order::kMiddle, {0, 4}, {1, 0, 4, 2, 3}},
+               {Order::kLast, {0, 3}, {1, 2, 4, 0, 3}},           {Order::kMiddle, {4}, {0, 1, 4, 2, 3}},
+               {Order(Order::kShuffled, 1), {}, {2, 1, 0, 3, 4}}, {Order(Order::kShuffled, 2), {}, {1, 0, 4, 2, 3}}};
   for (const auto& one : cases) {
     Task moved = task, placed = task;
     moved.gold = one.gold;
@@ -281,6 +280,19 @@ TEST_F(RunnerTest, OrdersMoveTheGoldDocuments) {
   const absl::Status status = MakeRunner(&results, {Order::kLast}).Run(unknown, {});
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(status.message()), HasSubstr("does not say which of its documents"));
+}
+
+TEST(Order, IsReadAsItIsNamed) {
+  for (const char* name : {"generated", "first", "middle", "last", "shuffled-1", "shuffled-12"}) {
+    const auto order = ParseOrder(name);
+    ASSERT_TRUE(order.ok()) << order.status();
+    EXPECT_EQ(OrderName(*order), name);
+  }
+  EXPECT_FALSE(*ParseOrder("shuffled-1") == *ParseOrder("shuffled-2"));
+  for (const char* name : {"", "First", "shuffled", "shuffled-", "shuffled-0", "shuffled-01", "shuffled--1",
+                           "shuffled-9223372036854775808"}) {
+    EXPECT_THAT(std::string(ParseOrder(name).status().message()), HasSubstr("middle, last or shuffled-N")) << name;
+  }
 }
 
 TEST_F(RunnerTest, AnInterruptedTaskKeepsWhatIsKnown) {
