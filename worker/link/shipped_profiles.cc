@@ -14,7 +14,9 @@ constexpr absl::string_view kUntuned = R"json({
 })json";
 
 // The authors' Llama-3 checkpoints (arXiv 2502.16002) use reserved ids of Llama-3: link j of slot i is 128011 + i * N +
-// j, 40 slots; 128254 opens the documents and 128255 closes them.
+// j, 40 slots; 128254 opens the documents and 128255 closes them. Text and place of the documents are those of the
+// authors' evaluation, except that theirs numbers them, `Document [2](Title: ...`: then an encoding would depend on its
+// slot.
 constexpr absl::string_view kLlama1 = R"json({
   "name": "kvlink-llama-1",
   "trained": true,
@@ -23,8 +25,9 @@ constexpr absl::string_view kLlama1 = R"json({
   "first_link_id": 128011,
   "mem_start": 128254,
   "mem_end": 128255,
-  "document_template": "Title: {title}\n{text}\n",
-  "place": "after-system"
+  "linker": "links",
+  "document_template": "Document (Title: {title}) {text}\n",
+  "place": "in-user"
 })json";
 
 constexpr absl::string_view kLlama5 = R"json({
@@ -35,8 +38,9 @@ constexpr absl::string_view kLlama5 = R"json({
   "first_link_id": 128011,
   "mem_start": 128254,
   "mem_end": 128255,
-  "document_template": "Title: {title}\n{text}\n",
-  "place": "after-system"
+  "linker": "links",
+  "document_template": "Document (Title: {title}) {text}\n",
+  "place": "in-user"
 })json";
 
 constexpr ShippedProfile kProfiles[] = {

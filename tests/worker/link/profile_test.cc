@@ -37,6 +37,8 @@ TEST(LinkProfile, ShippedOnesParseAndFitTheirModels) {
   EXPECT_EQ(*five->first_link_id, 128011);
   EXPECT_EQ(*five->mem_start, 128254);
   EXPECT_EQ(*five->mem_end, 128255);
+  EXPECT_EQ(five->linker, Linker(Linker::kLinks));
+  EXPECT_EQ(DocumentText(*five, "Io", "A moon."), "Document (Title: Io) A moon.\n");
   // Their last link id stays clear of the markers.
   EXPECT_LT(128011 + 40 * 5 - 1, 128254);
 }
