@@ -74,15 +74,19 @@ class TorchLearner final : public Learner {
   int64_t taken_ = 0;                   // steps
 };
 
-// Trained embeddings begin as those of random tokens: they lie where the model expects embeddings to lie.
+// Trained embeddings begin as those of tokens: they lie where the model expects embeddings to lie.
 void TorchLearner::AddEmbeddings(data::Random& random) {
   const Embeddings& wanted = settings_.embeddings;
   const at::Tensor table = network_->Parameters().front().second->detach();
+  size_t taken = 0;  // of settings_.begin
+  const auto next = [&]() -> int64_t {
+    if (settings_.begin.empty()) return static_cast<int64_t>(random.Below(static_cast<size_t>(table.size(0))));
+    return settings_.begin[taken++ % settings_.begin.size()];
+  };
   const auto add = [&](const char* name, int64_t rows) {
     if (rows == 0) return;
     std::vector<int64_t> ids;
-    for (int64_t i = 0; i < rows; ++i)
-      ids.push_back(static_cast<int64_t>(random.Below(static_cast<size_t>(table.size(0)))));
+    for (int64_t i = 0; i < rows; ++i) ids.push_back(next());
     at::Tensor value = table.index_select(0, at::tensor(at::ArrayRef<int64_t>(ids)).to(table.device())).clone();
     Add(name, value);
     embeddings_.push_back(value);
@@ -288,7 +292,8 @@ absl::Status TorchLearner::Set(absl::Span<const NamedTensor> tensors) {
           absl::StrCat("tensor '", tensors[i].name, "' is not the '", name, "' of this training, or of another shape"));
     }
   }
-  if (moments && (tensors.back().name != "steps" || tensors.back().values.size() != 1)) {
+  if (moments && (tensors.back().name != "steps" || tensors.back().values.size() != 1 ||
+                  !(tensors.back().values[0] >= 0 && tensors.back().values[0] < 0x1p53F))) {
     return absl::InvalidArgumentError("no number of steps");
   }
   return Guarded([&] {

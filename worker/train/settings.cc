@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 
 namespace kvlink::train {
 namespace {
@@ -120,6 +121,7 @@ std::map<std::string, std::string> Describe(const Settings& settings) {
       {"compute", settings.bf16 ? "bf16" : "f32"},
       {"recompute-above", absl::StrCat(settings.recompute_above)},
   };
+  if (!settings.begin.empty()) described["begin"] = absl::StrJoin(settings.begin, ",");
   if (settings.mode == Mode::kLora) {
     described["rank"] = absl::StrCat(settings.rank);
     described["alpha"] = absl::StrCat(settings.alpha);

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -34,6 +35,8 @@ absl::StatusOr<Schedule> ParseSchedule(absl::string_view name);
 struct Settings {
   Mode mode = Mode::kWrapper;
   Embeddings embeddings;
+  // Tokens of the model, as which the embeddings begin, in their order, over and over. Empty: random ones.
+  std::vector<int32_t> begin;
   int64_t rank = 16;
   double alpha = 32;  // the low-rank product is scaled by alpha / rank
 

@@ -226,6 +226,25 @@ TEST(Learner, FrozenModesLeaveTheModelAlone) {
   }
 }
 
+TEST(Learner, EmbeddingsBeginAsTokens) {
+  const auto weights = OpenModel();
+  Settings settings = SettingsOf(Mode::kWrapper);
+  settings.begin = {5, 9, 7, 8};
+  const auto learner = Make(*weights, settings);
+  ASSERT_NE(learner, nullptr);
+  const auto trained = ByName(learner->Trained());
+  std::vector<float> expected;
+  for (const int64_t token : {5, 9, 7, 8, 5}) {
+    std::vector<float> row(static_cast<size_t>(weights->config().hidden));
+    ASSERT_TRUE(weights->Read("model.embed_tokens.weight", token, 1, absl::MakeSpan(row)).ok());
+    expected.insert(expected.end(), row.begin(), row.end());
+  }
+  std::vector<float> values = trained.at("wrapper_header").values;
+  const std::vector<float>& trailer = trained.at("wrapper_trailer").values;
+  values.insert(values.end(), trailer.begin(), trailer.end());
+  EXPECT_EQ(values, expected);
+}
+
 // A learner of the merged parameters says what the one with low-rank products said.
 TEST(Learner, MergedParametersSayTheSame) {
   const auto weights = OpenModel();
