@@ -6,8 +6,8 @@
 
 namespace kvlink::testing {
 
-// "HOST:PORT" without a listener; `host` is an IPv4 address of this machine. The port is below Linux's ephemeral range,
-// so that no other process is assigned it before the server comes back.
+// "HOST:PORT" without a listener; `host` is an IPv4 address of this machine. No other process gets the port before the
+// server comes back: it is below Linux's ephemeral range, and other tests are not given it while this process lives.
 std::string UnusedAddress(const std::string& host = "127.0.0.1");
 
 }  // namespace kvlink::testing
