@@ -68,8 +68,7 @@ DropMemory::Verdict DropMemory::Ask(absl::string_view ns, const Identity& identi
 }
 
 bool DropMemory::DroppedSince(absl::string_view ns, const Identity& identity, const DropPosition& since) const {
-  const Verdict verdict = Ask(ns, identity, since);
-  return verdict == Verdict::kDropped || verdict == Verdict::kUnknown;
+  return Ask(ns, identity, since) != Verdict::kAllowed;
 }
 
 bool DropMemory::Knows(const DropPosition& peer) const {

@@ -10,7 +10,8 @@
 //   - no remembered drop of the identity or its namespace lies after p (kDropped): the peer may have listed the
 //     encoding before carrying out that drop.
 //
-// A push counts as listed by this node itself when the push began; kDropped and kUnknown refuse it.
+// A push counts as listed by this node itself when the push began, and only kAllowed admits it: one that is ahead began
+// before the node found that the log was restored from an older state.
 //
 // The rule is applied when the copy or push commits, under the lock under which drops remove. A drop is remembered
 // before its removal takes that lock: either the removal finds the copy, or the copy finds the drop.
