@@ -97,11 +97,11 @@ absl::StatusOr<int64_t> Prune(store::DocumentCatalog* catalog, const DocumentSou
   KVLINK_RETURN_IF_ERROR(ForEachPage(catalog, options, retry, [&](const Page& page) -> absl::Status {
     std::vector<store::DocumentDeletion> deletions;
     for (const DocumentInfo& document : page) {
-      if (shard.Has(document.id) && vanished(document)) deletions.push_back({document.id, counts.generation});
+      if (shard.Has(document.id) && vanished(document)) deletions.push_back({document.id, document.generation});
     }
     if (deletions.empty()) return absl::OkStatus();
     std::vector<absl::Status> statuses;
-    // May be repeated: each deletion names its generation.
+    // Each deletion names the generation that was listed: it may be repeated, and does not reach what was put since.
     KVLINK_RETURN_IF_ERROR(retry.Run([&]() -> absl::Status {
       KVLINK_ASSIGN_OR_RETURN(statuses, catalog->DeleteDocuments(options.ns, deletions));
       return absl::OkStatus();

@@ -43,6 +43,8 @@ class FaultyStore final : public store::Store {
   int taken_back() const { return taken_; }
   // Called when an encoding is durable, on the thread that put it.
   void OnPut(std::function<void(const Identity&)> on_put) { on_put_ = std::move(on_put); }
+  // Called before documents are deleted.
+  void OnDelete(std::function<void()> on_delete) { on_delete_ = std::move(on_delete); }
   // The number of requests for encodings, single or batched: over a node, round trips.
   int asked() const { return asked_; }
   // The number of catalog calls, each for one or many documents.
@@ -112,6 +114,7 @@ class FaultyStore final : public store::Store {
   }
   absl::StatusOr<std::vector<absl::Status>> DeleteDocuments(
       absl::string_view ns, absl::Span<const store::DocumentDeletion> documents) override {
+    if (on_delete_) on_delete_();
     return real_->DeleteDocuments(ns, documents);
   }
   absl::StatusOr<store::NamespaceDeletion> DeleteNamespace(absl::string_view ns) override {
@@ -228,6 +231,7 @@ class FaultyStore final : public store::Store {
   Fault lookups_, listings_, puts_;
   absl::Status reads_;
   std::function<void(const Identity&)> on_put_;
+  std::function<void()> on_delete_;
 };
 
 }  // namespace kvlink::testing

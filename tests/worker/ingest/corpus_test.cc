@@ -252,6 +252,23 @@ TEST_F(CorpusTest, PruneDeletesWhatVanishedAndNothingElse) {
   EXPECT_EQ(counts_.added, 1);
 }
 
+// Between the listing and the deletion, a run that began earlier puts one of the documents.
+TEST_F(CorpusTest, PruneKeepsWhatIsPutAtTheLastMoment) {
+  ASSERT_TRUE(Run(Lines(0, 40)).ok());
+  ASSERT_TRUE(Run(Lines(3, 40)).ok());
+  testing::FaultyStore late(store_.get());
+  through_ = &late;
+  late.OnDelete([this] {
+    CatalogEntry entry = *store_->GetDocument("default", "d1");
+    entry.generation = counts_.generation - 1;
+    ASSERT_TRUE(store_->PutDocument("default", "d1", entry).ok());
+  });
+  const auto pruned = PruneAll();
+  ASSERT_TRUE(pruned.ok()) << pruned.status();
+  EXPECT_EQ(*pruned, 2);
+  EXPECT_TRUE(store_->GetDocument("default", "d1").ok());
+}
+
 TEST_F(CorpusTest, PruneWaitsForAStoreThatIsAway) {
   ASSERT_TRUE(Run(Lines(0, 40)).ok());
   ASSERT_TRUE(Run(Lines(3, 40)).ok());
