@@ -49,17 +49,19 @@ absl::Status WriteLine(std::FILE* file, const std::string& line, const std::stri
 
 absl::StatusOr<int64_t> WriteCatalog(store::Store& store, const StoreFlags& flags, std::FILE* file,
                                      const std::string& path) {
-  KVLINK_RETURN_IF_ERROR(WriteLine(file, CatalogHead(flags.ns), path));
+  std::string line = CatalogHead(flags.ns);  // written once it is known whether another follows
   ProgressBar bar;
   int64_t count = 0;
   KVLINK_RETURN_IF_ERROR(WalkCatalog(store, flags.ns, [&](absl::Span<const Listed> documents) -> absl::Status {
     for (const Listed& document : documents) {
-      KVLINK_RETURN_IF_ERROR(WriteLine(file, CatalogLine(document.info.id, document.entry), path));
+      KVLINK_RETURN_IF_ERROR(WriteLine(file, line, path));
+      line = CatalogLine(document.info.id, document.entry);
     }
     count += static_cast<int64_t>(documents.size());
     bar.Update(-1, CountOf(count));
     return absl::OkStatus();
   }));
+  KVLINK_RETURN_IF_ERROR(WriteLine(file, LastCatalogLine(std::move(line)), path));
   if (std::fflush(file) != 0) return Errno(path);
   return count;
 }
@@ -117,32 +119,39 @@ absl::Status PutAll(store::Store& store, const StoreFlags& flags, std::vector<st
   return absl::OkStatus();
 }
 
-absl::Status ReadHead(std::FILE* file, const std::string& path) {
+absl::StatusOr<CatalogFileHead> ReadHead(std::FILE* file, const std::string& path) {
   std::string line;
   KVLINK_RETURN_IF_ERROR(ReadLine(file, path, &line).status());
-  return Annotate(CheckCatalogHead(line), path);
+  const auto head = ParseCatalogHead(line);
+  KVLINK_RETURN_IF_ERROR(Annotate(head.status(), path));
+  return *head;
 }
 
-// Reads what follows the head.
+// Reads what follows the head. DATA_LOSS: all lines were imported, but others are missing.
 absl::Status ReadCatalog(store::Store& store, const StoreFlags& flags, std::FILE* file, const std::string& path,
-                         Imported* imported) {
+                         const CatalogFileHead& head, Imported* imported) {
   std::string line;
+  bool ended = head.last || !head.marks_last;
   ProgressBar bar;
   std::vector<store::DocumentPut> batch;
   int64_t bytes = 0;
   for (int64_t number = 2;; ++number) {
     KVLINK_ASSIGN_OR_RETURN(const bool more, ReadLine(file, path, &line));
     if (!more) break;
-    auto put = ParseCatalogLine(line);
-    KVLINK_RETURN_IF_ERROR(Annotate(put.status(), absl::StrCat(path, ": line ", number)));
-    batch.push_back(*std::move(put));
+    auto parsed = ParseCatalogLine(line);
+    KVLINK_RETURN_IF_ERROR(Annotate(parsed.status(), absl::StrCat(path, ": line ", number)));
+    ended |= parsed->last;
+    batch.push_back(std::move(parsed->put));
     bytes += static_cast<int64_t>(line.size());
     if (static_cast<int64_t>(batch.size()) < store::kMaxCatalogBatch && bytes < store::kMaxCatalogBatchBytes) continue;
     KVLINK_RETURN_IF_ERROR(PutAll(store, flags, &batch, imported));
     bytes = 0;
     bar.Update(-1, CountOf(imported->put + imported->newer));
   }
-  return PutAll(store, flags, &batch, imported);
+  KVLINK_RETURN_IF_ERROR(PutAll(store, flags, &batch, imported));
+  if (ended) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat(
+      path, ": its last line is missing, so the export was cut off; export it again and import that, too"));
 }
 
 absl::Status Import(const StoreFlags& flags, const std::string& path) {
@@ -156,10 +165,10 @@ absl::Status Import(const StoreFlags& flags, const std::string& path) {
   });
   const std::string name = path == "-" ? "standard input" : path;
   // Before a store is created for it.
-  KVLINK_RETURN_IF_ERROR(ReadHead(file, name));
+  KVLINK_ASSIGN_OR_RETURN(const CatalogFileHead head, ReadHead(file, name));
   KVLINK_ASSIGN_OR_RETURN(const OpenedStore opened, OpenStore(flags, StoreUse::kCreate));
   Imported imported;
-  const absl::Status status = ReadCatalog(*opened.store, flags, file, name, &imported);
+  const absl::Status status = ReadCatalog(*opened.store, flags, file, name, head, &imported);
   absl::PrintF("%s imported", CountOf(imported.put));
   if (imported.newer > 0) absl::PrintF("; %d skipped, the store has newer versions", imported.newer);
   absl::PrintF("\n");

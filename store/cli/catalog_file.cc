@@ -25,10 +25,16 @@ Json Parse(absl::string_view line) {
 
 absl::Status Bad(absl::string_view what) { return absl::InvalidArgumentError(what); }
 
+// Whether the object has the field, and it is true.
+bool Says(const Json& object, const char* name) {
+  const auto field = object.find(name);
+  return field != object.end() && field->is_boolean() && field->get<bool>();
+}
+
 }  // namespace
 
 std::string CatalogHead(absl::string_view ns) {
-  return Dump({{"kvlink_catalog", kVersion}, {"namespace", std::string(ns)}});
+  return Dump({{"kvlink_catalog", kVersion}, {"namespace", std::string(ns)}, {"marks_last", true}});
 }
 
 std::string CatalogLine(absl::string_view id, const CatalogEntry& entry) {
@@ -42,18 +48,23 @@ std::string CatalogLine(absl::string_view id, const CatalogEntry& entry) {
                {"entry", absl::Base64Escape(SerializeCatalogEntry(entry))}});
 }
 
-absl::Status CheckCatalogHead(absl::string_view line) {
+std::string LastCatalogLine(std::string line) {
+  line.pop_back();
+  return line + R"(,"last":true})";
+}
+
+absl::StatusOr<CatalogFileHead> ParseCatalogHead(absl::string_view line) {
   const Json head = Parse(line);
   const auto version = head.is_object() ? head.find("kvlink_catalog") : head.end();
   if (version == head.end() || !version->is_number_integer()) {
     return Bad("not a catalog file; write one with kvlink catalog export");
   }
-  if (*version == kVersion) return absl::OkStatus();
+  if (*version == kVersion) return CatalogFileHead{Says(head, "marks_last"), Says(head, "last")};
   return absl::UnimplementedError(
       absl::StrCat("catalog version ", version->dump(), "; this build reads version ", kVersion));
 }
 
-absl::StatusOr<store::DocumentPut> ParseCatalogLine(absl::string_view line) {
+absl::StatusOr<CatalogFileLine> ParseCatalogLine(absl::string_view line) {
   const Json json = Parse(line);
   if (!json.is_object()) return Bad("not a JSON object");
   const auto id = json.find("id"), entry = json.find("entry");
@@ -67,7 +78,7 @@ absl::StatusOr<store::DocumentPut> ParseCatalogLine(absl::string_view line) {
   if (!absl::Base64Unescape(entry->get_ref<const std::string&>(), &bytes)) return Bad("\"entry\" is not base64");
   KVLINK_ASSIGN_OR_RETURN(put.entry, ParseCatalogEntry(bytes));
   if (put.entry.tombstone) return Bad("the entry is a deletion, which no export contains");
-  return put;
+  return CatalogFileLine{std::move(put), Says(json, "last")};
 }
 
 }  // namespace kvlink::cli

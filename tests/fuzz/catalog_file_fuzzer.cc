@@ -7,11 +7,11 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const absl::string_view line(reinterpret_cast<const char*>(data), size);
-  (void)kvlink::cli::CheckCatalogHead(line);
+  (void)kvlink::cli::ParseCatalogHead(line).status();
   const auto parsed = kvlink::cli::ParseCatalogLine(line);
   if (!parsed.ok()) return 0;
-  const std::string written = kvlink::cli::CatalogLine(parsed->id, parsed->entry);
-  const auto again = kvlink::cli::ParseCatalogLine(written);
-  if (!again.ok() || kvlink::cli::CatalogLine(again->id, again->entry) != written) std::abort();
+  const std::string written = kvlink::cli::CatalogLine(parsed->put.id, parsed->put.entry);
+  const auto again = kvlink::cli::ParseCatalogLine(kvlink::cli::LastCatalogLine(written));
+  if (!again.ok() || !again->last || kvlink::cli::CatalogLine(again->put.id, again->put.entry) != written) std::abort();
   return 0;
 }
