@@ -82,7 +82,7 @@ absl::StatusOr<std::vector<Host>> ParseConnectionString(const std::string& text)
         "the connection string of the database cannot be parsed; write postgresql://USER@HOST:PORT/DATABASE");
   }
   // TCP tells within 3 s that a host has vanished, whose connections otherwise look idle until each call's time is up.
-  // A server that is only slow acknowledges.
+  // A server that is only slow acknowledges what it has room for.
   std::vector<std::pair<std::string, std::string>> shared = {{"target_session_attrs", "read-write"},
                                                              {"fallback_application_name", "kvlink"},
                                                              {"client_encoding", "UTF8"},

@@ -26,9 +26,10 @@
 // Thread-safety: all methods. Ownership: the object owns its connections; calls must have returned before it ends.
 //
 // Errors common to all methods, each one line that names the host and never a password:
-//   UNAVAILABLE          no host can be reached or takes writes (each is named with its reason), or the one that did is
-//                        gone and none took over within DatabaseOptions::patience. The last write may have been carried
-//                        out
+//   UNAVAILABLE          no host can be reached, takes writes or has a connection left (each is named with its reason),
+//                        or the one that did is gone and none took over within DatabaseOptions::patience; or a host to
+//                        which this object was connected before gives a reason of FAILED_PRECONDITION, as while its TLS
+//                        files are replaced or the database is restored. The last write may have been carried out
 //   DEADLINE_EXCEEDED    a server did not answer in time, or no connection became free. The last write may have been
 //                        carried out
 //   UNAUTHENTICATED      the password is missing or wrong, or the server does not know the user
@@ -36,7 +37,7 @@
 //   FAILED_PRECONDITION  the connection string is empty: the cluster has no database; the server refuses plain text or
 //                        has no TLS; the database does not exist; it has no KVLink tables yet (Prepare), those of
 //                        another cluster, or those of a newer build (both versions named)
-//   RESOURCE_EXHAUSTED   the server has no disk space, memory or connections left
+//   RESOURCE_EXHAUSTED   the server has no disk space or memory left
 //   ABORTED              conflicts with other transactions persisted; nothing was changed
 //   INTERNAL             any other error of the server
 #ifndef KVLINK_STORE_DATABASE_DATABASE_H_

@@ -45,7 +45,7 @@ absl::Status Pool::Repeat(absl::Time deadline, bool check, Work work) {
   for (int conflicts = 0;;) {
     auto taken = Take(deadline);
     absl::Status status = taken.status();
-    // The server had no connection left for this client, as after a failover, when all clients return together.
+    // The server had no memory left for this client, as after a failover, when all clients return together.
     const bool full = absl::IsResourceExhausted(status);
     const bool used = taken.ok() && taken->used;
     if (taken.ok()) {
@@ -125,9 +125,11 @@ void Pool::Give(Pooled pooled) {
 
 absl::StatusOr<Pool::Pooled> Pool::Connect(absl::Time deadline) {
   size_t first = 0;
+  bool connected = false;
   {
     MutexLock lock(&mutex_);
     first = first_;
+    connected = connected_;
   }
   absl::Status error;
   std::vector<std::string> reasons;
@@ -144,8 +146,11 @@ absl::StatusOr<Pool::Pooled> Pool::Connect(absl::Time deadline) {
     if (status.ok()) {
       MutexLock lock(&mutex_);
       first_ = index;
+      connected_ = true;
       return Pooled{*std::move(connection)};
     }
+    // What was right before is being changed: TLS files are replaced one after the other, the database is restored.
+    if (connected && absl::IsFailedPrecondition(status)) status = absl::UnavailableError(status.message());
     reasons.emplace_back(status.message());
     // Prefers an error that another attempt would not fix: it tells most.
     if (error.ok() || absl::IsUnavailable(error)) error = status;

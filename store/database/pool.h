@@ -50,7 +50,8 @@ class Pool {
   CondVar returned_;
   int taken_ ABSL_GUARDED_BY(mutex_) = 0;
   std::vector<Pooled> idle_ ABSL_GUARDED_BY(mutex_);
-  size_t first_ ABSL_GUARDED_BY(mutex_) = 0;  // the host that took writes last
+  size_t first_ ABSL_GUARDED_BY(mutex_) = 0;        // the host that took writes last
+  bool connected_ ABSL_GUARDED_BY(mutex_) = false;  // some host has taken writes
 };
 
 }  // namespace kvlink::store::database

@@ -37,7 +37,7 @@ constexpr Meaning kMeanings[] = {
      "grant the user CREATE on the database to create the tables; to use them, USAGE on schema kvlink, SELECT, INSERT, "
      "UPDATE, DELETE on its tables and USAGE on its sequences"},
     {"53100", absl::StatusCode::kResourceExhausted, "the server has no disk space left"},
-    {"53300", absl::StatusCode::kResourceExhausted,
+    {"53300", absl::StatusCode::kUnavailable,
      "the server has no connections left: raise its max_connections, or connect through a session pooler"},
     {"53", absl::StatusCode::kResourceExhausted, "the server is short of resources"},
     {"40", absl::StatusCode::kAborted, ""},

@@ -110,7 +110,7 @@ TEST(ConnectionTest, ExplainsRefusedConnections) {
     while (others.back()->output().find("there") == std::string::npos) absl::SleepFor(absl::Milliseconds(10));
   }
   status = GetFrom(absl::StrReplaceAll(server.connection("open"), {{"kvlink@", "plain@"}}));
-  EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
   EXPECT_THAT(status.message(), HasSubstr("max_connections"));
   // As after a failover, when all clients return together: a connection becomes free.
   DatabaseOptions patient;
@@ -121,7 +121,7 @@ TEST(ConnectionTest, ExplainsRefusedConnections) {
     others.clear();
   });
   status = GetFrom(absl::StrReplaceAll(server.connection("open"), {{"kvlink@", "plain@"}}), patient);
-  EXPECT_FALSE(absl::IsResourceExhausted(status)) << status;
+  EXPECT_FALSE(absl::IsUnavailable(status)) << status;
   leaves.Join();
 }
 
@@ -185,6 +185,32 @@ TEST(ConnectionTest, ReconnectsToReturningServer) {
   server.Stop();
   server.Restart();
   EXPECT_EQ(database->PutDocument("ns", "d", EntryWith({4}, 1)), absl::OkStatus());
+}
+
+// As while the files of its TLS options are replaced, or the database is restored from a dump.
+TEST(ConnectionTest, WhatWorkedBeforeMayComeBack) {
+  KVLINK_NEEDS_POSTGRES();
+  const OwnDatabase database;
+  DatabaseOptions options = database.options();
+  options.patience = absl::Milliseconds(50);
+  const auto impatient = database.Open(options), stranger = database.Open(options);
+  options.patience = absl::Minutes(1);
+  const auto patient = database.Open(options);
+  ASSERT_EQ(impatient->PutDocument("ns", "a", EntryWith({1}, 1)), absl::OkStatus());
+  ASSERT_EQ(patient->PutDocument("ns", "b", EntryWith({1}, 1)), absl::OkStatus());
+  const auto rename = [&database](const std::string& from, const std::string& to) {
+    SharedServer().Sql(absl::StrCat("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '", from,
+                                    "'; ALTER DATABASE ", from, " RENAME TO ", to),
+                       "postgres");
+  };
+  rename(database.name(), "elsewhere");
+  const absl::Status gone = impatient->PutDocument("ns", "c", EntryWith({1}, 1));
+  EXPECT_TRUE(absl::IsUnavailable(gone)) << gone;
+  EXPECT_THAT(gone.message(), HasSubstr("createdb"));
+  EXPECT_TRUE(absl::IsFailedPrecondition(stranger->GetDocument("ns", "a").status())) << "a mistake, it may be";
+  Thread waits("waits", [&] { EXPECT_EQ(patient->PutDocument("ns", "c", EntryWith({3}, 1)), absl::OkStatus()); });
+  rename("elsewhere", database.name());
+  waits.Join();
 }
 
 TEST(ConnectionTest, ReadsCachedEntryWithoutDatabase) {
