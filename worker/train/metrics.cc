@@ -7,11 +7,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <bit>
 #include <cerrno>
 #include <cmath>
 #include <map>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -42,7 +44,13 @@ absl::StatusOr<Metric> ParseLine(absl::string_view line) {
   }
   Metric metric{json["step"].get<int64_t>(), {}};
   for (const auto& [name, value] : json.items()) {
-    if (name != "step") metric.values.emplace_back(name, value.is_number() ? value.get<double>() : std::nan(""));
+    if (name == "step") continue;
+    // It becomes a name in the script of the picture, whose language can run programs.
+    const bool plain = std::all_of(name.begin(), name.end(), [](char c) {
+      return c == '_' || absl::ascii_isalnum(static_cast<unsigned char>(c));
+    });
+    if (!plain) return absl::InvalidArgumentError("a metric's name is not made of letters, digits and underscores");
+    metric.values.emplace_back(name, value.is_number() ? value.get<double>() : std::nan(""));
   }
   return metric;
 }

@@ -28,6 +28,14 @@ const NamedTensor* Find(absl::Span<const NamedTensor> tensors, absl::string_view
   return nullptr;
 }
 
+// The last part of a path; of "tuned/" and "tuned/." it is "tuned".
+std::string NameOf(const std::string& directory) {
+  std::error_code error;
+  std::filesystem::path path = std::filesystem::absolute(directory, error).lexically_normal();
+  if (!path.has_filename()) path = path.parent_path();
+  return path.has_filename() ? path.filename().string() : "tuned";
+}
+
 absl::Status WriteTensors(const std::string& path, const std::vector<const NamedTensor*>& tensors) {
   std::vector<TensorWriter::Entry> entries;
   for (const NamedTensor* tensor : tensors) entries.push_back({tensor->name, tensor->shape});
@@ -43,7 +51,7 @@ absl::Status WriteProfile(const std::string& directory, const std::string& name,
   const NamedTensor* const links = Find(trained, "link_embeddings");
   const NamedTensor* const header = Find(trained, "wrapper_header");
   const NamedTensor* const trailer = Find(trained, "wrapper_trailer");
-  Json json = {{"name", name}};
+  Json json = {{"name", name.empty() ? NameOf(directory) : name}};
   if (links != nullptr) {
     KVLINK_RETURN_IF_ERROR(WriteTensors(directory + "/link_embeddings.safetensors", {links}));
     json["trained"] = true;
@@ -69,7 +77,8 @@ absl::Status WriteProfile(const std::string& directory, const std::string& name,
   json["document_template"] = base.document_template;
   json["place"] = base.place == link::LinkProfile::Place::kAfterSystem ? "after-system" : "in-user";
   // Last: a profile never names files that are not there.
-  return WriteDurably(directory + "/profile.json", json.dump(2) + "\n");
+  // A name from the command line may be no UTF-8.
+  return WriteDurably(directory + "/profile.json", json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
 }
 
 absl::Status WriteModel(const std::string& directory, const std::string& source, bool bf16, Learner& learner) {

@@ -16,7 +16,8 @@
 namespace kvlink::train {
 
 // Writes DIRECTORY/profile.json, and beside it wrapper.safetensors and link_embeddings.safetensors as far as `trained`
-// (Learner::Trained) holds such tensors. `base`: where documents stand and what they look like.
+// (Learner::Trained) holds such tensors. `name`: empty: the directory's. `base`: where documents stand and what they
+// look like.
 absl::Status WriteProfile(const std::string& directory, const std::string& name, const link::LinkProfile& base,
                           const Settings& settings, absl::Span<const NamedTensor> trained);
 

@@ -72,6 +72,7 @@ absl::StatusOr<SequenceMaker> SequenceMaker::Create(const model::Tokenizer* toke
   maker.profile_.wrapper.reset();
   maker.embeddings_ = embeddings;
   maker.vocab_ = config.vocab;
+  maker.context_ = config.context;
   KVLINK_ASSIGN_OR_RETURN(maker.end_of_answer_, EndOfAnswer(*tokenizer, *chat, options, config));
   return maker;
 }
@@ -79,6 +80,7 @@ absl::StatusOr<SequenceMaker> SequenceMaker::Create(const model::Tokenizer* toke
 absl::StatusOr<std::optional<Lesson>> SequenceMaker::Make(const data::Example& example, Reading reading,
                                                           int64_t document_tokens, int64_t max_tokens) const {
   const bool linked = reading == Reading::kLinked;
+  max_tokens = std::min(max_tokens, context_);  // no request has more positions
   absl::StatusOr<Parts> parts;
   if (const auto* question = std::get_if<data::Question>(&example.task)) {
     parts = PartsOfDocuments(question->documents, document_tokens, question->question, question->answers.front());

@@ -67,8 +67,8 @@ class SequenceMaker {
                                               const model::ModelConfig& config, const Embeddings& embeddings);
 
   // Documents of more than `document_tokens` tokens (0: no limit) are cut into several. nullopt: longer than
-  // `max_tokens`, more documents than slots, or nothing to learn. Plain text is cut instead. INVALID_ARGUMENT: text
-  // that is not UTF-8; errors of the chat template.
+  // `max_tokens` or the model's context, more documents than slots, or nothing to learn. Plain text is cut instead.
+  // INVALID_ARGUMENT: text that is not UTF-8; errors of the chat template.
   absl::StatusOr<std::optional<Lesson>> Make(const data::Example& example, Reading reading, int64_t document_tokens,
                                              int64_t max_tokens) const;
 
@@ -97,6 +97,7 @@ class SequenceMaker {
   link::LinkProfile profile_;
   Embeddings embeddings_;
   int64_t vocab_ = 0;
+  int64_t context_ = 0;
   int32_t end_of_answer_ = 0;
 };
 
