@@ -1,8 +1,10 @@
 #include "worker/train/checkpoint.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -23,6 +25,8 @@ constexpr uint8_t kMajor = 1, kMinor = 0;
 constexpr size_t kHeaderBytes = 24;
 constexpr absl::string_view kNote = "run";
 constexpr absl::string_view kChosen = "chosen.";
+// Of a run. A checkpoint without them is of a build that did not compare them.
+constexpr absl::string_view kLater[] = {"weights", "tokenizer", "chat_template"};
 
 Json OptionalNumber(const std::optional<double>& value) { return value ? Json(*value) : Json(nullptr); }
 
@@ -32,6 +36,7 @@ std::string Note(const Checkpoint& checkpoint) {
                      {"drawn", checkpoint.drawn},
                      {"begun", OptionalNumber(checkpoint.begun)},
                      {"recent", OptionalNumber(checkpoint.recent)},
+                     {"measured", checkpoint.measured ? Json(*checkpoint.measured) : Json(nullptr)},
                      {"best", OptionalNumber(checkpoint.best)},
                      {"best_step", checkpoint.best_step},
                      {"worse", checkpoint.worse}};
@@ -47,15 +52,19 @@ absl::Status ParseNote(absl::string_view note, Checkpoint* checkpoint) {
     if (!value.is_string()) return absl::InvalidArgumentError(absl::StrCat("its setting '", name, "' is no text"));
     checkpoint->run[name] = value.get<std::string>();
   }
+  const auto take = [](const Json& json, int64_t* out) {
+    if (!json.is_number_unsigned() || json.get<uint64_t>() > std::numeric_limits<int64_t>::max()) return false;
+    *out = json.get<int64_t>();
+    return true;
+  };
   for (const auto& [name, out] : {std::pair("step", &checkpoint->step),
                                   {"drawn", &checkpoint->drawn},
                                   {"best_step", &checkpoint->best_step},
                                   {"worse", &checkpoint->worse}}) {
     const auto it = json.find(name);
-    if (it == json.end() || !it->is_number_unsigned()) {
+    if (it == json.end() || !take(*it, out)) {
       return absl::InvalidArgumentError(absl::StrCat("its '", name, "' is no number"));
     }
-    *out = it->get<int64_t>();
   }
   for (const auto& [name, out] :
        {std::pair("begun", &checkpoint->begun), {"recent", &checkpoint->recent}, {"best", &checkpoint->best}}) {
@@ -65,24 +74,30 @@ absl::Status ParseNote(absl::string_view note, Checkpoint* checkpoint) {
     }
     if (it->is_number()) *out = it->get<double>();
   }
+  // Builds before "measured" wrote no checkpoint at a step whose measurement was missing.
+  const auto measured = json.find("measured");
+  if (measured == json.end()) {
+    checkpoint->measured = checkpoint->step;
+  } else if (!measured->is_null() && !take(*measured, &checkpoint->measured.emplace())) {
+    return absl::InvalidArgumentError("its 'measured' is no number");
+  }
   return absl::OkStatus();
 }
 
 }  // namespace
 
 std::string EncodeCheckpoint(const Checkpoint& checkpoint) {
-  std::vector<NamedTensor> tensors = checkpoint.state;
-  for (const NamedTensor& tensor : checkpoint.chosen) {
-    tensors.push_back({absl::StrCat(kChosen, tensor.name), tensor.shape, tensor.values});
-  }
-  const std::string payload = EncodeTensors(tensors, kNote, Note(checkpoint));
-  std::string bytes(kMagic);
-  AppendField(kMajor, &bytes);
-  AppendField(kMinor, &bytes);
-  AppendField(uint16_t{0}, &bytes);
-  AppendField(uint64_t{payload.size()}, &bytes);
-  AppendField(Xxh3(payload.data(), payload.size()), &bytes);
-  return bytes + payload;
+  std::string bytes(kHeaderBytes, '\0');
+  AppendTensors({{"", checkpoint.state}, {kChosen, checkpoint.chosen}}, kNote, Note(checkpoint), &bytes);
+  const absl::string_view payload = absl::string_view(bytes).substr(kHeaderBytes);
+  std::string header(kMagic);
+  AppendField(kMajor, &header);
+  AppendField(kMinor, &header);
+  AppendField(uint16_t{0}, &header);
+  AppendField(uint64_t{payload.size()}, &header);
+  AppendField(Xxh3(payload.data(), payload.size()), &header);
+  bytes.replace(0, kHeaderBytes, header);
+  return bytes;
 }
 
 absl::StatusOr<Checkpoint> DecodeCheckpoint(absl::string_view bytes) {
@@ -137,10 +152,11 @@ absl::StatusOr<std::optional<Checkpoint>> ReadCheckpoint(const std::string& path
   for (const auto& [name, value] : checkpoint->run) names.try_emplace(name);
   std::vector<std::string> differences;
   for (const auto& [name, unused] : names) {
-    const auto value = [&name](const std::map<std::string, std::string>& settings) -> std::string {
+    const auto value = [&name = name](const std::map<std::string, std::string>& settings) -> std::string {
       const auto it = settings.find(name);
       return it == settings.end() ? "none" : it->second;
     };
+    if (!checkpoint->run.contains(name) && absl::c_linear_search(kLater, name)) continue;
     if (value(run) != value(checkpoint->run)) {
       differences.push_back(absl::StrCat(name, " was ", value(checkpoint->run), " and is ", value(run)));
     }

@@ -22,6 +22,7 @@ struct Checkpoint {
   int64_t drawn = 0;                       // examples drawn, those that did not fit included
   std::optional<double> begun;             // the loss in the beginning
   std::optional<double> recent;            // running mean of the loss
+  std::optional<int64_t> measured;         // the last step at which held-out examples were measured
   std::optional<double> best;              // held-out loss
   int64_t best_step = 0;
   int64_t worse = 0;                // measurements since the best

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <limits>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/status.h"
@@ -83,6 +84,9 @@ absl::Status TakeMember(const std::string& name, const Json& value, absl::string
     return TakeRange(value, "documents", data::kMinDocuments, data::kMaxDocuments, &source->documents);
   } else if (name == "kinds" && generated) {
     return TakeKinds(value, &source->kinds);
+  } else if (name == "answers" && generated) {
+    if (value != "names" && value != "sentences") return Wrong(name, "must be \"names\" or \"sentences\"");
+    source->sentences = value == "sentences";
   } else if (name == "seed" && generated) {
     if (!value.is_number_unsigned()) return Wrong(name, "must be a number from 0");
     source->seed = value.get<uint64_t>();
@@ -118,13 +122,15 @@ std::string DescribeSource(const Source& source) {
     const auto append = [](std::string* out, data::Kind kind) { absl::StrAppend(out, data::KindName(kind)); };
     return absl::StrCat("generated-", data::kGeneratorVersion, " ", source.weight, " ", reading, " ",
                         absl::StrJoin(source.kinds, ",", append), " documents ", RangeText(source.documents),
-                        " tokens ", RangeText(source.document_tokens), " seed ", source.seed);
+                        " tokens ", RangeText(source.document_tokens), " seed ", source.seed,
+                        source.sentences ? " sentences" : "");
   }
   std::error_code error;
   const auto bytes = std::filesystem::file_size(source.path, error);
+  // A name may be no UTF-8, as which it would not return from a checkpoint.
   return absl::StrCat(data::FormatName(*source.format), " ", source.weight, " ", reading, " ",
-                      std::filesystem::path(source.path).filename().string(), " of ", error ? 0 : bytes, " bytes",
-                      source.cut > 0 ? absl::StrCat(" cut ", source.cut) : "");
+                      absl::CHexEscape(std::filesystem::path(source.path).filename().string()), " of ",
+                      error ? 0 : bytes, " bytes", source.cut > 0 ? absl::StrCat(" cut ", source.cut) : "");
 }
 
 }  // namespace
@@ -152,42 +158,49 @@ Mixture GeneratedMixture() {
 }
 
 absl::StatusOr<Mixture> PaperMixture(const std::vector<std::string>& files) {
-  Source text, chat, summary, question;
-  question.kinds = AllKinds();
-  question.documents = {10, 10};
+  std::vector<Source> texts, chats, summaries, questions;
   for (const std::string& file : files) {
     const auto named = data::ParseDataFile(file);
     KVLINK_RETURN_IF_ERROR(Annotate(named.status(), "option --data"));
     const data::Format format = named->format;
     const bool summarises =
         format == data::Format::kMultiNews || format == data::Format::kSamsum || format == data::Format::kXsum;
-    Source& source = format == data::Format::kText   ? text
-                     : format == data::Format::kChat ? chat
-                     : summarises                    ? summary
-                                                     : question;
+    Source source;
     source.format = format;
     source.path = named->path;
+    source.cut = summarises ? kSegmentTokens : 0;
+    (format == data::Format::kText   ? texts
+     : format == data::Format::kChat ? chats
+     : summarises                    ? summaries
+                                     : questions)
+        .push_back(std::move(source));
   }
-  for (const auto& [source, name] : {std::pair<const Source*, const char*>(&text, "text:FILE"),
-                                     {&chat, "chat:FILE"},
-                                     {&summary, "multinews:FILE, samsum:FILE or xsum:FILE"}}) {
-    if (source->format) continue;
+  for (const auto& [sources, name] : {std::pair<const std::vector<Source>*, const char*>(&texts, "text:FILE"),
+                                      {&chats, "chat:FILE"},
+                                      {&summaries, "multinews:FILE, samsum:FILE or xsum:FILE"}}) {
+    if (!sources->empty()) continue;
     return absl::InvalidArgumentError(absl::StrCat("the mixture of this mode needs --data ", name,
                                                    "; or describe another in a file, with --mixture"));
   }
+  if (questions.empty()) {
+    questions.emplace_back();
+    questions[0].kinds = AllKinds();
+    questions[0].documents = {10, 10};
+  }
   Mixture mixture;
-  const auto add = [&mixture](Source source, double weight, Reading reading) {
-    source.weight = weight;
-    source.reading = reading;
-    mixture.sources.push_back(std::move(source));
+  const auto add = [&mixture](const std::vector<Source>& sources, double weight, Reading reading) {
+    for (Source source : sources) {
+      source.weight = weight / static_cast<double>(sources.size());
+      source.reading = reading;
+      mixture.sources.push_back(std::move(source));
+    }
   };
-  add(text, 20, Reading::kFull);
-  add(chat, 30, Reading::kFull);
-  add(chat, 25, Reading::kLinked);
-  add(question, 10, Reading::kFull);
-  add(question, 10, Reading::kLinked);
-  summary.cut = kSegmentTokens;
-  add(summary, 5, Reading::kLinked);
+  add(texts, 20, Reading::kFull);
+  add(chats, 30, Reading::kFull);
+  add(chats, 25, Reading::kLinked);
+  add(questions, 10, Reading::kFull);
+  add(questions, 10, Reading::kLinked);
+  add(summaries, 5, Reading::kLinked);
   return mixture;
 }
 
@@ -196,22 +209,33 @@ std::string DescribeMixture(const Mixture& mixture) {
   return absl::StrJoin(mixture.sources, "; ", append);
 }
 
-ExampleStream::ExampleStream(const Mixture* mixture, uint64_t seed, bool held_out)
-    : seed_(seed ^ (held_out ? 0x68656c646f757421 : 0)), held_out_(held_out) {
+ExampleStream::ExampleStream(const Mixture* mixture, uint64_t seed, bool held_out, const data::ReaderOptions& reader)
+    : seed_(seed ^ (held_out ? 0x68656c646f757421 : 0)), held_out_(held_out), reader_(reader) {
   for (const Source& source : mixture->sources) {
     total_ += source.weight;
     states_.push_back({&source, nullptr, 0, 0});
   }
 }
 
-absl::StatusOr<std::unique_ptr<ExampleStream>> ExampleStream::Open(const Mixture* mixture, uint64_t seed,
-                                                                   bool held_out) {
-  std::unique_ptr<ExampleStream> stream(new ExampleStream(mixture, seed, held_out));
+absl::StatusOr<std::unique_ptr<ExampleStream>> ExampleStream::Open(const Mixture* mixture, uint64_t seed, bool held_out,
+                                                                   const data::ReaderOptions& reader) {
+  std::unique_ptr<ExampleStream> stream(new ExampleStream(mixture, seed, held_out, reader));
   for (State& state : stream->states_) {  // so that a missing file is reported now
     if (!state.source->format) continue;
-    KVLINK_ASSIGN_OR_RETURN(state.reader, data::Reader::Open(*state.source->format, state.source->path, {}));
+    if (state.source->path == "-") {
+      return absl::InvalidArgumentError(
+          absl::StrCat("option --data ", data::FormatName(*state.source->format),
+                       ":-: training reads its data again and again, which standard input is not; name a file"));
+    }
+    KVLINK_RETURN_IF_ERROR(stream->Reopen(state));
   }
   return stream;
+}
+
+absl::Status ExampleStream::Reopen(State& state) const {
+  KVLINK_ASSIGN_OR_RETURN(state.reader, data::Reader::Open(*state.source->format, state.source->path, reader_));
+  state.read = 0;
+  return absl::OkStatus();
 }
 
 size_t ExampleStream::Choose() const {
@@ -236,16 +260,14 @@ absl::StatusOr<data::Example> ExampleStream::Generate(const Source& source) cons
   data::Example example;
   example.id = item.id;
   example.kind = std::string(data::KindName(kind));
+  if (source.sentences) item.answers = {absl::StrCat(item.stem, " ", item.answers.front(), ".")};
   example.task = static_cast<data::Question&&>(std::move(item));
   return example;
 }
 
 absl::StatusOr<data::Example> ExampleStream::Read(State& state) {
   for (int openings = 0; openings < 2;) {
-    if (state.reader == nullptr) {
-      KVLINK_ASSIGN_OR_RETURN(state.reader, data::Reader::Open(*state.source->format, state.source->path, {}));
-      state.read = 0;
-    }
+    if (state.reader == nullptr) KVLINK_RETURN_IF_ERROR(Reopen(state));
     KVLINK_ASSIGN_OR_RETURN(std::optional<data::Example> example, state.reader->Next());
     if (!example) {
       state.reader.reset();

@@ -7,6 +7,7 @@
 //   "document_tokens"  documents are cut after as many tokens; generated: [least, most] of each document
 //   "documents"        generated: [least, most]
 //   "kinds"            generated: names of kinds
+//   "answers"          generated: "names" (the default), or "sentences", which say the question's relation as well
 //   "seed"             generated
 // Thread-safety: plain values and pure functions; an ExampleStream is used by one thread at a time.
 #ifndef KVLINK_WORKER_TRAIN_MIXTURE_H_
@@ -39,6 +40,7 @@ struct Source {
   std::pair<int64_t, int64_t> documents = {2, 10};
   std::pair<int64_t, int64_t> document_tokens = {50, 250};
   std::vector<data::Kind> kinds;  // not empty
+  bool sentences = false;         // as answers
   uint64_t seed = 1;
 };
 struct Mixture {
@@ -50,8 +52,9 @@ absl::StatusOr<Mixture> ParseMixture(absl::string_view json, absl::string_view d
 // Generated questions of every kind, read alone.
 Mixture GeneratedMixture();
 // KVLink's shares: 20% text, 30% chat, 25% chat whose earlier turns are read alone, 10% questions over documents in
-// full and 10% alone, 5% summaries of segments of 100 tokens. Files by format, as "chat:tulu.jsonl"; questions without
-// a file are generated. INVALID_ARGUMENT: an unknown format, or no file of text, chats or summaries.
+// full and 10% alone, 5% summaries of segments of 100 tokens. Files by format, as "chat:tulu.jsonl"; several of a share
+// divide it equally; questions without a file are generated. INVALID_ARGUMENT: an unknown format, or no file of text,
+// chats or summaries.
 absl::StatusOr<Mixture> PaperMixture(const std::vector<std::string>& files);
 // All that decides which examples are drawn, in one line; of files, their names and sizes.
 std::string DescribeMixture(const Mixture& mixture);
@@ -64,8 +67,10 @@ class ExampleStream {
     data::Example example;
     const Source* source = nullptr;
   };
-  // `mixture` outlives the stream. The same seed draws the same examples. Errors of data::Reader.
-  static absl::StatusOr<std::unique_ptr<ExampleStream>> Open(const Mixture* mixture, uint64_t seed, bool held_out);
+  // `mixture` outlives the stream. The same seed draws the same examples. `reader`: of files; what is skipped counts in
+  // each reading. INVALID_ARGUMENT: standard input, which cannot be read again; errors of data::Reader.
+  static absl::StatusOr<std::unique_ptr<ExampleStream>> Open(const Mixture* mixture, uint64_t seed, bool held_out,
+                                                             const data::ReaderOptions& reader = {});
   // INVALID_ARGUMENT for a damaged example, as data::Reader says, and for a file without examples.
   absl::StatusOr<Drawn> Next();
   // Skips to where a stream is after `drawn` calls of Next.
@@ -79,13 +84,15 @@ class ExampleStream {
     int64_t read = 0;                      // since it was opened
     int64_t skipped = 0;                   // to be read and dropped
   };
-  ExampleStream(const Mixture* mixture, uint64_t seed, bool held_out);
+  ExampleStream(const Mixture* mixture, uint64_t seed, bool held_out, const data::ReaderOptions& reader);
+  absl::Status Reopen(State& state) const;
   size_t Choose() const;
   absl::StatusOr<data::Example> Generate(const Source& source) const;
   absl::StatusOr<data::Example> Read(State& state);
 
   const uint64_t seed_;
   const bool held_out_;
+  const data::ReaderOptions reader_;
   double total_ = 0;  // of the weights
   int64_t drawn_ = 0;
   std::vector<State> states_;

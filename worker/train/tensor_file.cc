@@ -20,8 +20,6 @@
 namespace kvlink::train {
 namespace {
 
-using Json = nlohmann::ordered_json;
-
 absl::Status SystemError(const std::string& path) {
   const int error = errno;
   const std::string message = absl::StrCat(path, ": ", std::strerror(error));
@@ -32,7 +30,7 @@ absl::Status SystemError(const std::string& path) {
 // The length and the JSON in front of the data. `note_bytes` < 0: no note.
 std::string Header(absl::Span<const TensorWriter::Entry> entries, bool bf16, absl::string_view note_name,
                    int64_t note_bytes) {
-  Json json = Json::object();
+  auto json = nlohmann::ordered_json::object();
   int64_t end = 0;
   for (const TensorWriter::Entry& entry : entries) {
     int64_t bytes = bf16 ? 2 : 4;
@@ -49,12 +47,6 @@ std::string Header(absl::Span<const TensorWriter::Entry> entries, bool bf16, abs
   std::string header;
   AppendField(uint64_t{text.size()}, &header);
   return header + text;
-}
-
-std::vector<TensorWriter::Entry> EntriesOf(absl::Span<const NamedTensor> tensors) {
-  std::vector<TensorWriter::Entry> entries;
-  for (const NamedTensor& tensor : tensors) entries.push_back({tensor.name, tensor.shape});
-  return entries;
 }
 
 absl::string_view BytesOf(const std::vector<float>& values) {
@@ -129,11 +121,23 @@ absl::Status TensorWriter::Commit() {
   return file_.Commit();
 }
 
-std::string EncodeTensors(absl::Span<const NamedTensor> tensors, absl::string_view note_name, absl::string_view note) {
-  std::string bytes = Header(EntriesOf(tensors), false, note_name, static_cast<int64_t>(note.size()));
-  for (const NamedTensor& tensor : tensors) absl::StrAppend(&bytes, BytesOf(tensor.values));
-  absl::StrAppend(&bytes, note);
-  return bytes;
+void AppendTensors(absl::Span<const TensorGroup> groups, absl::string_view note_name, absl::string_view note,
+                   std::string* out) {
+  std::vector<TensorWriter::Entry> entries;
+  size_t bytes = note.size();
+  for (const TensorGroup& group : groups) {
+    for (const NamedTensor& tensor : group.tensors) {
+      entries.push_back({absl::StrCat(group.prefix, tensor.name), tensor.shape});
+      bytes += BytesOf(tensor.values).size();
+    }
+  }
+  const std::string header = Header(entries, false, note_name, static_cast<int64_t>(note.size()));
+  out->reserve(out->size() + header.size() + bytes);  // they may be most of the memory there is
+  *out += header;
+  for (const TensorGroup& group : groups) {
+    for (const NamedTensor& tensor : group.tensors) absl::StrAppend(out, BytesOf(tensor.values));
+  }
+  absl::StrAppend(out, note);
 }
 
 absl::Status DecodeTensors(absl::string_view bytes, absl::string_view note_name, std::vector<NamedTensor>* tensors,
@@ -149,7 +153,7 @@ absl::Status DecodeTensors(absl::string_view bytes, absl::string_view note_name,
     }
     if (source.type != "F32") return absl::InvalidArgumentError(absl::StrCat("tensor ", source.name, " is not F32"));
     NamedTensor tensor{source.name, source.shape, std::vector<float>(source.bytes.size() / sizeof(float))};
-    std::memcpy(tensor.values.data(), source.bytes.data(), source.bytes.size());
+    if (!tensor.values.empty()) std::memcpy(tensor.values.data(), source.bytes.data(), source.bytes.size());
     tensors->push_back(std::move(tensor));
   }
   if (!found) return absl::InvalidArgumentError(absl::StrCat("holds no '", note_name, "'"));

@@ -59,8 +59,14 @@ class TensorWriter {
   size_t next_ = 0;
 };
 
-// The bytes of a safetensors file with F32 tensors and one more of bytes, named `note`.
-std::string EncodeTensors(absl::Span<const NamedTensor> tensors, absl::string_view note_name, absl::string_view note);
+// Tensors, before whose names in a file `prefix` stands.
+struct TensorGroup {
+  absl::string_view prefix;
+  absl::Span<const NamedTensor> tensors;
+};
+// Appends the bytes of a safetensors file with F32 tensors and one more of bytes, named `note_name`.
+void AppendTensors(absl::Span<const TensorGroup> groups, absl::string_view note_name, absl::string_view note,
+                   std::string* out);
 // The reverse. INVALID_ARGUMENT for anything else.
 absl::Status DecodeTensors(absl::string_view bytes, absl::string_view note_name, std::vector<NamedTensor>* tensors,
                            std::string* note);

@@ -41,38 +41,44 @@ absl::Status Trainer::Prepare() {
   KVLINK_ASSIGN_OR_RETURN(std::optional<Checkpoint> there, ReadCheckpoint(path_, state_.run));
   if (there) {
     KVLINK_RETURN_IF_ERROR(Annotate(run_.learner->Set(there->state), path_));
+    there->run = std::move(state_.run);  // an earlier build may have named less
     state_ = *std::move(there);
     state_.state.clear();
     saved_ = true;
   }
   KVLINK_ASSIGN_OR_RETURN(metrics_, Metrics::Open(run_.directory, there ? state_.step : -1));
-  KVLINK_ASSIGN_OR_RETURN(stream_, ExampleStream::Open(run_.mixture, settings_.seed, /*held_out=*/false));
+  KVLINK_ASSIGN_OR_RETURN(stream_, ExampleStream::Open(run_.mixture, settings_.seed, /*held_out=*/false, run_.reader));
   KVLINK_RETURN_IF_ERROR(stream_->Skip(state_.drawn));
-  KVLINK_RETURN_IF_ERROR(HoldOut());
-  if (there) return absl::OkStatus();
-  KVLINK_RETURN_IF_ERROR(Measure());
-  state_.begun = measured_;
-  return Save();  // says now whether there is room for it
+  return HoldOut();
 }
 
-absl::StatusOr<std::optional<Lesson>> Trainer::NextLesson(ExampleStream& stream) const {
+// A chat template may refuse what a data set holds, such as a system's turn: that is no damage.
+absl::StatusOr<std::optional<Lesson>> Trainer::NextLesson(ExampleStream& stream) {
   KVLINK_ASSIGN_OR_RETURN(const ExampleStream::Drawn drawn, stream.Next());
-  return run_.maker->Make(drawn.example, drawn.source->reading, drawn.source->cut, settings_.tokens);
+  auto lesson = run_.maker->Make(drawn.example, drawn.source->reading, drawn.source->cut, settings_.tokens);
+  if (!absl::IsFailedPrecondition(lesson.status()) && !absl::IsInvalidArgument(lesson.status())) return lesson;
+  if (refused_.empty()) {
+    refused_ = std::string(lesson.status().message());
+    if (run_.left_out) run_.left_out(refused_);
+  }
+  return std::nullopt;
 }
 
-absl::StatusOr<Lesson> Trainer::FittingLesson(ExampleStream& stream) const {
+absl::StatusOr<Lesson> Trainer::FittingLesson(ExampleStream& stream) {
   for (int i = 0; i < kMaxUnfit; ++i) {
     KVLINK_ASSIGN_OR_RETURN(std::optional<Lesson> lesson, NextLesson(stream));
     if (lesson) return *std::move(lesson);
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat("of ", kMaxUnfit, " examples none fits into ", settings_.tokens,
-                   " tokens and its documents into the slots; use more --tokens or --slots, or shorter examples"));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "of ", kMaxUnfit, " examples none fits into ", settings_.tokens, " tokens and its documents into the slots",
+      refused_.empty() ? "" : absl::StrCat(", or the chat template refuses them (", refused_, ")"),
+      "; use more --tokens or --slots, or other examples"));
 }
 
 absl::Status Trainer::HoldOut() {
   if (settings_.held_out == 0) return absl::OkStatus();
-  KVLINK_ASSIGN_OR_RETURN(const auto stream, ExampleStream::Open(run_.mixture, settings_.seed, /*held_out=*/true));
+  KVLINK_ASSIGN_OR_RETURN(const auto stream,
+                          ExampleStream::Open(run_.mixture, settings_.seed, /*held_out=*/true, run_.reader));
   while (static_cast<int64_t>(held_out_.size()) < settings_.held_out) {
     KVLINK_ASSIGN_OR_RETURN(Lesson lesson, FittingLesson(*stream));
     held_out_.push_back({std::move(lesson)});
@@ -96,7 +102,6 @@ absl::StatusOr<std::vector<Learner::Pack>> Trainer::NextPacks() {
     packs.back().push_back(std::move(lesson));
     if (!settings_.pack && static_cast<int64_t>(packs.size()) == settings_.batch) break;
   }
-  state_.drawn = stream_->drawn();
   return packs;
 }
 
@@ -104,19 +109,24 @@ double Trainer::Weighted(const Learner::Losses& losses) const {
   return Mean(settings_.divergence * losses.divergence + settings_.cross_entropy * losses.cross_entropy, losses.tokens);
 }
 
-absl::Status Trainer::Measure() {
-  if (held_out_.empty()) return absl::OkStatus();
+absl::StatusOr<bool> Trainer::Measure() {
   Learner::Losses sum;
   const auto group = static_cast<size_t>(run_.learner->at_once());
   for (size_t begin = 0; begin < held_out_.size(); begin += group) {
-    if (run_.stopped && run_.stopped()) {
-      return absl::CancelledError("stopped while measuring; the same command continues from the last checkpoint");
-    }
+    if (run_.stopped && run_.stopped()) return false;
     KVLINK_ASSIGN_OR_RETURN(const Learner::Losses losses,
                             run_.learner->Measure(absl::MakeConstSpan(held_out_).subspan(begin, group)));
     sum.Add(losses);
   }
+  if (!held_out_.empty()) KVLINK_RETURN_IF_ERROR(Judge(sum));
+  state_.measured = state_.step;
+  saved_ = false;
+  return true;
+}
+
+absl::Status Trainer::Judge(const Learner::Losses& sum) {
   measured_ = Weighted(sum);
+  if (state_.step == 0) state_.begun = measured_;
   Metric metric{state_.step, {}};
   if (settings_.divergence > 0) metric.values.emplace_back("held_out_divergence", Mean(sum.divergence, sum.tokens));
   metric.values.emplace_back("held_out_cross_entropy", Mean(sum.cross_entropy, sum.tokens));
@@ -135,7 +145,6 @@ absl::Status Trainer::Measure() {
 }
 
 absl::StatusOr<std::optional<Outcome::End>> Trainer::Step() {
-  const int64_t drawn = state_.drawn;
   KVLINK_ASSIGN_OR_RETURN(const std::vector<Learner::Pack> packs, NextPacks());
   int64_t tokens = 0, computed = 0;
   for (const Learner::Pack& pack : packs) {
@@ -147,10 +156,7 @@ absl::StatusOr<std::optional<Outcome::End>> Trainer::Step() {
   Learner::Losses sum;
   const auto group = static_cast<size_t>(run_.learner->at_once());
   for (size_t begin = 0; begin < packs.size(); begin += group) {
-    if (run_.stopped && run_.stopped()) {
-      state_.drawn = drawn;  // the step is made again
-      return Outcome::End::kStopped;
-    }
+    if (run_.stopped && run_.stopped()) return Outcome::End::kStopped;  // the step is made again
     KVLINK_ASSIGN_OR_RETURN(
         const Learner::Losses losses,
         run_.learner->Accumulate(absl::MakeConstSpan(packs).subspan(begin, group), 1 / static_cast<double>(tokens)));
@@ -173,10 +179,13 @@ absl::StatusOr<std::optional<Outcome::End>> Trainer::Step() {
   if (*state_.recent > settings_.ruin * *state_.begun) {
     return ruined(absl::StrCat("the loss is ", *state_.recent, ", and was ", *state_.begun, " in the beginning"));
   }
+  torn_ = true;
   const absl::StatusOr<double> norm = run_.learner->Step(rate);
+  torn_ = !norm.ok();
   if (absl::IsAborted(norm.status())) return ruined(norm.status().message());
   KVLINK_RETURN_IF_ERROR(norm.status());
   ++state_.step;
+  state_.drawn = stream_->drawn();
   saved_ = false;
   Metric metric{state_.step,
                 {{"loss", loss},
@@ -203,16 +212,30 @@ absl::Status Trainer::Save() {
   return metrics_->WriteEvents();
 }
 
-absl::StatusOr<Outcome> Trainer::Loop() {
-  const auto tired = [this] { return settings_.patience > 0 && state_.worse >= settings_.patience; };
-  while (state_.step < settings_.steps && !tired()) {
-    KVLINK_ASSIGN_OR_RETURN(const std::optional<Outcome::End> end, Step());
-    if (end) return Finish(*end);
-    const bool last = state_.step == settings_.steps;
-    if (last || state_.step % settings_.every == 0) KVLINK_RETURN_IF_ERROR(Measure());
+absl::StatusOr<Outcome::End> Trainer::Steps() {
+  while (true) {
+    const bool last = state_.step >= settings_.steps;
+    if ((last || state_.step % settings_.every == 0) && state_.measured != state_.step) {
+      KVLINK_ASSIGN_OR_RETURN(const bool whole, Measure());
+      if (!whole) return Outcome::End::kStopped;
+    }
+    // The first one says whether there is room for it.
     if (last || state_.step % settings_.checkpoint == 0) KVLINK_RETURN_IF_ERROR(Save());
+    if (last) return Outcome::End::kSteps;
+    if (settings_.patience > 0 && state_.worse >= settings_.patience) return Outcome::End::kEarly;
+    KVLINK_ASSIGN_OR_RETURN(const std::optional<Outcome::End> end, Step());
+    if (end) return *end;
   }
-  return Finish(tired() && state_.step < settings_.steps ? Outcome::End::kEarly : Outcome::End::kSteps);
+}
+
+absl::StatusOr<Outcome> Trainer::Loop() {
+  const absl::StatusOr<Outcome::End> end = Steps();
+  if (end.ok()) return Finish(*end);
+  if (!torn_ && Save().ok() && state_.step > 0) {
+    return absl::Status(end.status().code(),
+                        absl::StrCat(end.status().message(), "; the checkpoint is of step ", state_.step));
+  }
+  return end.status();
 }
 
 absl::StatusOr<Outcome> Trainer::Finish(Outcome::End end) {

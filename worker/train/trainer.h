@@ -37,9 +37,11 @@ struct Run {
   Learner* learner = nullptr;
   const SequenceMaker* maker = nullptr;
   const Mixture* mixture = nullptr;
+  data::ReaderOptions reader;  // of the mixture's files
   // May be empty.
   std::function<void(const Progress&)> progress;
-  std::function<bool()> stopped;  // asked between packs, also of held-out examples
+  std::function<bool()> stopped;                     // asked between packs, also of held-out examples
+  std::function<void(const std::string&)> left_out;  // told the first example that the chat template refuses, and why
 };
 
 struct Outcome {
@@ -58,20 +60,26 @@ class Trainer {
   // and the events there. At the end the learner holds the tensors with the best held-out loss; the latest if nothing
   // is held out; after a ruined run the last good ones. INVALID_ARGUMENT: settings and data do not fit each other;
   // FAILED_PRECONDITION: the checkpoint is of another run; RESOURCE_EXHAUSTED: no memory, or no room on the disk, where
-  // the last checkpoint stays; CANCELLED: stopped while measuring; errors of ExampleStream and Metrics.
+  // the last checkpoint stays; errors of ExampleStream and Metrics. What was learned before an error is in the
+  // checkpoint if it can be written.
   static absl::StatusOr<Outcome> Train(const Run& run);
 
  private:
   explicit Trainer(const Run& run) : run_(run), settings_(run.settings) {}
   absl::Status Prepare();
   absl::StatusOr<Outcome> Loop();
-  absl::StatusOr<std::optional<Lesson>> NextLesson(ExampleStream& stream) const;
-  absl::StatusOr<Lesson> FittingLesson(ExampleStream& stream) const;
+  absl::StatusOr<std::optional<Lesson>> NextLesson(ExampleStream& stream);
+  absl::StatusOr<Lesson> FittingLesson(ExampleStream& stream);
   absl::StatusOr<std::vector<Learner::Pack>> NextPacks();
   absl::Status HoldOut();
-  absl::Status Measure();
+  // Measures the held-out examples. False: it was stopped, and nothing has changed.
+  absl::StatusOr<bool> Measure();
+  // Counts what was measured, and keeps what is trained if it is the best.
+  absl::Status Judge(const Learner::Losses& sum);
   // One step, or why training ends instead: it was stopped, or the model is ruined, which `why_` then explains.
   absl::StatusOr<std::optional<Outcome::End>> Step();
+  // Measures and saves where it is time to, and makes steps.
+  absl::StatusOr<Outcome::End> Steps();
   absl::Status Save();
   absl::StatusOr<Outcome> Finish(Outcome::End end);
   double Weighted(const Learner::Losses& losses) const;
@@ -85,6 +93,8 @@ class Trainer {
   std::vector<Learner::Pack> held_out_;
   std::optional<double> measured_;  // the last held-out loss
   bool saved_ = false;              // state_ is on disk
+  bool torn_ = false;               // the learner is within a step of its optimizer
+  std::string refused_;             // why the chat template refuses an example; empty: none yet
   std::string why_;
 };
 

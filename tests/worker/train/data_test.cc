@@ -105,6 +105,10 @@ TEST_F(Sequences, ReadInFullNothingIsAdded) {
 TEST_F(Sequences, WhatDoesNotFitIsLeftOut) {
   EXPECT_FALSE(Maker({2, 1, 0, 0}).Make(Question(), Reading::kLinked, 0, 1000)->has_value());  // slots
   EXPECT_FALSE(Maker({}).Make(Question(), Reading::kLinked, 0, 20)->has_value());
+  model::ModelConfig narrow = weights_->config();
+  narrow.context = 20;  // no request can be longer
+  const SequenceMaker maker = *SequenceMaker::Create(tokenizer_.get(), chat_.get(), {}, &profile_, narrow, {});
+  EXPECT_FALSE(maker.Make(Question(), Reading::kLinked, 0, 1000)->has_value());
   const auto text = Maker({}).Make({"t", "text", data::Text{"A long text."}}, Reading::kFull, 0, 5);
   ASSERT_TRUE(text.ok() && text->has_value());
   EXPECT_EQ((*text)->student.tokens.size(), 5u);
@@ -190,6 +194,20 @@ TEST_F(Mixtures, AreDrawnByWeightAndContinuedByCounting) {
   }
 }
 
+TEST_F(Mixtures, AnswersMayBeSentences) {
+  const auto draw = [](absl::string_view answers) {
+    const auto mixture = ParseMixture(
+        absl::StrCat(R"({"sources": [{"format": "generated", "kinds": ["lookup"], "answers": ")", answers, R"("}]})"),
+        "");
+    EXPECT_TRUE(mixture.ok()) << mixture.status();
+    auto drawn = (*ExampleStream::Open(&*mixture, 5, false))->Next();
+    EXPECT_TRUE(drawn.ok()) << drawn.status();
+    return std::get<data::Question>(drawn->example.task);
+  };
+  const data::Question name = draw("names"), sentence = draw("sentences");
+  EXPECT_THAT(sentence.answers, ElementsAre(absl::StrCat(name.stem, " ", name.answers.front(), ".")));
+}
+
 TEST_F(Mixtures, OfThePaperNeedFiles) {
   const std::string path = Write("s.jsonl", 1);
   EXPECT_THAT(PaperMixture({}).status().message(), HasSubstr("--data text:FILE"));
@@ -201,6 +219,22 @@ TEST_F(Mixtures, OfThePaperNeedFiles) {
   for (const Source& source : mixture->sources) total += source.weight;
   EXPECT_EQ(total, 100);
   EXPECT_EQ(mixture->sources.back().cut, 100);
+  // Several files share a share.
+  const auto more = PaperMixture({"text:a", "chat:b", "samsum:" + path, "xsum:" + path, "hotpotqa:c", "musique:d"});
+  ASSERT_TRUE(more.ok()) << more.status();
+  std::map<data::Format, double> weights;
+  total = 0;
+  for (const Source& source : more->sources) {
+    total += source.weight;
+    weights[*source.format] += source.weight;
+  }
+  EXPECT_EQ(total, 100);
+  EXPECT_EQ(weights[data::Format::kHotpotQa], 10);
+  EXPECT_EQ(weights[data::Format::kMusique], 10);
+  EXPECT_EQ(weights[data::Format::kSamsum], 2.5);
+  const auto standard = PaperMixture({"text:-", "chat:b", "samsum:" + path});
+  ASSERT_TRUE(standard.ok());
+  EXPECT_THAT(ExampleStream::Open(&*standard, 1, false).status().message(), HasSubstr("standard input"));
 }
 
 TEST_F(Mixtures, RefuseBadMembers) {
@@ -214,6 +248,8 @@ TEST_F(Mixtures, RefuseBadMembers) {
       {R"({"sources": [{"format": "generated", "documents": [3, 2]}]})", "'documents' must be [least, most]"},
       {R"({"sources": [{"format": "generated", "kinds": ["no"]}]})", "'kinds'"},
       {R"({"sources": [{"format": "generated", "reading": "slow"}]})", "'reading'"},
+      {R"({"sources": [{"format": "generated", "answers": "long"}]})", "'answers'"},
+      {R"({"sources": [{"format": "samsum", "path": "x", "answers": "names"}]})", "'answers' is no member"},
       {R"({"sources": [{"format": "samsum", "path": "x", "document_tokens": 0}]})", "'document_tokens'"},
   };
   for (const auto& [json, message] : bad) {

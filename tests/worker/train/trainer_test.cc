@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <tuple>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
@@ -88,6 +89,8 @@ class Training : public ::testing::Test {
     run.maker = &*maker;
     run.mixture = &mixture_;
     run.stopped = [&passes] { return passes-- <= 0; };
+    run.reader.max_skipped = skip_damaged_;
+    run.left_out = [this](const std::string& why) { left_out_.push_back(why); };
     return Trainer::Train(run);
   }
 
@@ -97,6 +100,8 @@ class Training : public ::testing::Test {
   std::unique_ptr<model::ChatTemplate> chat_;
   link::LinkProfile profile_;
   Mixture mixture_;
+  int64_t skip_damaged_ = 0;
+  std::vector<std::string> left_out_;
   std::unique_ptr<Learner> learner_;  // of the last run
 };
 
@@ -106,7 +111,11 @@ TEST_F(Training, AnInterruptedRunContinuesToTheBit) {
     const Settings settings = SettingsOf(mode);
     const std::string whole = absl::StrCat("whole-", ModeName(mode)), parts = absl::StrCat("parts-", ModeName(mode));
     ASSERT_TRUE(Train(settings, whole).ok());
-    const auto first = Train(settings, parts, 11);  // within the fourth step
+    const auto measuring = Train(settings, parts, 7);  // what is measured after the second step
+    ASSERT_TRUE(measuring.ok()) << measuring.status();
+    EXPECT_EQ(measuring->end, Outcome::End::kStopped);
+    EXPECT_EQ(measuring->step, 2);
+    const auto first = Train(settings, parts, 5);  // within the fourth step
     ASSERT_TRUE(first.ok()) << first.status();
     EXPECT_EQ(first->end, Outcome::End::kStopped);
     EXPECT_EQ(first->step, 3);
@@ -230,7 +239,9 @@ TEST(Checkpoints, RefuseAnotherNote) {
   const std::string good =
       R"({"run": {"lr": "1"}, "step": 1, "drawn": 2, "begun": null, "recent": 3, "best": 4, "best_step": 1, "worse": 0})";
   const auto decode = [](const std::string& note, const std::string& name = "run") {
-    const std::string payload = EncodeTensors({{"a", {1}, {1}}, {"chosen.a", {1}, {2}}}, name, note);
+    const std::vector<NamedTensor> state = {{"a", {1}, {1}}}, chosen = {{"a", {1}, {2}}};
+    std::string payload;
+    AppendTensors({{"", state}, {"chosen.", chosen}}, name, note, &payload);
     std::string bytes("KVTC\1\0\0\0", 8);
     AppendField(uint64_t{payload.size()}, &bytes);
     AppendField(Xxh3(payload.data(), payload.size()), &bytes);
@@ -251,6 +262,41 @@ TEST(Checkpoints, RefuseAnotherNote) {
   }
   EXPECT_FALSE(decode(absl::StrReplaceAll(good, {{"\"drawn\": 2", "\"drawn\": -2"}})).ok());
   EXPECT_FALSE(decode(absl::StrReplaceAll(good, {{"\"lr\": \"1\"", "\"lr\": 1"}})).ok());
+  // Builds before it measured before they wrote.
+  EXPECT_EQ(checkpoint->measured, checkpoint->step);
+  const auto measured = [&](absl::string_view value) {
+    return decode(absl::StrReplaceAll(good, {{"\"worse\"", absl::StrCat("\"measured\": ", value, ", \"worse\"")}}));
+  };
+  EXPECT_EQ(measured("null")->measured, std::nullopt);
+  EXPECT_EQ(measured("7")->measured, 7);
+  EXPECT_FALSE(measured("-1").ok());
+  EXPECT_FALSE(measured("18446744073709551615").ok());
+}
+
+TEST(Checkpoints, MayLackWhatEarlierBuildsDidNotCompare) {
+  testing::ScratchDirectory directory(/*in_memory=*/true);
+  const std::string path = directory.path() + "/c";
+  Checkpoint checkpoint;
+  checkpoint.run = {{"lr", "1"}};
+  ASSERT_TRUE(WriteCheckpoint(path, checkpoint).ok());
+  EXPECT_TRUE(ReadCheckpoint(path, {{"lr", "1"}, {"weights", "a"}}).ok());
+  EXPECT_THAT(ReadCheckpoint(path, {{"lr", "1"}, {"rank", "2"}}).status().message(),
+              HasSubstr("rank was none and is 2"));
+  checkpoint.run["weights"] = "b";
+  ASSERT_TRUE(WriteCheckpoint(path, checkpoint).ok());
+  EXPECT_THAT(ReadCheckpoint(path, {{"lr", "1"}, {"weights", "a"}}).status().message(),
+              HasSubstr("weights was b and is a"));
+}
+
+TEST(MetricsFile, RefusesNamesThatAreNoNames) {
+  testing::ScratchDirectory directory(/*in_memory=*/true);
+  const std::string path = directory.path() + "/metrics.jsonl";
+  std::ofstream(path) << R"({"step": 1, "loss": 2})"
+                      << "\n"
+                      << R"({"step": 1, "a << E\nE\nsystem('true')\n$b_divergence": 1})"
+                      << "\n";
+  EXPECT_THAT(Metrics::Open(directory.path(), 1).status().message(),
+              HasSubstr("line 2: a metric's name is not made of"));
 }
 
 TEST_F(Training, WithoutRoomTheLastCheckpointStays) {
@@ -271,6 +317,50 @@ TEST_F(Training, WithoutRoomTheLastCheckpointStays) {
   EXPECT_EQ(before, Bytes(Path("run") + "/checkpoint.kvtc"));
   EXPECT_FALSE(std::filesystem::exists(Path("run") + "/checkpoint.kvtc.part"));
   EXPECT_TRUE(Train(settings, "run").ok());
+}
+
+TEST_F(Training, ADamagedExampleCostsNoStepAndCanBeSkipped) {
+  std::ofstream file(Path("s.jsonl"));
+  for (int i = 1; i <= 20; ++i) {
+    file << absl::StrCat(R"({"id": ")", i, R"(", "dialogue": ")",
+                         i == 9 ? R"(", "summary": 3})" : R"(A: hi", "summary": "b"})", "\n");
+  }
+  file.close();
+  mixture_ = *ParseMixture(R"({"sources": [{"format": "samsum", "path": "s.jsonl"}]})", directory_.path());
+  Settings settings = SettingsOf(Mode::kWrapper);
+  settings.held_out = 0;
+  settings.checkpoint = 100;
+  const auto status = Train(settings, "run").status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(status.message(), HasSubstr("s.jsonl:9: "));
+  EXPECT_THAT(status.message(), HasSubstr("; the checkpoint is of step 4"));
+  skip_damaged_ = 1;
+  const auto outcome = Train(settings, "run");
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  EXPECT_EQ(outcome->step, 6);
+  EXPECT_THAT(Bytes(Path("run") + "/metrics.jsonl"), HasSubstr("\"step\":1,"));  // not begun anew
+}
+
+TEST_F(Training, ChatsThatTheTemplateRefusesAreLeftOut) {
+  std::ofstream(Path("c.jsonl"))
+      << R"({"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]})"
+      << "\n"
+      << R"({"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]})"
+      << "\n";
+  mixture_ = *ParseMixture(R"({"sources": [{"format": "chat", "path": "c.jsonl"}]})", directory_.path());
+  const std::string turns = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}";
+  Settings settings = SettingsOf(Mode::kWrapper);
+  settings.held_out = 0;
+  settings.steps = 2;
+  chat_ = *model::ChatTemplate::Parse(
+      absl::StrCat("{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}", turns));
+  const auto outcome = Train(settings, "run");
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  ASSERT_EQ(left_out_.size(), 1u);
+  EXPECT_THAT(left_out_[0], HasSubstr("no system"));
+  chat_ = *model::ChatTemplate::Parse("{{ raise_exception('nothing') }}");
+  EXPECT_THAT(Train(settings, "none").status().message(),
+              HasSubstr("the chat template refuses them (chat example 1: "));
 }
 
 TEST_F(Training, OneProcessTrainsInADirectory) {
@@ -304,6 +394,13 @@ TEST_F(Training, WritesAProfileThatLoads) {
   const auto links = link::LoadLinkEmbeddings(*profile, weights_->config());
   ASSERT_TRUE(links.ok()) << links.status();
   EXPECT_EQ(*links, (*trained)[0].values);
+  for (const auto& [name, directory, expected] :
+       {std::tuple("", "run", "run"), {"", "run/", "run"}, {"", "run/.", "run"}, {"n\xff", "run", "n\xef\xbf\xbd"}}) {
+    ASSERT_TRUE(WriteProfile(Path(directory), name, profile_, settings, *trained).ok());
+    const auto loaded = link::LoadLinkProfile(Path("run") + "/profile.json");
+    ASSERT_TRUE(loaded.ok()) << loaded.status();
+    EXPECT_EQ(loaded->name, expected);
+  }
 }
 
 TEST_F(Training, WritesAModelThatLoads) {

@@ -2,17 +2,23 @@
 // command with its own defaults; the same command continues an interrupted run.
 #include <unistd.h>
 
+#include <cstdio>
 #include <filesystem>
 #include <limits>
 #include <memory>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "base/checksum.h"
 #include "base/cli/args.h"
 #include "base/cli/gnuplot.h"
 #include "base/cli/program.h"
 #include "base/cli/progress.h"
+#include "base/cli/standard_streams.h"
+#include "base/little_endian.h"
 #include "base/status.h"
 #include "worker/cli/interrupt.h"
 #include "worker/files/hf_config.h"
@@ -46,6 +52,8 @@ struct Flags {
   std::string name;
   std::string mixture;
   std::vector<std::string> data;
+  int64_t skip_damaged = 0;
+  std::string begin;
   std::string schedule;
   std::string save = "f32";
   std::string pack;
@@ -68,6 +76,11 @@ void AddTrained(Arguments& arguments, Flags& flags) {
     arguments.Integer("links", "N", "Link tokens behind each document.", 0, 256, &s.embeddings.links);
     arguments.Integer("slots", "N", "The most documents in a prompt with links.", 1, 65536, &s.embeddings.slots);
   }
+  arguments.Text(
+      "begin", "TEXT",
+      "What is trained begins as this text's tokens, special ones too, over and over: links, header, trailer. "
+      "Default: random tokens.",
+      &flags.begin);
   if (mode == train::Mode::kLora) {
     arguments.Integer("rank", "N", "Rank of the matrices that are added.", 1, 4096, &s.rank);
     arguments.Number("alpha", "X", "What is added is scaled by alpha / rank.", &s.alpha);
@@ -124,6 +137,8 @@ void AddFlags(Arguments& arguments, Flags& flags) {
   arguments.Text("out", "DIRECTORY", "Where everything is written; created if it is missing.", &flags.out);
   arguments.Text("name", "NAME", "Of the new profile; by default that of the directory.", &flags.name);
   arguments.Text("mixture", "FILE", "What to learn from, as JSON (docs/training.md).", &flags.mixture);
+  arguments.Integer("skip-damaged", "N", "Damaged examples that are skipped in each reading of a file.", 0, kMany,
+                    &flags.skip_damaged);
   AddTrained(arguments, flags);
   AddOptimizer(arguments, flags);
   AddMeasurements(arguments, flags);
@@ -196,6 +211,31 @@ absl::StatusOr<Opened> Open(const Flags& flags) {
   return opened;
 }
 
+// Of a list of texts.
+class Digest {
+ public:
+  void Add(absl::string_view bytes) { AppendField(Xxh3(bytes.data(), bytes.size()), &of_each_); }
+  std::string Hex() const { return absl::StrCat(absl::Hex(Xxh3(of_each_.data(), of_each_.size()), absl::kZeroPad16)); }
+
+ private:
+  std::string of_each_;
+};
+
+std::string DigestOf(const model::Weights& weights) {
+  Digest digest;
+  for (const model::SourceTensor& tensor : weights.tensors()) {
+    digest.Add(absl::StrCat(tensor.name, " ", tensor.type, " ", absl::StrJoin(tensor.shape, ",")));
+    digest.Add({reinterpret_cast<const char*>(tensor.bytes.data()), tensor.bytes.size()});
+  }
+  return digest.Hex();
+}
+
+std::string DigestOf(const model::Tokenizer& tokenizer) {
+  Digest digest;
+  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) digest.Add(tokenizer.TokenBytes(id));
+  return digest.Hex();
+}
+
 // What a checkpoint has to agree with beside the settings.
 std::map<std::string, std::string> IdentityOf(const Flags& flags, const Opened& opened) {
   uint64_t bytes = 0;
@@ -204,17 +244,24 @@ std::map<std::string, std::string> IdentityOf(const Flags& flags, const Opened& 
     const auto size = std::filesystem::file_size(file, error);
     if (!error) bytes += size;
   }
-  return {{"model", absl::StrCat(std::filesystem::path(flags.model).filename().string(), " of ", bytes, " bytes")},
-          {"configuration", opened.config.Canonical()},
-          {"document_template", opened.profile.document_template},
-          {"place", opened.profile.place == link::LinkProfile::Place::kAfterSystem ? "after-system" : "in-user"}};
+  std::filesystem::path model(flags.model);
+  if (!model.has_filename()) model = model.parent_path();
+  Digest chat;
+  chat.Add(opened.template_source);
+  std::map<std::string, std::string> identity = {
+      {"model", absl::StrCat(absl::CHexEscape(model.filename().string()), " of ", bytes, " bytes")},
+      {"configuration", opened.config.Canonical()},
+      {"tokenizer", DigestOf(*opened.tokenizer)},
+      {"chat_template", chat.Hex()},
+      {"document_template", opened.profile.document_template},
+      {"place", opened.profile.place == link::LinkProfile::Place::kAfterSystem ? "after-system" : "in-user"}};
+  if (opened.weights != nullptr) identity["weights"] = DigestOf(*opened.weights);
+  return identity;
 }
 
 absl::Status WriteOutputs(const Flags& flags, const Opened& opened, train::Learner& learner) {
   KVLINK_ASSIGN_OR_RETURN(const std::vector<train::NamedTensor> trained, learner.Trained());
-  const std::string name =
-      flags.name.empty() ? std::filesystem::absolute(flags.out).lexically_normal().filename().string() : flags.name;
-  KVLINK_RETURN_IF_ERROR(train::WriteProfile(flags.out, name, opened.profile, flags.settings, trained));
+  KVLINK_RETURN_IF_ERROR(train::WriteProfile(flags.out, flags.name, opened.profile, flags.settings, trained));
   if (train::Frozen(flags.settings.mode)) return absl::OkStatus();
   KVLINK_ASSIGN_OR_RETURN(const model::ModelPath path, model::ResolveModelPath(flags.model));
   return train::WriteModel(flags.out + "/model", path.directory, flags.save == "bf16", learner);
@@ -242,6 +289,7 @@ absl::Status Train(Flags& flags) {
   if (flags.out.empty()) return absl::InvalidArgumentError("option --out: name a directory for what is trained");
   KVLINK_RETURN_IF_ERROR(train::CheckSettings(flags.settings));
   KVLINK_ASSIGN_OR_RETURN(const Opened opened, Open(flags));
+  KVLINK_ASSIGN_OR_RETURN(flags.settings.begin, opened.tokenizer->Encode(flags.begin, /*parse_special=*/true));
   std::error_code error;
   std::filesystem::create_directories(flags.out, error);
   if (error) return absl::InvalidArgumentError(absl::StrCat("option --out ", flags.out, ": ", error.message()));
@@ -261,6 +309,13 @@ absl::Status Train(Flags& flags) {
   run.learner = learner.get();
   run.maker = &maker;
   run.mixture = &opened.mixture;
+  const auto note = [&bar](absl::string_view what, absl::string_view message) {
+    bar.Clear();
+    std::fprintf(stderr, "[%s: %s]\n", std::string(what).c_str(), Printable(std::string(message)).c_str());
+  };
+  run.reader.max_skipped = flags.skip_damaged;
+  run.reader.on_skipped = [&note](const absl::Status& status) { note("skipped", status.message()); };
+  run.left_out = [&note](const std::string& why) { note("left out, as all such examples", why); };
   run.stopped = Interrupted;
   run.progress = [&](const train::Progress& progress) {
     if (!terminal) return;
@@ -271,10 +326,12 @@ absl::Status Train(Flags& flags) {
   const absl::StatusOr<train::Outcome> outcome = train::Trainer::Train(run);
   bar.Clear();
   KVLINK_RETURN_IF_ERROR(outcome.status());
+  if (outcome->end == train::Outcome::End::kStopped && outcome->step == 0) return Report(*outcome, flags.out);
   KVLINK_RETURN_IF_ERROR(WriteOutputs(flags, opened, *learner));
   if (!outcome->curves.empty()) {
     const absl::Status drawn = DrawPng(outcome->curves, 900, 600, flags.out + "/curves.png");
-    if (!absl::IsFailedPrecondition(drawn)) KVLINK_RETURN_IF_ERROR(drawn);  // without gnuplot there is no picture
+    // The picture is an extra: without gnuplot there is none, and no other reason undoes what was learned.
+    if (!drawn.ok() && !absl::IsFailedPrecondition(drawn)) note("no curves.png", drawn.message());
   }
   return Report(*outcome, flags.out);
 }
