@@ -219,7 +219,7 @@ absl::Status Generator::EncodeMissing(absl::Span<const absl::Span<const int32_t>
     std::vector<absl::Span<const int32_t>> group;
     for (int64_t tokens = 0; begin + group.size() < missing.size() && tokens < encoder->options().batch_tokens;) {
       group.push_back(documents[missing[begin + group.size()]]);
-      tokens += static_cast<int64_t>(group.back().size());
+      tokens += static_cast<int64_t>(group.back().size()) + (packet ? options_.wrapper.tokens() : 0);
     }
     absl::StatusOr<std::vector<encode::Encoded>> encoded = encoder->Encode(group);
     if (absl::IsResourceExhausted(encoded.status())) encoders_ = {};  // they themselves may hold the memory

@@ -250,17 +250,20 @@ class Run {
     }
     if (cut > 0) Count([&](IngestCounts& counts) { counts.cut += cut; });
     KVLINK_ASSIGN_OR_RETURN(std::vector<WriteJob> missing, Plan(last.documents));
-    // A long document may have more parts than one pass takes, or than fit into memory.
+    // A long document may have more parts than one pass takes, or than fit into memory; so may the encodings of many
+    // short documents inside a wrapper.
+    const int64_t around = input_.encoder->options().wrapper.tokens();
     for (size_t next = 0; next < missing.size();) {
       const size_t begin = next;
       // What is encoded of a long document by now is found by the next run.
       if (begin > 0 && input_.source->stopped()) return absl::CancelledError("the source was stopped");
       std::vector<absl::Span<const int32_t>> texts;
-      int64_t tokens = 0;
+      int64_t tokens = 0, encoded_tokens = 0;
       for (; next < missing.size(); ++next) {
-        const int64_t more = static_cast<int64_t>(missing[next].tokens.size());
-        if (!texts.empty() && tokens + more > batch_tokens_) break;
-        tokens += more;
+        const int64_t own = static_cast<int64_t>(missing[next].tokens.size()), more = own + around;
+        if (!texts.empty() && encoded_tokens + more > batch_tokens_) break;
+        tokens += own;
+        encoded_tokens += more;
         texts.push_back(missing[next].tokens);
       }
       KVLINK_ASSIGN_OR_RETURN(std::vector<encode::Encoded> encoded, input_.encoder->Encode(texts));

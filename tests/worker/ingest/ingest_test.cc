@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 
 #include "absl/strings/str_cat.h"
@@ -57,6 +58,42 @@ TEST_F(IngestTest, EqualTextIsEncodedOnce) {
   EXPECT_EQ(stats->namespaces[0].documents, 30);
   EXPECT_EQ(stats->bytes_written, counts_.bytes);
   EXPECT_EQ(stats->bytes_written_in_place, stats->bytes_written) << "encodings were copied on their way to the disk";
+}
+
+// Notes how many tokens are encoded at a time.
+class CountedEncoder final : public encode::Encoder {
+ public:
+  explicit CountedEncoder(std::unique_ptr<encode::Encoder> encoder) : encoder_(std::move(encoder)) {}
+  const encode::EncoderOptions& options() const override { return encoder_->options(); }
+  Identity IdentityOf(absl::Span<const int32_t> tokens) const override { return encoder_->IdentityOf(tokens); }
+  absl::StatusOr<std::vector<encode::Encoded>> Encode(absl::Span<const absl::Span<const int32_t>> documents) override {
+    auto encoded = encoder_->Encode(documents);
+    int64_t tokens = 0;
+    if (encoded.ok()) {
+      for (const encode::Encoded& one : *encoded) tokens += one.manifest.tokens;
+    }
+    most_ = std::max(most_, tokens);
+    return encoded;
+  }
+  int64_t most() const { return most_; }
+
+ private:
+  const std::unique_ptr<encode::Encoder> encoder_;
+  int64_t most_ = 0;
+};
+
+TEST_F(IngestTest, WrappersCountInABatch) {
+  encode::EncoderOptions options;
+  options.batch_tokens = 128;
+  options.wrapper = encode::MakeWrapper(40, 10, std::vector<float>(50 * model_->config().hidden, 0.5F));
+  auto counted = std::make_unique<CountedEncoder>(*encode::Encoder::Create(model_.get(), fingerprint_, options));
+  const CountedEncoder& encoder = *counted;
+  encoder_ = std::move(counted);
+  std::string lines;
+  for (int i = 0; i < 10; ++i) lines += Line(absl::StrCat("d", i), absl::StrCat(i), "");
+  ASSERT_TRUE(Run(lines).ok());
+  EXPECT_EQ(counts_.encodings, 10);
+  EXPECT_LE(encoder.most(), options.batch_tokens);
 }
 
 TEST_F(IngestTest, ASecondRunSkipsWhatIsCompleteAndDoesTheRest) {
