@@ -32,7 +32,7 @@ constexpr absl::Duration kGrace = absl::Seconds(2);
 }  // namespace
 
 Registration::Registration(Membership* membership, RegistrationOptions options)
-    : membership_(membership), options_(std::move(options)), entered_(options_.entered) {}
+    : membership_(membership), options_(std::move(options)), entered_(options_.entered), held_(options_.entered) {}
 
 absl::StatusOr<std::unique_ptr<Registration>> Registration::Start(Membership* membership, RegistrationOptions options,
                                                                   absl::Time deadline) {
@@ -180,7 +180,11 @@ absl::StatusOr<bool> Registration::TryEnter(Entry entry, AliveRecord* other, abs
   if (!entered.found.empty() && !member.found.empty()) {
     const auto last = ParseAlive(entered.found[0].value);
     KVLINK_RETURN_IF_ERROR(Annotate(last.status(), absl::StrCat("etcd's ", kKeyPrefix, entered_key)));
-    if (last->incarnation > entered_) return Outdated(*last);
+    if (last->incarnation > held_ && last->incarnation != entered_) {
+      // The number was taken for an entry that another process came before.
+      if (entered_ > held_ && options_.keep(held_).ok()) entered_ = held_;
+      return Outdated(*last);
+    }
   }
   KVLINK_ASSIGN_OR_RETURN(const auto got, client->Get(key, {}, by));
   if (!got.found.empty()) {
@@ -229,6 +233,7 @@ absl::StatusOr<bool> Registration::Take(std::shared_ptr<etcd::Client> client, in
     KVLINK_RETURN_IF_ERROR(committed.status());
     return absl::AbortedError("the member's entry in etcd was changed by another process; try again");
   }
+  held_ = entered_;
   lease_.keep = nullptr;
   written_.clear();
   {

@@ -38,7 +38,7 @@ struct RegistrationOptions {
   MemberRecord record;
   // The number that the directory keeps; 0: none.
   uint64_t entered = 0;
-  // Durably replaces the number, if OK. Called by Start and the destructor.
+  // Durably replaces the number, if OK. Called by Start, the thread and the destructor.
   std::function<absl::Status(uint64_t entered)> keep;
   absl::Duration ttl = absl::Seconds(10);
   EventSink events;  // may be empty
@@ -119,6 +119,7 @@ class Registration {
   Lease lease_;                         // empty: none
   std::map<KeyKind, Written> written_;  // under this lease
   uint64_t entered_;                    // kept by the directory
+  uint64_t held_;                       // when the directory last held the place: at its start, or since it entered
 
   mutable Mutex mutex_;
   CondVar wake_;

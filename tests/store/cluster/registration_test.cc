@@ -170,6 +170,35 @@ TEST_F(RegistrationTest, RefusesCopyWhileNodeIsDown) {
   EXPECT_TRUE(after.ok()) << after;
 }
 
+// A copy that starts at the same moment is refused for good, too.
+TEST_F(RegistrationTest, RefusesCopyThatCameSecond) {
+  StartEtcd(1);
+  Create();
+  const auto membership = Open();
+  ASSERT_TRUE(Register(membership.get(), 1, 5).ok());
+  uint64_t kept = entered_[1];
+  std::unique_ptr<cluster::Registration> node;
+  const auto start_copy = [&](uint64_t incarnation, bool beside) {
+    auto options = RegistrationOf(1, incarnation, "127.0.0.1:7777");
+    options.entered = kept;
+    options.keep = [&](uint64_t entered) {
+      kept = entered;
+      if (!beside || node != nullptr) return absl::OkStatus();
+      auto first = Register(membership.get(), 1, 7);
+      if (first.ok()) node = *std::move(first);
+      return first.status();
+    };
+    return cluster::Registration::Start(membership.get(), options, Patience()).status();
+  };
+  const absl::Status second = start_copy(100, /*beside=*/true);
+  EXPECT_EQ(second.code(), absl::StatusCode::kAlreadyExists) << second;
+  ASSERT_NE(node, nullptr);
+  node = nullptr;  // restarts
+  const absl::Status again = start_copy(200, /*beside=*/false);
+  EXPECT_EQ(again.code(), absl::StatusCode::kAlreadyExists) << again;
+  EXPECT_TRUE(Register(membership.get(), 1, 9).ok());
+}
+
 // The directory is ahead of etcd after a crash between the two, and after etcd was restored; etcd does not know it if
 // its last process was of an older build; and it may not be able to keep a number.
 TEST_F(RegistrationTest, ReturnsWithDirectoryThatIsNotOlder) {
