@@ -17,25 +17,33 @@ namespace {
 constexpr size_t kReadBytes = 64 << 10;
 constexpr size_t kWrongNumbers = 7;
 constexpr size_t kMinNumber = 10000, kNumbers = 90000;  // of five digits
+constexpr int kMaxTries = 100;                          // to draw something of one length
 constexpr absl::string_view kEnds[] = {"\n\n", "\n", ". ", "! ", "? ", " "};
 
 bool IsContinuation(char c) { return (static_cast<unsigned char>(c) & 0xc0) == 0x80; }
 
+// What `draw` returns that does not stand in the passage. Where everything does, such as in a table of numbers, it
+// becomes longer.
+template <typename Draw>
+std::string Fresh(absl::string_view passage, absl::string_view joint, const Draw& draw) {
+  std::string before;
+  for (int tries = 1;; ++tries) {
+    std::string fresh = absl::StrCat(before, draw());
+    if (!absl::StrContains(passage, fresh)) return fresh;
+    if (tries % kMaxTries == 0) before = absl::StrCat(fresh, joint);
+  }
+}
+
 std::string FreshNumber(absl::string_view passage, Random& random) {
-  std::string number;
-  do {
-    number = absl::StrCat(kMinNumber + random.Below(kNumbers));
-  } while (absl::StrContains(passage, number));
-  return number;
+  return Fresh(passage, "", [&random] { return kMinNumber + random.Below(kNumbers); });
 }
 
 std::string FreshTown(absl::string_view passage, Random& random) {
-  std::string town;
-  do {
-    town.clear();
+  return Fresh(passage, "-", [&random] {
+    std::string town;
     for (const auto& choices : LanguageOf(Split::kTest).town) absl::StrAppend(&town, random.Pick(choices));
-  } while (absl::StrContains(passage, town));
-  return town;
+    return town;
+  });
 }
 
 // The beginning of the sentence that holds the byte at `offset`; text.size() if that is the end.

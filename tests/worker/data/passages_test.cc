@@ -15,6 +15,7 @@
 #include "gtest/gtest.h"
 #include "tests/support/scratch_directory.h"
 #include "tests/support/seed.h"
+#include "worker/data/language.h"
 
 namespace kvlink::data {
 namespace {
@@ -61,6 +62,36 @@ TEST(Passages, AreCutWhereItHurtsLeast) {
   EXPECT_EQ(CutBefore("One. Two.\n\nThree. Four. Five.", 24), 24u) << "a sentence, where the paragraph is far off";
   EXPECT_EQ(CutBefore("one two three", 10), 8u);
   EXPECT_EQ(CutBefore("\xe9\x9b\xaa\xe9\x9b\xaa", 4), 3u);
+}
+
+TEST(Needles, AreFoundForPassagesThatHoldEveryTownAndNumber) {
+  std::string passage;
+  for (const absl::string_view begin : LanguageOf(Split::kTest).town[0]) {
+    for (const absl::string_view middle : LanguageOf(Split::kTest).town[1]) {
+      for (const absl::string_view end : LanguageOf(Split::kTest).town[2])
+        absl::StrAppend(&passage, begin, middle, end, " ");
+    }
+  }
+  // A sequence of de Bruijn: every number of five digits.
+  std::vector<bool> stands(100000);
+  std::string digits(5, '0');
+  for (bool more = true; more;) {
+    more = false;
+    for (char digit = '9'; digit >= '0' && !more; --digit) {
+      const size_t number = std::stoul(digits.substr(digits.size() - 4) + digit);
+      if (number == 0 || stands[number]) continue;
+      stands[number] = more = true;
+      digits += digit;
+    }
+  }
+  ASSERT_EQ(digits.size(), 100000u + 4);
+  passage += digits;
+  Random draw(testing::TestSeed());
+  const Question question = NeedleQuestion(passage, 50, 4, draw);
+  ASSERT_THAT(question.candidates, SizeIs(8));
+  for (const std::string& candidate : question.candidates) EXPECT_EQ(passage.find(candidate), std::string::npos);
+  EXPECT_EQ(passage.find(question.question.substr(std::string("What is the vault code of ").size())),
+            std::string::npos);
 }
 
 TEST(Needles, StandOnceAtTheirDepthInAnUnchangedPassage) {
