@@ -20,12 +20,30 @@
 namespace kvlink::data {
 namespace {
 
+constexpr int kMaxDepth = 64;
 constexpr absl::string_view kArticleSeparator = "|||||";
 constexpr absl::string_view kNewLineInArticle = "NEWLINE_CHAR";
 
 constexpr absl::string_view kSummariseArticles = "Summarise these articles in a few sentences.";
 constexpr absl::string_view kSummariseArticle = "Summarise this article in one sentence.";
 constexpr absl::string_view kSummariseDialogue = "Summarise this conversation in one or two sentences.";
+
+// A list in a list takes a hundred bytes of memory and one of the record.
+bool IsTooDeep(absl::string_view record) {
+  int depth = 0;
+  bool in_string = false, escaped = false;
+  for (const char c : record) {
+    if (in_string) {
+      if (c == '"' && !escaped) in_string = false;
+      escaped = c == '\\' && !escaped;
+      continue;
+    }
+    in_string = c == '"';
+    if ((c == '[' || c == '{') && ++depth > kMaxDepth) return true;
+    if (c == ']' || c == '}') --depth;
+  }
+  return false;
+}
 
 // Sentences with a space between those that have none.
 std::string Joined(const std::vector<std::string>& sentences) {
@@ -197,6 +215,9 @@ Summary MultiNewsSummary(absl::string_view document, absl::string_view summary) 
 }
 
 absl::StatusOr<Example> ParseExample(Format format, const std::string& record) {
+  if (IsTooDeep(record)) {
+    return absl::InvalidArgumentError(absl::StrCat("lists and objects are nested more than ", kMaxDepth, " deep"));
+  }
   const nlohmann::json json = nlohmann::json::parse(record, nullptr, /*allow_exceptions=*/false);
   if (json.is_discarded()) {
     ingest::JsonLine unused;  // that parser says at which byte

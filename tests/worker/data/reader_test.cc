@@ -241,6 +241,8 @@ TEST_F(ReaderTest, DamagedExamplesAreNamed) {
       {Format::kMusique, "{\"question\": \"q\"", ":1: not JSON at byte "},
       {Format::kMusique, "\n\"text\"\n", ":2: expected an object, found a string"},
       {Format::kMusique, "{\"question\": \"\xff\"}", ":1: not JSON at byte "},
+      {Format::kMusique, absl::StrCat("{\"question\": ", std::string(100, '['), std::string(100, ']'), "}"),
+       ":1: lists and objects are nested more than 64 deep"},
       {Format::kMusique, musique(""), ":1: \"paragraphs\": expected at least one, found an empty list"},
       {Format::kMusique, musique("{\"title\": \"t\", \"paragraph_text\": \"p\"}"),
        ":1: \"paragraphs\"[0].\"is_supporting\": missing, expected true or false"},
