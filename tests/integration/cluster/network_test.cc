@@ -3,6 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include "absl/time/clock.h"
+#include "base/clock.h"
+#include "tests/support/patience.h"
 #include "tests/support/subprocess.h"
 
 namespace kvlink::testing {
@@ -28,9 +31,12 @@ TEST(NetworkTest, DisconnectsAndReconnectsHosts) {
   std::vector<std::string> command = network.On(1);
   for (const char* word : {"/usr/bin/env", "python3", "-m", "http.server", "17771"}) command.push_back(word);
   Subprocess server(command);
+  // A connection is refused until the server listens.
   bool up = false;
-  for (int i = 0; i < 50 && !up; ++i) up = Reaches(network, 0, network.address(1), kPort);
-  ASSERT_TRUE(up);
+  for (const absl::Time deadline = Patience(); !up && SteadyNow() < deadline; absl::SleepFor(absl::Milliseconds(50))) {
+    up = Reaches(network, 0, network.address(1), kPort);
+  }
+  ASSERT_TRUE(up) << server.errors();
   network.Drop(0, network.address(1));
   EXPECT_FALSE(Reaches(network, 0, network.address(1), kPort));
   network.Heal(0);
