@@ -14,13 +14,7 @@ export CCACHE_SLOPPINESS := pch_defines,time_macros
 # Without a run of the preprocessor for each file that is not cached.
 export CCACHE_DEPEND := 1
 
-# A stage of `make test`: runs a target and prints, and keeps in build/stages, how long it took.
-define STAGE
-@begun=$$(date +%s); $(MAKE) --no-print-directory $(1); code=$$?; seconds=$$(( $$(date +%s) - begun )); mkdir -p build; \
-printf '== %-14s %3d min %02d s\n' $(1) $$(( seconds / 60 )) $$(( seconds % 60 )) | tee -a build/stages; exit $$code
-endef
-
-.PHONY: deps release debug demo demo-cluster quick test annotations release-tests asan-build asan tsan-build tsan fuzz cuda-check bench soak format check-format lint clean
+.PHONY: deps release debug demo demo-cluster quick test annotations release-tests asan-build asan tsan-build tsan fuzz fuzz-build cuda-check bench soak format check-format lint clean
 
 release:
 	$(call BUILD,release,all)
@@ -47,19 +41,9 @@ quick: check-format
 	python3 tests/layers/layers_test.py .
 	BASE=$(BASE) JOBS=$(JOBS) tests/quick.sh
 
-# Cheap checks first, so that a failure shows early.
 test: DEPS = --train
 test: deps check-format
-	@rm -f build/stages
-	$(call STAGE,release)
-	$(call STAGE,release-tests)
-	$(call STAGE,annotations)
-	$(call STAGE,cuda-check)
-	$(call STAGE,asan-build)
-	$(call STAGE,asan)
-	$(call STAGE,fuzz)
-	$(call STAGE,tsan-build)
-	$(call STAGE,tsan)
+	JOBS=$(JOBS) MAKE=$(MAKE) tests/stages.sh
 
 release-tests: release
 	tests/run.sh release $(TEST_JOBS)
@@ -85,10 +69,12 @@ tsan-build:
 	$(call BUILD,tsan,tsan_tests)
 
 # Every fuzzer for FUZZ_SECONDS, from its corpus, which it repeats first.
-FUZZ_SECONDS ?= 10
-fuzz:
-	$(call BUILD,fuzz,fuzzers)
+FUZZ_SECONDS ?= 5
+fuzz: fuzz-build
 	tests/fuzz/run.sh $(FUZZ_SECONDS)
+
+fuzz-build:
+	$(call BUILD,fuzz,fuzzers)
 
 # The CUDA backend compiled for each architecture, what its kernels take, and that those of attention and decoding do not spill.
 NVCC ?= $(firstword $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))

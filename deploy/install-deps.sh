@@ -15,7 +15,7 @@ packages=(
   libxxhash-dev libzstd-dev zlib1g-dev libssl-dev
   libdnnl-dev libhwy-dev
   libucx-dev ucx-utils libgrpc++-dev protobuf-compiler-grpc prometheus-cpp-dev
-  clang clang-format clang-tidy
+  clang clang-format clang-tidy lld
   etcd-server
   libpq-dev postgresql
   gnuplot-nox

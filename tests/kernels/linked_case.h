@@ -58,10 +58,8 @@ CaseShape WithManyRows(CaseShape shape);
 double Work(const CaseShape& shape);
 // How many random cases a test takes: fewer where everything is slow.
 inline uint64_t Cases(uint64_t quick) {
-#if defined(__SANITIZE_ADDRESS__)
-  quick = (quick + 3) / 4;
-#endif
-  return Soak() ? 40 * quick : quick;
+  if (Soak()) return 80 * quick;
+  return testing::kSanitized ? (quick + 2) / 3 : quick;
 }
 
 class LinkedCase {
