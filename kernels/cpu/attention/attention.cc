@@ -83,6 +83,8 @@ class Runner {
       float received[kSplitTokens] = {};
       for (int64_t kv_head = 0; kv_head < sizes_.kv_heads; ++kv_head) {
         for (const CpuPlan::Group& group : plan_.groups()) {
+          // First of all, because with links there are as many groups as documents, of which each reads all before it.
+          if (!Counts(mass, group)) continue;
           for (int64_t i = group.reads_begin; i < group.reads_end; ++i) {
             if (plan_.group_reads()[i].read != static_cast<int32_t>(read)) continue;
             AddGroupMass(mass, group, plan_.group_reads()[i], split, kv_head, thread, received);
@@ -158,12 +160,16 @@ class Runner {
     for (int64_t p = 0; p < tile.panels(); ++p) tile.Finish(p, state(p));
   }
 
-  // received[kSplitTokens] += what the group's rows give the split's tokens.
+  // Whether some row of the group counts.
+  static bool Counts(const KeyMassArgs& mass, const CpuPlan::Group& group) {
+    return group.row_begin < mass.row_begin + mass.row_count && mass.row_begin < group.row_begin + group.row_count;
+  }
+
+  // received[kSplitTokens] += what those of the group's rows that count give the split's tokens.
   void AddGroupMass(const KeyMassArgs& mass, const CpuPlan::Group& group, const CpuPlan::GroupRead& read, int64_t split,
                     int64_t kv_head, int thread, float* received) {
     const int64_t begin = std::max(group.row_begin, mass.row_begin);
     const int64_t end = std::min(group.row_begin + group.row_count, mass.row_begin + mass.row_count);
-    if (begin >= end) return;
     Arena arena = ThreadArena(thread);
     // Tiles where LinkedAttention used them.
     WideTile tile(plan_, args_, sizes_, mass_rows_, group.narrow() ? nullptr : multiply_tiles_, arena);
