@@ -1,6 +1,9 @@
 // TLS files that are replaced under a running server and its clients: what they were connects until what they are is
 // whole, connections that exist go on, and mistakes at the start name the file.
+#include <fcntl.h>
 #include <grpcpp/server.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <cstdlib>
@@ -115,12 +118,13 @@ class TlsTest : public ::testing::Test {
   static absl::StatusOr<std::shared_ptr<Connection>> Connect(GrpcTransport* client, const TlsServer& server) {
     return client->Connect(server.address(), std::make_shared<Inbox>(), SteadyNow() + absl::Seconds(10));
   }
-  // Waits until the client can connect.
+  // Waits until the client can connect; looks at the files, as a node does.
   static void AwaitConnected(GrpcTransport* client, const TlsServer& server) {
     const absl::Time deadline = Patience();
     auto connected = Connect(client, server);
     while (!connected.ok() && SteadyNow() < deadline) {
       absl::SleepFor(kLook);
+      (void)TlsStates();
       connected = Connect(client, server);
     }
     EXPECT_TRUE(connected.ok()) << connected.status();
@@ -194,6 +198,22 @@ TEST_F(TlsTest, WhatIsNotWholeIsNotUsed) {
   EXPECT_TRUE(StateOfServerFiles().status.ok()) << StateOfServerFiles().status;
   EXPECT_GE(StateOfServerFiles().replaced, 1);
   EXPECT_EQ(TlsTrouble(ServerFiles()), "");
+}
+
+// As on a file system that hangs: whoever looks waits, but no handshake does.
+TEST_F(TlsTest, NoHandshakeReadsFiles) {
+  TlsServer server(ServerFiles());
+  const auto client = Client(ClientFiles(Set("old")));
+  fs::remove(File("node.pem"));
+  ASSERT_EQ(mkfifo(File("node.pem").c_str(), 0600), 0);
+  absl::SleepFor(absl::Seconds(1));  // until the files would be looked at again
+  const auto connected = Connect(client.get(), server);
+  EXPECT_TRUE(connected.ok()) << connected.status();
+  // Ends a look.
+  const int writer = open(File("node.pem").c_str(), O_WRONLY | O_NONBLOCK);
+  EXPECT_LT(writer, 0) << "somebody reads";
+  if (writer >= 0) close(writer);
+  fs::remove(File("node.pem"));
 }
 
 TEST_F(TlsTest, MistakesAtTheStartNameTheFile) {

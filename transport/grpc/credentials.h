@@ -25,7 +25,7 @@ namespace kvlink::transport {
 //
 // A channel keeps the credentials it was made with. NewerCredentials says when to make another.
 absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> ChannelCredentials(const TlsOptions& options);
-// Follow the files by themselves. They must outlive the servers that use them.
+// Follow the files as they are looked at (TlsStates). They must outlive the servers that use them.
 absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> ServerCredentials(const TlsOptions& options);
 
 // What ChannelCredentials now returns, if that is something else than `used`, which it returned before; null otherwise.
@@ -38,7 +38,8 @@ struct TlsState {
   int64_t replaced = 0;  // how often new contents came into use
   absl::Status status;   // INVALID_ARGUMENT: what the files hold now is not in use, but what they held before; and why
 };
-// Of all sets of files from which credentials were made.
+// Of all sets of files from which credentials were made; looks at the files. A process with servers calls it now and
+// then, at best once a second.
 std::vector<TlsState> TlsStates();
 // For messages about connections that fail: "; ... the old ones are in use: ..." if that holds for these files, or "".
 std::string TlsTrouble(const TlsOptions& options);

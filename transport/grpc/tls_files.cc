@@ -180,8 +180,7 @@ void TlsFiles::Look() {
   ++replaced_;
 }
 
-std::shared_ptr<const Pem> TlsFiles::Current() {
-  Look();
+std::shared_ptr<const Pem> TlsFiles::Current() const {
   MutexLock lock(&mutex_);
   return pem_;
 }

@@ -5,7 +5,7 @@
 // There is no thread: the files are looked at when somebody asks, at most once a second. Contents are compared, not
 // times, since files behind symbolic links change without them.
 //
-// Thread-safety: all methods. Asking may read files, without a lock.
+// Thread-safety: all methods. Client and State may read files, without a lock.
 #ifndef KVLINK_TRANSPORT_GRPC_TLS_FILES_H_
 #define KVLINK_TRANSPORT_GRPC_TLS_FILES_H_
 
@@ -37,8 +37,9 @@ class TlsFiles {
   // Every set of files so far.
   static std::vector<TlsFiles*> All();
 
-  // What counts; the same object until it changes. This and the next two look at the files first.
-  std::shared_ptr<const Pem> Current();
+  // What counts; the same object until it changes. Reads no files, since gRPC asks before each handshake, under a lock
+  // that all handshakes of a port take. The next two look at the files first.
+  std::shared_ptr<const Pem> Current() const;
   // Credentials made of it, the same object until it changes, as long as anybody has it. REQUIRES: there is a CA
   // certificate.
   std::shared_ptr<grpc::ChannelCredentials> Client();
@@ -49,7 +50,7 @@ class TlsFiles {
   void Look();
 
   const TlsOptions options_;
-  Mutex mutex_;
+  mutable Mutex mutex_;
   std::shared_ptr<const Pem> pem_ ABSL_GUARDED_BY(mutex_);
   std::weak_ptr<grpc::ChannelCredentials> client_ ABSL_GUARDED_BY(mutex_);
   absl::Status status_ ABSL_GUARDED_BY(mutex_);  // why what the files hold does not count
