@@ -12,6 +12,7 @@
 #include "absl/time/clock.h"
 #include "base/clock.h"
 #include "tests/integration/cli_workplace.h"
+#include "tests/support/patience.h"
 
 namespace kvlink::testing {
 namespace {
@@ -209,6 +210,19 @@ TEST_F(CliWordsTest, AnAskThatIsInterruptedEarlyLeavesNoStore) {
   absl::SleepFor(absl::Seconds(1));
   process.Signal(SIGINT);
   EXPECT_EQ(process.Wait(), 130) << process.errors();
+  EXPECT_TRUE(fs::is_empty(temporary));
+}
+
+TEST_F(CliWordsTest, AnAskThatIsTerminatedLeavesNoStore) {
+  const std::string temporary = Path("temporary");
+  ASSERT_TRUE(fs::create_directory(temporary));
+  Subprocess process(Command("ask", {"--chat"}),
+                     {.keep_input_open = true, .environment = {absl::StrCat("TMPDIR=", temporary)}});
+  const absl::Time deadline = Patience();
+  while (fs::is_empty(temporary) && SteadyNow() < deadline) absl::SleepFor(absl::Milliseconds(10));
+  ASSERT_FALSE(fs::is_empty(temporary)) << process.errors();
+  process.Signal(SIGTERM);
+  EXPECT_EQ(process.Wait(), 0) << process.errors();
   EXPECT_TRUE(fs::is_empty(temporary));
 }
 

@@ -410,7 +410,6 @@ absl::Status RunAsk(absl::Span<char* const> args) {
                  "[no documents given, the model answers from its own knowledge; add some with --doc ID (kvlink "
                  "inspect documents lists them) or --file PATH]\n");
   }
-  const CatchInterrupt caught;  // ^C ends the answer, or the wait for a question
   const absl::Status status = AnswerAll(*session, flags, questions, std::move(documents));
   if (const absl::Status recording = session->generator().model().recording(); !flags.quiet && !recording.ok()) {
     std::fprintf(stderr, "[forward passes ran without device graphs: %s]\n", std::string(recording.message()).c_str());

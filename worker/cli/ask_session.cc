@@ -44,9 +44,10 @@ absl::StatusOr<std::unique_ptr<AskSession>> AskSession::Open(const AskOptions& o
   std::unique_ptr<AskSession> session(new AskSession());
   session->options_ = options;
   // Cheap refusals come before loading the model. A temporary store comes after it: while a model is loaded, ^C ends
-  // the process, which would leave the store behind.
+  // the process, which would leave the store behind. From then on it is caught.
   KVLINK_ASSIGN_OR_RETURN(const bool named, session->OpenNamed());
   KVLINK_ASSIGN_OR_RETURN(session->opened_, OpenModel(options.model));
+  session->caught_.emplace();
   if (!named) KVLINK_RETURN_IF_ERROR(session->OpenScratch());
   OpenedModel& opened = session->opened_;
   const model::ModelConfig& config = opened.model->config();
@@ -139,6 +140,7 @@ void AskSession::NoteForm(const std::string& id, const CatalogEntry& entry) {
 absl::Status AskSession::AddFromFile(const std::string& path, std::vector<infer::RequestDocument>* documents) {
   KVLINK_ASSIGN_OR_RETURN(const auto source, ingest::DocumentSource::Open({path}, {}));
   while (const auto item = source->Next()) {
+    if (Interrupted()) return absl::CancelledError("interrupted");
     KVLINK_RETURN_IF_ERROR(Annotate(item->status, item->where));
     auto tokens = opened_.tokenizer->Encode(link::DocumentText(opened_.profile, item->title, item->text),
                                             /*parse_special=*/false);

@@ -1,5 +1,6 @@
 // Implements `kvlink ask` and `kvlink eval`: model, store, generator, and documents by id or file.
-// Thread-safety: one thread at a time.
+// Thread-safety: one thread at a time. While a session exists, ^C and SIGTERM are caught (interrupt.h), so that a
+// temporary store is removed: whoever works with a session asks Interrupted.
 #ifndef KVLINK_WORKER_CLI_ASK_SESSION_H_
 #define KVLINK_WORKER_CLI_ASK_SESSION_H_
 
@@ -13,6 +14,7 @@
 #include "absl/strings/string_view.h"
 #include "store/cli/place.h"
 #include "worker/cli/document_parts.h"
+#include "worker/cli/interrupt.h"
 #include "worker/cli/open.h"
 #include "worker/infer/chat.h"
 #include "worker/infer/generator.h"
@@ -59,7 +61,8 @@ class AskSession {
   // Adds parts of a catalogued document, each as a document of the request. NOT_FOUND naming it; OUT_OF_RANGE if it has
   // fewer parts; FAILED_PRECONDITION if it was written by another model or under another secret.
   absl::Status AddStored(const DocumentParts& wanted, std::vector<infer::RequestDocument>* documents);
-  // Adds the documents of a text or JSON lines file (or a directory of these), tokenised as ingest does.
+  // Adds the documents of a text or JSON lines file (or a directory of these), tokenised as ingest does. CANCELLED:
+  // interrupted.
   absl::Status AddFromFile(const std::string& path, std::vector<infer::RequestDocument>* documents);
 
   std::unique_ptr<infer::Chat> NewChat(link::Linker linker, std::vector<infer::RequestDocument> documents);
@@ -106,6 +109,7 @@ class AskSession {
   // In order of lifetime.
   OpenedModel opened_;
   link::ModelChat chat_;
+  std::optional<CatchInterrupt> caught_;
   ScratchStore scratch_;
   OpenedStore store_;
   std::unique_ptr<infer::Generator> generator_;

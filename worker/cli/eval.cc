@@ -342,7 +342,6 @@ absl::Status RunEval(absl::Span<char* const> args) {
     KVLINK_ASSIGN_OR_RETURN(results, eval::Results::Open(flags.results, settings));
   }
   if (!session->note().empty()) std::fprintf(stderr, "[%s]\n", Printable(session->note()).c_str());
-  const CatchInterrupt caught;
   KVLINK_RETURN_IF_ERROR(session->WarmUp());
   eval::RunnerOptions options;
   options.linkers = parsed.linkers;

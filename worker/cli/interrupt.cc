@@ -8,6 +8,8 @@
 namespace kvlink::cli {
 namespace {
 
+constexpr int kSignals[] = {SIGINT, SIGTERM};
+
 volatile std::sig_atomic_t interrupted = 0;
 std::atomic<const std::function<void()>*> on_interrupt{nullptr};
 static_assert(std::atomic<const std::function<void()>*>::is_always_lock_free);
@@ -22,11 +24,11 @@ CatchInterrupt::CatchInterrupt(std::function<void()> then) : then_(std::move(the
     interrupted = 1;
     if (const auto* const then = on_interrupt.load()) (*then)();
   };
-  sigaction(SIGINT, &action, nullptr);
+  for (const int signal : kSignals) sigaction(signal, &action, nullptr);
 }
 
 CatchInterrupt::~CatchInterrupt() {
-  std::signal(SIGINT, SIG_DFL);
+  for (const int signal : kSignals) std::signal(signal, SIG_DFL);
   on_interrupt = nullptr;
 }
 

@@ -1,4 +1,4 @@
-// ^C as a request to end in good order.
+// ^C and SIGTERM as requests to end in good order.
 // Thread-safety: one CatchInterrupt at a time; Interrupted from any thread.
 #ifndef KVLINK_WORKER_CLI_INTERRUPT_H_
 #define KVLINK_WORKER_CLI_INTERRUPT_H_
@@ -7,7 +7,8 @@
 
 namespace kvlink::cli {
 
-// While the object exists, the first SIGINT does not end the process but interrupts blocked reads; the second ends it.
+// While the object exists, the first SIGINT and the first SIGTERM do not end the process but interrupt blocked reads;
+// the second of either ends it.
 class CatchInterrupt {
  public:
   // `then` (may be empty): called in the signal handler, so it must be safe there.
@@ -20,7 +21,7 @@ class CatchInterrupt {
   const std::function<void()> then_;
 };
 
-// Whether SIGINT has come while it was caught.
+// Whether one of them has come while it was caught.
 bool Interrupted();
 
 }  // namespace kvlink::cli
