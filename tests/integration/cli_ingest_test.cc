@@ -92,7 +92,7 @@ TEST_F(CliTest, KilledAtAnyMomentItResumes) {
   const absl::Time begin = SteadyNow();
   ASSERT_EQ(Run("ingest", arguments).status, 0);
   const int64_t whole = absl::ToInt64Microseconds(SteadyNow() - begin);
-  const int rounds = Soak() ? 100 : 3;
+  const int rounds = Soak() ? 100 : 2;
   int interrupted = 0;
   for (int round = 0; round < rounds; ++round) {
     fs::remove_all(store_);

@@ -159,7 +159,7 @@ TEST_F(CliNodeTest, KilledWhileItIsWrittenTo) {
   std::mt19937_64 random(TestSeed());
   const int documents = 60;
   const std::string input = Write("in.jsonl", Lines(0, documents));
-  const int rounds = Soak() ? 100 : 3;
+  const int rounds = Soak() ? 100 : 2;
   int failed = 0;
   for (int round = 0; round < rounds; ++round) {
     fs::remove_all(directory_);

@@ -219,10 +219,10 @@ TEST_P(DeathTest, CyclesOfKilledPeersLeaveNothingBehind) {
     ASSERT_TRUE(transfer.AllFree());
     EXPECT_EQ(child.inbox->Closed().code(), absl::StatusCode::kUnavailable);
   }
-  while (transport_->Stats().connections > 0) std::this_thread::yield();
+  while (transport_->Stats().connections > 0) absl::SleepFor(absl::Milliseconds(1));
   // gRPC closes a socket somewhat later than the connection over it.
   for (const absl::Time limit = Patience(); OpenDescriptors(getpid()) > descriptors && SteadyNow() < limit;) {
-    std::this_thread::yield();
+    absl::SleepFor(absl::Milliseconds(1));
   }
   const int64_t grown = Held() - resident;
   std::printf("%d cycles: %lld descriptors, %lld KiB resident more than at half the way\n", cycles,

@@ -279,7 +279,7 @@ TEST_F(GrpcTest, ASlowReaderDoesNotGrowMemory) {
   EXPECT_GT(late, 0);
   raw_ = nullptr;
   EXPECT_FALSE(taken.inbox->Closed().ok());
-  while (honest_.server_transport->Stats().quarantined_bytes > 0) std::this_thread::yield();
+  while (honest_.server_transport->Stats().quarantined_bytes > 0) absl::SleepFor(absl::Milliseconds(1));
 }
 
 // A peer that says too much is held back: what was read of it is bounded, and the others are served.

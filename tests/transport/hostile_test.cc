@@ -1,9 +1,9 @@
 // A peer over UCX that speaks the protocol wrongly: nothing it sends is written anywhere, its connection is closed for
 // a reason that is counted, and the others do not notice.
 #include <atomic>
-#include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "gtest/gtest.h"
 #include "tests/support/seed.h"
 #include "tests/transport/peers.h"
@@ -70,7 +70,7 @@ class RawPeer : public EventSource {
   // Says hello and waits for the answer.
   void Hello() {
     Frame(FrameKind::kHello, HelloBody({42, 2000}));
-    while (token_ == 0) std::this_thread::yield();
+    while (token_ == 0) absl::SleepFor(absl::Milliseconds(1));
   }
   void Payload(uint64_t id, uint64_t said, int64_t bytes) { Payload(token_, id, said, bytes); }
   void Payload(uint64_t token, uint64_t id, uint64_t said, int64_t bytes) {
@@ -94,7 +94,7 @@ class RawPeer : public EventSource {
   uint64_t token() const { return token_; }
   // Waits until the other side granted a posted receive.
   void AwaitGrant() {
-    while (!granted_) std::this_thread::yield();
+    while (!granted_) absl::SleepFor(absl::Milliseconds(1));
   }
 
  private:
@@ -203,7 +203,7 @@ TEST_F(HostileTest, PayloadOfAWithdrawnReceiveIsDropped) {
   connection_->CancelReceive(1);
   EXPECT_TRUE(absl::IsCancelled(received_.Wait()));
   raw_->Payload(1, 4096, 4096);
-  while (honest_.server_transport->Stats().payloads_late == 0) std::this_thread::yield();
+  while (honest_.server_transport->Stats().payloads_late == 0) absl::SleepFor(absl::Milliseconds(1));
   EXPECT_FALSE(inbox_->closed());
   ExpectUnharmed();
   raw_->Payload(1, 4096, 4096);  // once is an accident
@@ -281,7 +281,7 @@ TEST_F(HostileTest, NoHello) {
     const int64_t before = Closes();
     RawPeer raw(honest_.server->address());
     raw.Frame(frame);
-    while (Closes() == before) std::this_thread::yield();
+    while (Closes() == before) absl::SleepFor(absl::Milliseconds(1));
   }
   ExpectUnharmed();
 }

@@ -65,7 +65,7 @@ TEST(Ucx, ThePortOfAKilledProcessIsFreeAtOnce) {
   std::string address = "127.0.0.1:0";
   for (int cycle = 0; cycle < 5; ++cycle) {
     Subprocess child({program, "ucx", "listen", address});
-    while (child.running() && child.output().find('\n') == std::string::npos) std::this_thread::yield();
+    while (child.running() && child.output().find('\n') == std::string::npos) absl::SleepFor(absl::Milliseconds(1));
     ASSERT_TRUE(child.running()) << child.errors();
     const std::string said = child.output().substr(0, child.output().find('\n'));
     EXPECT_TRUE(cycle == 0 || said == address) << said << ", " << address;

@@ -184,9 +184,9 @@ class ClusterFaultTest : public ::testing::Test {
   std::map<std::string, Figures> figures_;  // by kind of fault
 };
 
-TEST_F(ClusterFaultTest, NoRequestFails) { RunSeeds(/*acknowledged=*/1, Soak() ? 100 : 5); }
+TEST_F(ClusterFaultTest, NoRequestFails) { RunSeeds(/*acknowledged=*/1, Soak() ? 100 : 4); }
 
-TEST_F(ClusterFaultTest, AcknowledgedWritesSurvive) { RunSeeds(/*acknowledged=*/2, Soak() ? 100 : 2); }
+TEST_F(ClusterFaultTest, AcknowledgedWritesSurvive) { RunSeeds(/*acknowledged=*/2, Soak() ? 100 : 1); }
 
 }  // namespace
 }  // namespace kvlink::testing

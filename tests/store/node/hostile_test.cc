@@ -93,7 +93,7 @@ TEST_P(HostileTest, RandomRequests) {
     return random() % 2 == 0 ? std::string(BytesOf(encoding_.manifest.identity)) : bytes(40);
   };
   std::unique_ptr<RawData> data;
-  for (int i = 0; i < (Soak() ? 20000 : 1500); ++i) {
+  for (int i = 0; i < (Soak() ? 20000 : 500); ++i) {
     if (data == nullptr || data->inbox()->closed()) data = Client();
     proto::Request request;
     request.set_id(random() % 3 == 0 ? random() % 8 : 100 + i);
@@ -170,7 +170,7 @@ TEST_P(HostileTest, RandomCalls) {
   const std::vector<std::string> methods = {"OpenSession",     "RenewSession",  "PutDocuments", "GetDocuments",
                                             "DeleteDocuments", "ListDocuments", "PutNamespace", "ListNamespaces",
                                             "Stats",           "ListEncodings", "DropDramTier", "NoSuchMethod"};
-  for (int i = 0; i < (Soak() ? 5000 : 300); ++i) {
+  for (int i = 0; i < (Soak() ? 5000 : 120); ++i) {
     std::string bytes(random() % 200, '\0');
     for (char& c : bytes) c = static_cast<char>(random() % 4 == 0 ? random() : random() % 32);
     if (random() % 20 == 0) bytes = std::string(3 << 20, '\x0a');
@@ -302,7 +302,7 @@ TEST_P(HostileTest, NobodiesOnTheDataPath) {
 TEST_P(HostileTest, IdleConnectionsToTheControlService) {
   // As many as the limit on open files lets this process have at both ends.
   const int64_t room = RaiseDescriptorLimit() / 2 - 500;
-  const int count = static_cast<int>(std::min<int64_t>(Soak() ? 10000 : 1000, room));
+  const int count = static_cast<int>(std::min<int64_t>(Soak() ? 10000 : 500, room));
   const auto address = transport::Resolve(*transport::ParseAddress(node_->addresses().control));
   ASSERT_TRUE(address.ok());
   const int64_t before = ResidentBytes();
