@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <limits>
 #include <memory>
+#include <set>
 #include <utility>
 
 #include "absl/strings/escaping.h"
@@ -314,7 +315,10 @@ absl::Status Train(Flags& flags) {
     std::fprintf(stderr, "[%s: %s]\n", std::string(what).c_str(), Printable(std::string(message)).c_str());
   };
   run.reader.max_skipped = flags.skip_damaged;
-  run.reader.on_skipped = [&note](const absl::Status& status) { note("skipped", status.message()); };
+  std::set<std::string> skipped;  // files are read again and again
+  run.reader.on_skipped = [&](const absl::Status& status) {
+    if (skipped.emplace(status.message()).second) note("skipped", status.message());
+  };
   run.left_out = [&note](const std::string& why) { note("left out, as all such examples", why); };
   run.stopped = Interrupted;
   run.progress = [&](const train::Progress& progress) {
