@@ -101,6 +101,7 @@ absl::Status AskSession::OpenScratch() {
 }
 
 absl::Status AskSession::AddStored(const DocumentParts& wanted, std::vector<infer::RequestDocument>* documents) {
+  if (Interrupted()) return absl::CancelledError("interrupted");
   const std::string& id = wanted.id;
   const auto entry = store_.store->GetDocument(options_.store.ns, id);
   if (absl::IsNotFound(entry.status())) {

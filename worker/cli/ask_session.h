@@ -59,7 +59,8 @@ class AskSession {
   static absl::StatusOr<std::unique_ptr<AskSession>> Open(const AskOptions& options);
 
   // Adds parts of a catalogued document, each as a document of the request. NOT_FOUND naming it; OUT_OF_RANGE if it has
-  // fewer parts; FAILED_PRECONDITION if it was written by another model or under another secret.
+  // fewer parts; FAILED_PRECONDITION if it was written by another model or under another secret. CANCELLED:
+  // interrupted.
   absl::Status AddStored(const DocumentParts& wanted, std::vector<infer::RequestDocument>* documents);
   // Adds the documents of a text or JSON lines file (or a directory of these), tokenised as ingest does. CANCELLED:
   // interrupted.
