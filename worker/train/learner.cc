@@ -103,6 +103,7 @@ absl::Status TorchLearner::Prepare() {
       for (const auto& [name, tensor] : network_->Parameters()) Add(name, *tensor);
     }
     AddEmbeddings(random);
+    if (Frozen(settings_.mode)) network_->Freeze();
     if (settings_.mode == Mode::kLora) {
       network_->set_lora_scale(LoraScale());
       for (Matrix* matrix : network_->Matrices()) {

@@ -229,6 +229,12 @@ std::vector<Matrix*> Network::Matrices() {
   return matrices;
 }
 
+void Network::Freeze() {
+  if (!options_.bf16) return;
+  for (Matrix* matrix : Matrices()) matrix->weight = matrix->weight.to(at::kBFloat16);
+  head_.weight = (head_.weight.defined() ? head_.weight : embedding_).to(at::kBFloat16);
+}
+
 Layout Network::LayOut(absl::Span<const Sequence* const> pack) const {
   LayoutBuilder builder(config_, rope_, options_);
   for (const Sequence* sequence : pack) builder.Add(*sequence);

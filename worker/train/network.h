@@ -75,6 +75,9 @@ class Network {
   std::vector<std::pair<std::string, at::Tensor*>> Parameters();
   // The matrices of the layers.
   std::vector<Matrix*> Matrices();
+  // For a model of which nothing changes any more: with bf16, matrices are rounded now and not for each product, which
+  // computes the same faster, and in less memory. Parameters() are then the rounded ones.
+  void Freeze();
   // Scale of the low-rank products; 0 leaves them out.
   void set_lora_scale(double scale) { lora_scale_ = scale; }
 
@@ -100,7 +103,7 @@ class Network {
   kernels::Rope rope_;
   double lora_scale_ = 0;
   at::Tensor embedding_, final_norm_;
-  Matrix head_;  // weight undefined: tied
+  Matrix head_;  // weight undefined: the embeddings are it
   std::vector<Layer> layers_;
 };
 

@@ -245,6 +245,24 @@ TEST(Learner, EmbeddingsBeginAsTokens) {
   EXPECT_EQ(values, expected);
 }
 
+// Low-rank products begin as nothing, so that a frozen model, whose weights are rounded once, says the same as one
+// whose weights are rounded with each product.
+TEST(Learner, RoundingOnceChangesNothing) {
+  const auto weights = OpenModel();
+  std::vector<Learner::Losses> measured;
+  for (const Mode mode : {Mode::kLinks, Mode::kLora}) {
+    Settings settings = SettingsOf(mode);
+    settings.bf16 = true;
+    const auto learner = Make(*weights, settings);
+    ASSERT_NE(learner, nullptr);
+    const auto losses = learner->Measure({Lessons(settings.embeddings, weights->config().vocab)});
+    ASSERT_TRUE(losses.ok()) << losses.status();
+    measured.push_back(*losses);
+  }
+  EXPECT_EQ(measured[0].cross_entropy, measured[1].cross_entropy);
+  EXPECT_EQ(measured[0].divergence, measured[1].divergence);
+}
+
 // A learner of the merged parameters says what the one with low-rank products said.
 TEST(Learner, MergedParametersSayTheSame) {
   const auto weights = OpenModel();
