@@ -19,6 +19,7 @@ constexpr size_t kWrongNumbers = 7;
 constexpr size_t kMinNumber = 10000, kNumbers = 90000;  // of five digits
 constexpr int kMaxTries = 100;                          // to draw something of one length
 constexpr absl::string_view kEnds[] = {"\n\n", "\n", ". ", "! ", "? ", " "};
+constexpr size_t kMaxCharacterBytes = 4;  // of UTF-8
 
 bool IsContinuation(char c) { return (static_cast<unsigned char>(c) & 0xc0) == 0x80; }
 
@@ -67,7 +68,10 @@ size_t CutBefore(absl::string_view text, size_t max_bytes) {
     if (found != absl::string_view::npos && found + end.size() > max_bytes / 2) return found + end.size();
   }
   size_t cut = max_bytes;
-  while (cut > 1 && IsContinuation(text[cut])) --cut;
+  while (cut > 0 && IsContinuation(text[cut])) --cut;
+  if (cut > 0) return cut;
+  cut = max_bytes;
+  while (cut < std::min(text.size(), kMaxCharacterBytes) && IsContinuation(text[cut])) ++cut;
   return cut;
 }
 
@@ -119,7 +123,8 @@ Question NeedleQuestion(absl::string_view passage, int64_t depth, int64_t docume
       text.insert(at, at == text.size() ? absl::StrCat(" ", needle) : absl::StrCat(needle, " "));
       question.gold = {static_cast<int64_t>(question.documents.size())};
     }
-    question.documents.push_back({"", std::string(absl::StripAsciiWhitespace(text))});
+    const absl::string_view stripped = absl::StripAsciiWhitespace(text);
+    if (!stripped.empty()) question.documents.push_back({"", std::string(stripped)});
     begin += cut;
   }
   return question;

@@ -42,7 +42,8 @@ class Passages {
 };
 
 // Where to cut `text` so that the first part has at most `max_bytes`: after the last paragraph, line, sentence or word
-// of its second half, or between two characters. text.size() if all fits. REQUIRES: max_bytes > 0.
+// of its second half, or between two characters; one character is longer if it must. text.size() if all fits. REQUIRES:
+// max_bytes > 0.
 size_t CutBefore(absl::string_view text, size_t max_bytes);
 
 // A question for a fact that stands at `depth` percent of a passage, cut into at most `documents`. Neither the fact's

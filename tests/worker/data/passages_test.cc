@@ -62,6 +62,8 @@ TEST(Passages, AreCutWhereItHurtsLeast) {
   EXPECT_EQ(CutBefore("One. Two.\n\nThree. Four. Five.", 24), 24u) << "a sentence, where the paragraph is far off";
   EXPECT_EQ(CutBefore("one two three", 10), 8u);
   EXPECT_EQ(CutBefore("\xe9\x9b\xaa\xe9\x9b\xaa", 4), 3u);
+  EXPECT_EQ(CutBefore("\xe9\x9b\xaa\xe9\x9b\xaa", 1), 3u) << "a whole character";
+  EXPECT_EQ(CutBefore("\x9b\x9b\x9b\x9b\x9b\x9b", 5), 5u) << "no character";
 }
 
 TEST(Needles, AreFoundForPassagesThatHoldEveryTownAndNumber) {
@@ -92,6 +94,18 @@ TEST(Needles, AreFoundForPassagesThatHoldEveryTownAndNumber) {
   for (const std::string& candidate : question.candidates) EXPECT_EQ(passage.find(candidate), std::string::npos);
   EXPECT_EQ(passage.find(question.question.substr(std::string("What is the vault code of ").size())),
             std::string::npos);
+}
+
+TEST(Needles, StandAmongDocumentsWithText) {
+  Random draw(testing::TestSeed());
+  for (const std::string& passage : {std::string("\xf0\x9f\x98\x80"), absl::StrCat("a", std::string(60, ' '), "b")}) {
+    for (const int64_t depth : {0, 50, 100}) {
+      for (const Document& document : NeedleQuestion(passage, depth, 3, draw).documents) {
+        EXPECT_FALSE(document.text.empty()) << depth;
+        EXPECT_EQ(ValidUtf8Prefix(document.text), document.text.size()) << depth;
+      }
+    }
+  }
 }
 
 TEST(Needles, StandOnceAtTheirDepthInAnUnchangedPassage) {
