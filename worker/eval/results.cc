@@ -19,10 +19,13 @@ namespace kvlink::eval {
 namespace {
 
 using Json = nlohmann::ordered_json;
+// What is read. The other copies members when it grows, by recursion into lists however deep they are.
+using ParsedJson = nlohmann::json;
 
 constexpr int kVersion = 1;
 constexpr char kVersionName[] = "kvlink_eval";
 constexpr int64_t kMaxFileBytes = int64_t{1} << 30;
+constexpr int64_t kMaxCount = int64_t{1} << 40;  // of bytes or tokens; the sum of as many lines as a file holds fits
 
 std::string LineOf(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n"; }
 
@@ -48,18 +51,21 @@ std::string ResultLine(const Result& result) {
   return LineOf(json);
 }
 
-// Takes members of a line; remembers the first that is missing or of another type.
+// Takes members of a line; remembers the first that is missing, of another type or out of range.
 class Members {
  public:
-  explicit Members(const Json& json) : json_(json) {}
+  explicit Members(const ParsedJson& json) : json_(json) {}
   void Take(const char* name, std::string* out) {
-    if (const Json* value = Find(name, &Json::is_string)) *out = value->get<std::string>();
+    if (const ParsedJson* value = Find(name, &ParsedJson::is_string)) *out = value->get<std::string>();
   }
   void Take(const char* name, double* out) {
-    if (const Json* value = Find(name, &Json::is_number)) *out = value->get<double>();
+    if (const ParsedJson* value = Find(name, &ParsedJson::is_number)) *out = value->get<double>();
   }
   void Take(const char* name, int64_t* out) {
-    if (const Json* value = Find(name, &Json::is_number_integer)) *out = value->get<int64_t>();
+    const ParsedJson* const value = Find(name, &ParsedJson::is_number_integer);
+    if (value == nullptr) return;
+    *out = value->get<int64_t>();
+    if ((*out < 0 || *out > kMaxCount) && bad_.empty()) bad_ = name;
   }
   template <typename T>
   void Take(const char* name, std::optional<T>* out) {
@@ -67,23 +73,23 @@ class Members {
   }
   absl::Status status() const {
     if (bad_.empty()) return absl::OkStatus();
-    return absl::InvalidArgumentError(absl::StrCat("\"", bad_, "\" is missing or of another type"));
+    return absl::InvalidArgumentError(absl::StrCat("\"", bad_, "\" is missing, of another type or out of range"));
   }
 
  private:
-  const Json* Find(const char* name, bool (Json::*is)() const noexcept) {
+  const ParsedJson* Find(const char* name, bool (ParsedJson::*is)() const noexcept) {
     const auto it = json_.find(name);
     if (it != json_.end() && ((*it).*is)()) return &*it;
     if (bad_.empty()) bad_ = name;
     return nullptr;
   }
 
-  const Json& json_;
+  const ParsedJson& json_;
   std::string bad_;
 };
 
 absl::StatusOr<Result> ParseResult(absl::string_view line) {
-  const Json json = Json::parse(line.begin(), line.end(), nullptr, /*allow_exceptions=*/false);
+  const ParsedJson json = ParsedJson::parse(line.begin(), line.end(), nullptr, /*allow_exceptions=*/false);
   if (!json.is_object()) return absl::InvalidArgumentError("not a JSON object");
   Result result;
   Members members(json);
@@ -109,9 +115,9 @@ absl::StatusOr<Result> ParseResult(absl::string_view line) {
 }
 
 absl::Status CheckHead(absl::string_view line, const Settings& wanted) {
-  const Json json = Json::parse(line.begin(), line.end(), nullptr, /*allow_exceptions=*/false);
-  if (!json.is_object() || !json.contains(kVersionName) || !json.contains("settings") ||
-      !json["settings"].is_object()) {
+  const ParsedJson json = ParsedJson::parse(line.begin(), line.end(), nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object() || !json.contains(kVersionName) || !json[kVersionName].is_number() ||
+      !json.contains("settings") || !json["settings"].is_object()) {
     return absl::InvalidArgumentError("not a results file of kvlink eval; name another");
   }
   if (json[kVersionName] != kVersion) {
@@ -126,7 +132,7 @@ absl::Status CheckHead(absl::string_view line, const Settings& wanted) {
     const auto here = wanted.find(name);
     const std::string old = there == json["settings"].end() ? "none"
                             : there->is_string()            ? there->get<std::string>()
-                                                            : there->dump();
+                                                            : absl::StrCat("of type ", there->type_name());
     const std::string now = here == wanted.end() ? "none" : here->second;
     if (old != now) differences.push_back(absl::StrCat(name, " was ", old, " and is ", now));
   }

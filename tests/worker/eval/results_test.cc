@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -128,6 +129,9 @@ TEST_F(ResultsTest, DamagedLinesAreNamed) {
   const std::pair<const char*, const char*> cases[] = {
       {"{\"item\":", "{\"item\""},
       {"\"bytes_read\":1099511627776", "\"bytes_read\":\"many\""},
+      {"\"bytes_read\":1099511627776", "\"bytes_read\":1099511627777"},
+      {"\"fresh_tokens\":30", "\"fresh_tokens\":-1"},
+      {"\"fresh_tokens\":30", "\"fresh_tokens\":18446744073709551615"},
       {"\"exact\":1.0", "\"exact\":null"},
       {"\"linker\":", "\"Linker\":"},
   };
@@ -140,6 +144,17 @@ TEST_F(ResultsTest, DamagedLinesAreNamed) {
   }
   Write(absl::StrReplaceAll(whole, {{"\"kvlink_eval\":1", "\"kvlink_eval\":2"}}));
   EXPECT_THAT(std::string(Refused(settings_).message()), HasSubstr("results of format 2"));
+}
+
+// Deep enough that whoever visits it by recursion needs more than a stack.
+TEST_F(ResultsTest, DeepListsAreRefused) {
+  const std::string deep = std::string(500000, '[') + std::string(500000, ']');
+  Write(absl::StrCat("{\"kvlink_eval\":1,\"settings\":{\"model\":\"abc\",\"seed\":", deep, "}}\n"));
+  EXPECT_EQ(Refused(settings_).message(), path_ +
+                                              ": results of other settings: seed was of type array and is 7; name "
+                                              "another file");
+  Write(absl::StrCat("{\"kvlink_eval\":", deep, ",\"settings\":{}}\n"));
+  EXPECT_EQ(Refused(settings_).code(), absl::StatusCode::kInvalidArgument);
 }
 
 TEST_F(ResultsTest, AFileIsOfOneProcessAtATime) {
