@@ -5,6 +5,7 @@
 #include <iterator>
 
 #include "absl/strings/str_cat.h"
+#include "base/little_endian.h"
 #include "tests/integration/cli_workplace.h"
 
 namespace kvlink::testing {
@@ -143,6 +144,26 @@ TEST_F(CliEvalTest, PublicDataIsAskedWithSeveralCodecs) {
     EXPECT_EQ(cell["bytes_read"] > 0, cell["linker"] == "concat") << cell;
     EXPECT_EQ(cell.contains("exact"), cell["kind"] != "chat") << cell;
   }
+}
+
+TEST_F(CliEvalTest, ExamplesThatTheWrapperMakesTooLongAreLeftOut) {
+  constexpr int64_t kHeader = 400;
+  const int64_t bytes = kHeader * TinyModelOptions().hidden * 2;
+  const std::string header = absl::StrCat(R"({"wrapper_header":{"dtype":"BF16","shape":[)", kHeader, ",",
+                                          TinyModelOptions().hidden, R"(],"data_offsets":[0,)", bytes, "]}}");
+  std::string file;
+  AppendField(uint64_t{header.size()}, &file);
+  Write("w.safetensors", absl::StrCat(file, header, std::string(static_cast<size_t>(bytes), '\0')));
+  const std::string profile =
+      Write("p.json", absl::StrCat(R"({"name": "p", "wrapper": {"file": "w.safetensors", "header": )", kHeader, "}}"));
+  const std::string article(1600, 'a');
+  const std::string questions =
+      Write("hotpot.json",
+            absl::StrCat(R"([{"question": "Where?", "answer": "Ulm", "supporting_facts": [], "context": [["A", [")",
+                         article, R"("]], ["B", [")", article, R"("]]]}])"));
+  const Finished refused = Run("eval", {"--memory", "64M", "--threads", "1", "--max-tokens", "4", "--profile", profile,
+                                        "--linkers", "packet", "--data", "hotpotqa:" + questions});
+  ExpectRefused(refused, "eval", {"nothing to ask", "1 examples too long for the model's context"});
 }
 
 TEST_F(CliEvalTest, WhatWasTypedWrongIsNamed) {

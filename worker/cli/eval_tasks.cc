@@ -11,7 +11,7 @@
 namespace kvlink::cli {
 namespace {
 
-// Room for what else is in a prompt: system message, markers and template; links and the wrapper of each document.
+// Room for what else is in a prompt: system message, markers and template; and what may stand around each document.
 constexpr int64_t kPromptTokens = 256, kDocumentTokens = 32;
 
 class Generated final : public EvalTasks {
@@ -127,8 +127,9 @@ class OfData final : public EvalTasks {
     KVLINK_ASSIGN_OR_RETURN(const std::vector<int32_t> question,
                             opened.tokenizer->Encode(task.question, /*parse_special=*/false));
     int64_t tokens = static_cast<int64_t>(question.size()) + options_.answer_tokens + kPromptTokens;
+    const int64_t around = std::max(kDocumentTokens, opened.wrapper.tokens() + opened.profile.links_per_document);
     for (const infer::RequestDocument& document : task.documents) {
-      tokens += static_cast<int64_t>(document.tokens.size()) + kDocumentTokens;
+      tokens += static_cast<int64_t>(document.tokens.size()) + around;
     }
     return tokens <= opened.model->config().context;
   }
