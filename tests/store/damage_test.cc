@@ -18,6 +18,7 @@ namespace fs = std::filesystem;
 using ::kvlink::testing::ContentOf;
 using ::kvlink::testing::EntryOf;
 using ::kvlink::testing::FaultyIo;
+using ::kvlink::testing::kSanitized;
 using ::kvlink::testing::MakeSynthetic;
 using ::kvlink::testing::ReadAndCompare;
 using ::kvlink::testing::ScratchDirectory;
@@ -142,7 +143,7 @@ TEST(DamageTest, AByteFlippedInAClosedStore) {
     ASSERT_TRUE(store.ok());
     Fill(store->get(), 0, kDocuments);
   }
-  FlipMany(scratch.path(), Soak() ? 2000 : 60, 0);
+  FlipMany(scratch.path(), Soak() ? 2000 : kSanitized ? 24 : 60, 0);
 }
 
 TEST(DamageTest, AByteFlippedInAStoreThatCrashed) {
@@ -154,7 +155,7 @@ TEST(DamageTest, AByteFlippedInAStoreThatCrashed) {
     Copy(scratch.path(), crashed.path());  // what a killed process leaves
   }
   // The log's last record looks the same torn as damaged.
-  FlipMany(crashed.path(), Soak() ? 2000 : 60, 1);
+  FlipMany(crashed.path(), Soak() ? 2000 : kSanitized ? 24 : 60, 1);
 }
 
 TEST(DamageTest, AFloorThatIsLostStaysSoUntilVerifyNamesIt) {

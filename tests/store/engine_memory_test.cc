@@ -14,6 +14,7 @@
 namespace kvlink::engine {
 namespace {
 
+using kvlink::testing::kSanitized;
 using kvlink::testing::MakeSynthetic;
 using kvlink::testing::ScratchDirectory;
 using kvlink::testing::Slab;
@@ -51,7 +52,7 @@ TEST_P(EngineMemoryTest, ReadsArriveInMemoryThatMovedAround) {
     for (const auto& encoding : encodings)
       ASSERT_TRUE((*engine)->Put(name(i), encoding.manifest, encoding.spans(), absl::InfiniteFuture()).ok());
   }
-  for (int i = 0; i < (Soak() ? 10000 : 1000); ++i) {
+  for (int i = 0; i < (Soak() ? 10000 : kSanitized ? 250 : 1000); ++i) {
     const auto& encoding = encodings[random() % 4];
     const auto lease =
         (*engine)->Read({name(static_cast<int>(random() % 20)), encoding.manifest.identity, Codec::kRawBf16},

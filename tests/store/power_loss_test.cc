@@ -93,7 +93,7 @@ void RunOnce(uint64_t seed, int states) {
 }
 
 TEST(PowerLossTest, EveryAcknowledgedDocumentIsIntact) {
-  const int seeds = Soak() ? 100 : 5;
+  const int seeds = Soak() ? 100 : testing::kSanitized ? 2 : 5;
   for (int i = 0; i < seeds && !::testing::Test::HasFatalFailure(); ++i) RunOnce(TestSeed() + i, Soak() ? 10 : 4);
 }
 
