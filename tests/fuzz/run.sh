@@ -17,6 +17,11 @@ run() {
   else
     echo "$name: FAILED, input in $findings, log in $log"
     grep -m 1 -E 'ERROR: |SUMMARY: ' "$log"
+    # A finding outlives its machine, if it is small: base64 -d >FILE, then build/fuzz/bin/NAME FILE.
+    local input
+    input=$(ls -t "$findings/$name-"* 2>/dev/null | head -1)
+    [ -z "$input" ] || [ "$(stat -c %s "$input")" -gt 4096 ] || base64 -w0 "$input"
+    echo
     return 1
   fi
 }

@@ -402,5 +402,15 @@ TEST(Gguf, ControlTokenOfOneByteKeepsTheText) {
   EXPECT_EQ((*made)->Decode(EncodeOrDie(**made, "abba", false), false), "abba");
 }
 
+// U+0120 spells the space, also where it is a control token.
+TEST(Gguf, ControlTokenOfASpelledByteDecodesToTheByte) {
+  GgufTokenizer gguf = SmallGguf();
+  gguf.tokens.push_back("\xC4\xA0");
+  gguf.token_types.push_back(3);
+  const auto made = MakeGgufTokenizer(gguf);
+  ASSERT_TRUE(made.ok());
+  EXPECT_EQ((*made)->Decode(EncodeOrDie(**made, "a b", false), false), "a b");
+}
+
 }  // namespace
 }  // namespace kvlink::model
