@@ -38,7 +38,9 @@ std::string LineOf(const Metric& metric) {
 }
 
 absl::StatusOr<Metric> ParseLine(absl::string_view line) {
-  const Json json = Json::parse(line.begin(), line.end(), nullptr, /*allow_exceptions=*/false);
+  // What is nested is dropped: this kind of JSON copies members when it grows, by recursion, however deep they are.
+  const auto shallow = [](int depth, Json::parse_event_t, Json&) { return depth < 2; };
+  const Json json = Json::parse(line.begin(), line.end(), shallow, /*allow_exceptions=*/false);
   if (!json.is_object() || !json.contains("step") || !json["step"].is_number_integer()) {
     return absl::InvalidArgumentError("not a line of metrics; move the file away");
   }
@@ -108,6 +110,11 @@ std::string CurvesPlot(const std::vector<Metric>& metrics) {
     }
   }
   if (curves.empty()) return "";
+  // What is measured only before the first step is a level to compare with.
+  for (auto& [name, points] : curves) {
+    const size_t space = points.find(' ');
+    if (points.find('\n') + 1 == points.size()) absl::StrAppend(&points, metrics.back().step, points.substr(space));
+  }
   std::string script = "set xlabel 'step'\nset ylabel 'nats per learned token'\nset grid\n";
   std::vector<std::string> plots;
   for (const auto& [name, points] : curves) {

@@ -183,6 +183,20 @@ absl::StatusOr<SequenceMaker::Parts> SequenceMaker::PartsOfChat(const data::Chat
   return parts;
 }
 
+Sequence SequenceMaker::WithoutEmbeddings(const Sequence& sequence) const {
+  std::vector<int64_t> kept_before;  // of each token, and of the end
+  Sequence kept;
+  for (const int32_t id : sequence.tokens) {
+    kept_before.push_back(static_cast<int64_t>(kept.tokens.size()));
+    if (id < vocab_) kept.tokens.push_back(id);
+  }
+  kept_before.push_back(static_cast<int64_t>(kept.tokens.size()));
+  const auto place = [&](int64_t at) { return kept_before[static_cast<size_t>(at)]; };
+  for (const auto& [begin, end] : sequence.documents) kept.documents.emplace_back(place(begin), place(end));
+  for (const int64_t at : sequence.learned) kept.learned.push_back(place(at));
+  return kept;
+}
+
 absl::StatusOr<Sequence> SequenceMaker::LayOut(const Parts& parts, bool linked) const {
   link::PlanInput input;
   input.linker = !linked ? link::Linker::kFull : embeddings_.links > 0 ? link::Linker::kLinks : link::Linker::kConcat;

@@ -71,6 +71,8 @@ class SequenceMaker {
   // INVALID_ARGUMENT: text that is not UTF-8; errors of the chat template.
   absl::StatusOr<std::optional<Lesson>> Make(const data::Example& example, Reading reading, int64_t document_tokens,
                                              int64_t max_tokens) const;
+  // The same without any trained embedding: what a request with the linker concat computes.
+  Sequence WithoutEmbeddings(const Sequence& sequence) const;
 
  private:
   // A run of tokens behind the documents, or of a text.

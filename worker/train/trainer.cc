@@ -109,27 +109,48 @@ double Trainer::Weighted(const Learner::Losses& losses) const {
   return Mean(settings_.divergence * losses.divergence + settings_.cross_entropy * losses.cross_entropy, losses.tokens);
 }
 
-absl::StatusOr<bool> Trainer::Measure() {
+absl::StatusOr<std::optional<Learner::Losses>> Trainer::LossesOf(const std::vector<Learner::Pack>& packs) {
   Learner::Losses sum;
   const auto group = static_cast<size_t>(run_.learner->at_once());
-  for (size_t begin = 0; begin < held_out_.size(); begin += group) {
-    if (run_.stopped && run_.stopped()) return false;
+  for (size_t begin = 0; begin < packs.size(); begin += group) {
+    if (run_.stopped && run_.stopped()) return std::nullopt;
     KVLINK_ASSIGN_OR_RETURN(const Learner::Losses losses,
-                            run_.learner->Measure(absl::MakeConstSpan(held_out_).subspan(begin, group)));
+                            run_.learner->Measure(absl::MakeConstSpan(packs).subspan(begin, group)));
     sum.Add(losses);
   }
-  if (!held_out_.empty()) KVLINK_RETURN_IF_ERROR(Judge(sum));
+  return sum;
+}
+
+absl::StatusOr<bool> Trainer::Measure() {
+  if (!held_out_.empty()) {
+    KVLINK_ASSIGN_OR_RETURN(const std::optional<Learner::Losses> sum, LossesOf(held_out_));
+    if (!sum) return false;
+    std::optional<Learner::Losses> concat;
+    if (state_.step == 0 && Frozen(settings_.mode)) {
+      std::vector<Learner::Pack> plain = held_out_;
+      for (Learner::Pack& pack : plain) {
+        for (Lesson& lesson : pack) lesson.student = run_.maker->WithoutEmbeddings(lesson.student);
+      }
+      KVLINK_ASSIGN_OR_RETURN(concat, LossesOf(plain));
+      if (!concat) return false;
+    }
+    KVLINK_RETURN_IF_ERROR(Judge(*sum, concat));
+  }
   state_.measured = state_.step;
   saved_ = false;
   return true;
 }
 
-absl::Status Trainer::Judge(const Learner::Losses& sum) {
+absl::Status Trainer::Judge(const Learner::Losses& sum, const std::optional<Learner::Losses>& concat) {
   measured_ = Weighted(sum);
   if (state_.step == 0) state_.begun = measured_;
   Metric metric{state_.step, {}};
   if (settings_.divergence > 0) metric.values.emplace_back("held_out_divergence", Mean(sum.divergence, sum.tokens));
   metric.values.emplace_back("held_out_cross_entropy", Mean(sum.cross_entropy, sum.tokens));
+  if (concat) {
+    if (settings_.divergence > 0) metric.values.emplace_back("concat_divergence", Mean(concat->divergence, sum.tokens));
+    metric.values.emplace_back("concat_cross_entropy", Mean(concat->cross_entropy, sum.tokens));
+  }
   KVLINK_RETURN_IF_ERROR(metrics_->Append(std::move(metric)));
   // What is chosen is nearest to full attention; without a teacher, what answers best.
   const double measure = Mean(settings_.divergence > 0 ? sum.divergence : sum.cross_entropy, sum.tokens);

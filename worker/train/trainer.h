@@ -72,10 +72,13 @@ class Trainer {
   absl::StatusOr<Lesson> FittingLesson(ExampleStream& stream);
   absl::StatusOr<std::vector<Learner::Pack>> NextPacks();
   absl::Status HoldOut();
-  // Measures the held-out examples. False: it was stopped, and nothing has changed.
+  // Measures the held-out examples, before the first step also as `concat` would read them. False: it was stopped, and
+  // nothing has changed.
   absl::StatusOr<bool> Measure();
+  // nullopt: stopped.
+  absl::StatusOr<std::optional<Learner::Losses>> LossesOf(const std::vector<Learner::Pack>& packs);
   // Counts what was measured, and keeps what is trained if it is the best.
-  absl::Status Judge(const Learner::Losses& sum);
+  absl::Status Judge(const Learner::Losses& sum, const std::optional<Learner::Losses>& concat);
   // One step, or why training ends instead: it was stopped, or the model is ruined, which `why_` then explains.
   absl::StatusOr<std::optional<Outcome::End>> Step();
   // Measures and saves where it is time to, and makes steps.

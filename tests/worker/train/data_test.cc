@@ -95,6 +95,18 @@ TEST_F(Sequences, DocumentsStandInTheirWrappersWithLinksBehind) {
   EXPECT_EQ(Learned(teacher), Learned(student));
 }
 
+TEST_F(Sequences, WithoutEmbeddingsTheyAreThoseOfConcat) {
+  const SequenceMaker maker = Maker({2, 3, 2, 1});
+  const auto lesson = maker.Make(Question(), Reading::kLinked, 0, 1000);
+  const auto concat = Maker({}).Make(Question(), Reading::kLinked, 0, 1000);
+  ASSERT_TRUE(lesson.ok() && lesson->has_value()) << lesson.status();
+  ASSERT_TRUE(concat.ok() && concat->has_value()) << concat.status();
+  const Sequence plain = maker.WithoutEmbeddings((*lesson)->student);
+  EXPECT_EQ(plain.tokens, (*concat)->student.tokens);
+  EXPECT_EQ(plain.documents, (*concat)->student.documents);
+  EXPECT_EQ(plain.learned, (*concat)->student.learned);
+}
+
 TEST_F(Sequences, ReadInFullNothingIsAdded) {
   const auto lesson = Maker({2, 3, 2, 1}).Make(Question(), Reading::kFull, 0, 1000);
   ASSERT_TRUE(lesson.ok() && lesson->has_value()) << lesson.status();

@@ -111,7 +111,8 @@ TEST_F(Training, AnInterruptedRunContinuesToTheBit) {
     const Settings settings = SettingsOf(mode);
     const std::string whole = absl::StrCat("whole-", ModeName(mode)), parts = absl::StrCat("parts-", ModeName(mode));
     ASSERT_TRUE(Train(settings, whole).ok());
-    const auto measuring = Train(settings, parts, 7);  // what is measured after the second step
+    const int64_t concat = Frozen(mode) ? 2 : 0;                // passes, before the first step
+    const auto measuring = Train(settings, parts, 7 + concat);  // what is measured after the second step
     ASSERT_TRUE(measuring.ok()) << measuring.status();
     EXPECT_EQ(measuring->end, Outcome::End::kStopped);
     EXPECT_EQ(measuring->step, 2);
@@ -142,13 +143,17 @@ TEST_F(Training, LearnsAndEndsWithTheBest) {
   ASSERT_TRUE(outcome.ok()) << outcome.status();
   const auto metrics = Metrics::Open(Path("run"), 1000);
   ASSERT_TRUE(metrics.ok()) << metrics.status();
-  std::vector<double> held_out;
+  std::vector<double> held_out, concat;
   for (const Metric& metric : (*metrics)->all()) {
     for (const auto& [name, value] : metric.values) {
       if (name == "held_out_divergence") held_out.push_back(value);
+      if (name == "concat_divergence") concat.push_back(value);
     }
   }
   ASSERT_EQ(held_out.size(), 11u);
+  ASSERT_EQ(concat.size(), 1u);
+  EXPECT_GT(concat[0], 0);
+  EXPECT_THAT(outcome->curves, HasSubstr(absl::StrCat("$concat_divergence << END\n0 ", concat[0], "\n20 ", concat[0])));
   EXPECT_LT(*outcome->held_out, 0.9 * held_out.front());
   EXPECT_EQ(*outcome->held_out, *std::min_element(held_out.begin(), held_out.end()));
 }
@@ -297,6 +302,17 @@ TEST(MetricsFile, RefusesNamesThatAreNoNames) {
                       << "\n";
   EXPECT_THAT(Metrics::Open(directory.path(), 1).status().message(),
               HasSubstr("line 2: a metric's name is not made of"));
+}
+
+TEST(MetricsFile, ReadsBracketsHoweverDeep) {
+  testing::ScratchDirectory directory(/*in_memory=*/true);
+  const std::string deep(1 << 20, '['), end(1 << 20, ']');
+  std::ofstream(directory.path() + "/metrics.jsonl") << R"({"step": 1, "a": )" << deep << end << R"(, "b": 2, "c": 3})"
+                                                     << "\n";
+  const auto metrics = Metrics::Open(directory.path(), 1);
+  ASSERT_TRUE(metrics.ok()) << metrics.status();
+  ASSERT_EQ((*metrics)->all().size(), 1u);
+  EXPECT_EQ((*metrics)->all()[0].values[1], std::pair(std::string("b"), 2.0));
 }
 
 TEST_F(Training, WithoutRoomTheLastCheckpointStays) {
