@@ -16,6 +16,7 @@
 #include "absl/strings/str_join.h"
 #include "base/cli/args.h"
 #include "base/cli/progress.h"
+#include "base/cli/table.h"
 #include "base/clock.h"
 #include "base/status.h"
 #include "nlohmann/json.hpp"
@@ -113,14 +114,7 @@ std::string Draw(const cluster::View& view, const Progress& progress) {
                                                     : absl::StrCat(shares[i].now, "->", shares[i].next),
                     ShowProgress(view, progress, member.node_id), view.status[i].build});
   }
-  std::vector<size_t> widths(rows[0].size());
-  for (const auto& row : rows) {
-    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
-  }
-  for (const auto& row : rows) {
-    for (size_t i = 0; i + 1 < row.size(); ++i) absl::StrAppendFormat(&text, "%-*s  ", widths[i], row[i]);
-    absl::StrAppend(&text, row.back(), "\n");
-  }
+  absl::StrAppend(&text, TableText(rows, std::vector<bool>(rows[0].size(), true)));
   return text;
 }
 

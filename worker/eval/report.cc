@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/cli/table.h"
 #include "nlohmann/json.hpp"
 
 namespace kvlink::eval {
@@ -253,23 +254,6 @@ std::vector<std::string> OrderLine(const OrderRow& row, absl::Span<const std::st
   return line;
 }
 
-// Cells of equal width in each column. `left`: the columns that are not numbers.
-std::string Aligned(const std::vector<std::vector<std::string>>& rows, const std::vector<bool>& left) {
-  std::vector<int> widths(left.size(), 0);
-  for (const auto& row : rows) {
-    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], static_cast<int>(row[i].size()));
-  }
-  std::string table;
-  for (const auto& row : rows) {
-    std::string line;
-    for (size_t i = 0; i < row.size(); ++i) {
-      absl::StrAppendFormat(&line, "%s%*s", i > 0 ? "  " : "", left[i] ? -widths[i] : widths[i], row[i]);
-    }
-    absl::StrAppend(&table, line, "\n");
-  }
-  return table;
-}
-
 void AddEstimate(Json& json, const std::string& name, const std::optional<Estimate>& estimate) {
   if (estimate) {
     json[name] = {{"mean", estimate->mean}, {"interval", {estimate->interval.low, estimate->interval.high}}};
@@ -346,7 +330,7 @@ std::string TableText(absl::Span<const Cell> cells) {
       rows.back().push_back(text.empty() ? "-" : text);
     }
   }
-  return Aligned(rows, left);
+  return cli::TableText(rows, left);
 }
 
 std::string OrderTableText(absl::Span<const OrderRow> rows) {
@@ -374,7 +358,7 @@ std::string OrderTableText(absl::Span<const OrderRow> rows) {
     for (std::vector<std::string>& line : lines) line.erase(line.begin());
     left.erase(left.begin());
   }
-  return Aligned(lines, left);
+  return cli::TableText(lines, left);
 }
 
 std::string ReportJson(const Settings& settings, absl::Span<const Cell> cells, absl::Span<const OrderRow> rows) {
