@@ -14,19 +14,21 @@ namespace kvlink::cli {
 namespace {
 
 using Json = nlohmann::ordered_json;
+// What is read. The other copies members when it grows, by recursion into lists however deep they are.
+using ParsedJson = nlohmann::json;
 
 constexpr int64_t kVersion = 1;
 
 std::string Dump(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
 
-Json Parse(absl::string_view line) {
-  return Json::parse(line.begin(), line.end(), /*cb=*/nullptr, /*allow_exceptions=*/false);
+ParsedJson Parse(absl::string_view line) {
+  return ParsedJson::parse(line.begin(), line.end(), /*cb=*/nullptr, /*allow_exceptions=*/false);
 }
 
 absl::Status Bad(absl::string_view what) { return absl::InvalidArgumentError(what); }
 
 // Whether the object has the field, and it is true.
-bool Says(const Json& object, const char* name) {
+bool Says(const ParsedJson& object, const char* name) {
   const auto field = object.find(name);
   return field != object.end() && field->is_boolean() && field->get<bool>();
 }
@@ -54,7 +56,7 @@ std::string LastCatalogLine(std::string line) {
 }
 
 absl::StatusOr<CatalogFileHead> ParseCatalogHead(absl::string_view line) {
-  const Json head = Parse(line);
+  const ParsedJson head = Parse(line);
   const auto version = head.is_object() ? head.find("kvlink_catalog") : head.end();
   if (version == head.end() || !version->is_number_integer()) {
     return Bad("not a catalog file; write one with kvlink catalog export");
@@ -65,7 +67,7 @@ absl::StatusOr<CatalogFileHead> ParseCatalogHead(absl::string_view line) {
 }
 
 absl::StatusOr<CatalogFileLine> ParseCatalogLine(absl::string_view line) {
-  const Json json = Parse(line);
+  const ParsedJson json = Parse(line);
   if (!json.is_object()) return Bad("not a JSON object");
   const auto id = json.find("id"), entry = json.find("entry");
   if (id == json.end() || !id->is_string() || entry == json.end() || !entry->is_string()) {
