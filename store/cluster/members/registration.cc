@@ -37,7 +37,11 @@ Registration::Registration(Membership* membership, RegistrationOptions options)
 absl::StatusOr<std::unique_ptr<Registration>> Registration::Start(Membership* membership, RegistrationOptions options,
                                                                   absl::Time deadline) {
   std::unique_ptr<Registration> registration(new Registration(membership, std::move(options)));
-  KVLINK_RETURN_IF_ERROR(registration->Enter(Entry::kStart, deadline));
+  const absl::Status entered = registration->Enter(Entry::kStart, deadline);
+  if (!entered.ok()) {
+    if (!registration->unanswered_) registration->GiveBack();
+    return entered;
+  }
   std::shared_ptr<const View> view = membership->view();
   while (!registration->Alive(*view)) {
     if (SteadyNow() >= deadline) {
@@ -99,6 +103,11 @@ void Registration::Keep(uint64_t entered) {
   } else {
     Tell(Severity::kWarning, "member_entry_not_kept", kept.message());
   }
+}
+
+// A number that was kept for an entry which failed. A copy that held on to it could pass for the node later.
+void Registration::GiveBack() {
+  if (entered_ > held_ && options_.keep(held_).ok()) entered_ = held_;
 }
 
 // Complete progress is written at once, since other members wait for it.
@@ -181,8 +190,7 @@ absl::StatusOr<bool> Registration::TryEnter(Entry entry, AliveRecord* other, abs
     const auto last = ParseAlive(entered.found[0].value);
     KVLINK_RETURN_IF_ERROR(Annotate(last.status(), absl::StrCat("etcd's ", kKeyPrefix, entered_key)));
     if (last->incarnation > held_ && last->incarnation != entered_) {
-      // The number was taken for an entry that another process came before.
-      if (entered_ > held_ && options_.keep(held_).ok()) entered_ = held_;
+      GiveBack();  // another process came before
       return Outdated(*last);
     }
   }
@@ -229,6 +237,7 @@ absl::StatusOr<bool> Registration::Take(std::shared_ptr<etcd::Client> client, in
                       {}},
                      deadline);
   if (!committed.ok() || !committed->succeeded) {
+    unanswered_ = unanswered_ || !committed.ok();
     client->Revoke(lease.id, deadline).IgnoreError();
     KVLINK_RETURN_IF_ERROR(committed.status());
     return absl::AbortedError("the member's entry in etcd was changed by another process; try again");

@@ -8,6 +8,7 @@
 // A copy must not take the place of a node that is down for a moment, either: the node could not return, and what only
 // it holds would be lost. So the directory and etcd both keep a number that grows when the node enters and when it
 // leaves. A directory whose number is below etcd's was not the last to be the member, and is refused.
+// (A copy that is killed between keeping a number and being refused keeps a number that it may not have.)
 //
 // Thread-safety: all methods. Ownership: starts one thread, `cluster-member`, and the lease's. Lifetime: the Membership
 // must outlive it. The destructor revokes the lease (which takes some seconds at most) and leaves the member record.
@@ -100,6 +101,7 @@ class Registration {
   absl::StatusOr<bool> Take(std::shared_ptr<etcd::Client> client, int64_t alive_revision, int64_t entered_revision,
                             absl::Time deadline);
   void Keep(uint64_t entered);
+  void GiveBack();
   void Leave(etcd::LeaseId lease, absl::Time deadline);
   absl::Status Outdated(const AliveRecord& last) const;
   bool Displaces(const AliveRecord& other, Entry entry) const;
@@ -120,6 +122,7 @@ class Registration {
   std::map<KeyKind, Written> written_;  // under this lease
   uint64_t entered_;                    // kept by the directory
   uint64_t held_;                       // when the directory last held the place: at its start, or since it entered
+  bool unanswered_ = false;             // a commit of an entry may have been carried out
 
   mutable Mutex mutex_;
   CondVar wake_;

@@ -170,6 +170,20 @@ TEST_F(RegistrationTest, RefusesCopyWhileNodeIsDown) {
   EXPECT_TRUE(after.ok()) << after;
 }
 
+// A copy that loses the race has written its address into the member's record.
+TEST_F(RegistrationTest, ANodesAddressIsThatOfItsEntry) {
+  StartEtcd(1);
+  Create();
+  const auto membership = Open();
+  const auto node = Register(membership.get(), 1, 5);
+  ASSERT_TRUE(node.ok()) << node.status();
+  const auto copy = RegistrationOf(1, 6, "127.0.0.1:7777");
+  ASSERT_TRUE(cluster::AddMember(membership->connection(), NodeOf(1), copy.record, Patience()).ok());
+  ASSERT_TRUE(Register(membership.get(), 2, 5).ok());  // the view has seen what came before
+  ASSERT_EQ(membership->view()->status.size(), 2u);
+  EXPECT_EQ(membership->view()->status[0].address, "127.0.0.1:7001");
+}
+
 // A copy that starts at the same moment is refused for good, too.
 TEST_F(RegistrationTest, RefusesCopyThatCameSecond) {
   StartEtcd(1);
