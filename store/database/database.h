@@ -27,9 +27,10 @@
 //
 // Errors common to all methods, each one line that names the host and never a password:
 //   UNAVAILABLE          no host can be reached, takes writes or has a connection left (each is named with its reason),
-//                        or the one that did is gone and none took over within DatabaseOptions::patience; or a host to
-//                        which this object was connected before gives a reason of FAILED_PRECONDITION, as while its TLS
-//                        files are replaced or the database is restored. The last write may have been carried out
+//                        or the one that did is gone and none took over within DatabaseOptions::patience; or, once
+//                        this object has been connected, a host gives a reason of FAILED_PRECONDITION, as while its TLS
+//                        files are replaced; or, once the tables were right, they or the rights to them are missing, as
+//                        while the database is restored. The last write may have been carried out
 //   DEADLINE_EXCEEDED    a server did not answer in time, or no connection became free. The last write may have been
 //                        carried out
 //   UNAUTHENTICATED      the password is missing or wrong, or the server does not know the user

@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/status.h"
 #include "store/database/schema.h"
+#include "store/database/server_errors.h"
 
 namespace kvlink::store::database {
 namespace {
@@ -75,6 +76,12 @@ absl::Status Pool::Attempt(Pooled& pooled, bool check, absl::Time deadline, Work
     pooled.checked = status.ok();
   }
   if (status.ok()) status = work(connection, deadline);
+  {
+    MutexLock lock(&mutex_);
+    right_ = right_ || pooled.checked;
+    pooled.stale = right_ && IsUnrestored(status);
+  }
+  if (pooled.stale) status = absl::UnavailableError(status.message());
   if (!connection.broken() && connection.in_transaction()) {
     // If this fails, the connection is broken, and the server rolls back by itself.
     (void)connection.Run({Query{&kRollback, {}}}, deadline);
@@ -110,7 +117,7 @@ absl::StatusOr<Pool::Pooled> Pool::Take(absl::Time deadline) {
 
 void Pool::Give(Pooled pooled) {
   std::vector<Pooled> closed;  // destroyed after the lock is released
-  const bool broken = pooled.connection->broken() || pooled.connection->in_transaction();
+  const bool broken = pooled.stale || pooled.connection->broken() || pooled.connection->in_transaction();
   MutexLock lock(&mutex_);
   --taken_;
   returned_.Signal();

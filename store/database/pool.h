@@ -36,7 +36,8 @@ class Pool {
   struct Pooled {
     std::unique_ptr<Connection> connection;
     bool checked = false;
-    bool used = false;  // by an earlier operation: if it is broken, that says nothing about the server
+    bool stale = false;  // what it led to has gone
+    bool used = false;   // by an earlier operation: if it is broken, that says nothing about the server
   };
   absl::Status Repeat(absl::Time deadline, bool check, Work work);
   absl::Status Attempt(Pooled& pooled, bool check, absl::Time deadline, Work work);
@@ -52,6 +53,7 @@ class Pool {
   std::vector<Pooled> idle_ ABSL_GUARDED_BY(mutex_);
   size_t first_ ABSL_GUARDED_BY(mutex_) = 0;        // the host that took writes last
   bool connected_ ABSL_GUARDED_BY(mutex_) = false;  // some host has taken writes
+  bool right_ ABSL_GUARDED_BY(mutex_) = false;      // the tables have been those of this cluster and build
 };
 
 }  // namespace kvlink::store::database

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "proto/node_id.h"
+#include "store/database/server_errors.h"
 
 namespace kvlink::store::database {
 namespace {
@@ -71,8 +72,9 @@ absl::Status Refuse(const Connection& connection, absl::string_view why) {
 
 // Returns the version if the tables are those of the cluster.
 absl::StatusOr<int64_t> VersionOf(const Connection& connection, const Rows& rows, const ClusterId& cluster) {
-  if (rows.size() != 1)
-    return Refuse(connection, "its table kvlink.kvlink_schema has no row; restore it from a backup");
+  if (rows.size() != 1) {
+    return MarkUnrestored(Refuse(connection, "its table kvlink.kvlink_schema has no row; restore it from a backup"));
+  }
   const int64_t version = rows.Integer(0, 0);
   if (rows.Bytes(0, 1) != BytesOf(cluster)) {
     return Refuse(connection,

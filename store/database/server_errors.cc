@@ -5,10 +5,12 @@
 #include <libpq-fe.h>
 
 #include <cctype>
+#include <utility>
 #include <vector>
 
 #include "absl/algorithm/container.h"
 #include "absl/strings/ascii.h"
+#include "absl/strings/cord.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -50,6 +52,8 @@ constexpr Meaning kMeanings[] = {
     {"25P0", absl::StatusCode::kUnavailable, ""},  // the server ended an idle session
 };
 
+constexpr char kUnrestored[] = "kvlink/unrestored";  // a status's payload
+
 // The first line of the text.
 std::string FirstLine(absl::string_view text) {
   const std::vector<absl::string_view> lines = absl::StrSplit(text, '\n', absl::SkipWhitespace());
@@ -59,8 +63,10 @@ std::string FirstLine(absl::string_view text) {
 absl::Status Make(absl::string_view state, absl::string_view text, absl::string_view host) {
   for (const Meaning& meaning : kMeanings) {
     if (!absl::StartsWith(state, meaning.state)) continue;
-    return absl::Status(
+    absl::Status status(
         meaning.code, absl::StrCat("database ", host, ": ", text, meaning.advice.empty() ? "" : "; ", meaning.advice));
+    const bool unrestored = state == "3F000" || state == "42P01" || state == "42501";
+    return unrestored ? MarkUnrestored(std::move(status)) : status;
   }
   return absl::InternalError(absl::StrCat("database ", host, ": ", text, " (SQLSTATE ", state, ")"));
 }
@@ -79,6 +85,13 @@ size_t FindState(absl::string_view line) {
 }
 
 }  // namespace
+
+absl::Status MarkUnrestored(absl::Status status) {
+  status.SetPayload(kUnrestored, absl::Cord());
+  return status;
+}
+
+bool IsUnrestored(const absl::Status& status) { return status.GetPayload(kUnrestored).has_value(); }
 
 absl::Status ConnectError(const pg_conn* connection, absl::string_view host) {
   const absl::string_view text = PQerrorMessage(connection);

@@ -211,6 +211,22 @@ TEST(ConnectionTest, WhatWorkedBeforeMayComeBack) {
   Thread waits("waits", [&] { EXPECT_EQ(patient->PutDocument("ns", "c", EntryWith({3}, 1)), absl::OkStatus()); });
   rename("elsewhere", database.name());
   waits.Join();
+  // A database that is back has no tables yet, or no rows in them, or none that others may use.
+  const auto expect_wait = [&](const char* away, const char* back) {
+    database.Sql(away);
+    const absl::Status unrestored = impatient->PutDocument("ns", "d", EntryWith({1}, 1));
+    EXPECT_TRUE(absl::IsUnavailable(unrestored)) << away << ": " << unrestored;
+    EXPECT_TRUE(absl::IsFailedPrecondition(database.Open(options)->GetDocument("ns", "a").status())) << away;
+    Thread returns("returns", [&] { EXPECT_EQ(patient->PutDocument("ns", "d", EntryWith({4}, 1)), absl::OkStatus()); });
+    database.Sql(back);
+    returns.Join();
+  };
+  expect_wait("ALTER SCHEMA kvlink RENAME TO aside", "ALTER SCHEMA aside RENAME TO kvlink");
+  expect_wait(
+      "ALTER TABLE kvlink.documents RENAME TO aside; CREATE TABLE kvlink.kept AS TABLE kvlink.kvlink_schema; "
+      "DELETE FROM kvlink.kvlink_schema",
+      "ALTER TABLE kvlink.aside RENAME TO documents; INSERT INTO kvlink.kvlink_schema TABLE kvlink.kept; "
+      "DROP TABLE kvlink.kept");
 }
 
 TEST(ConnectionTest, ReadsCachedEntryWithoutDatabase) {
