@@ -140,7 +140,7 @@ absl::Status ReadCatalog(store::Store& store, const StoreFlags& flags, std::FILE
     if (!more) break;
     auto parsed = ParseCatalogLine(line);
     KVLINK_RETURN_IF_ERROR(Annotate(parsed.status(), absl::StrCat(path, ": line ", number)));
-    ended |= parsed->last;
+    ended = !head.marks_last || parsed->last;  // of files put together, the last one's counts
     batch.push_back(std::move(parsed->put));
     bytes += static_cast<int64_t>(line.size());
     if (static_cast<int64_t>(batch.size()) < store::kMaxCatalogBatch && bytes < store::kMaxCatalogBatchBytes) continue;
