@@ -226,6 +226,19 @@ TEST_F(CliWordsTest, AnAskThatIsTerminatedLeavesNoStore) {
   EXPECT_TRUE(fs::is_empty(temporary));
 }
 
+TEST_F(CliWordsTest, AnAskThatWaitsForDocumentsCanBeTerminated) {
+  const std::string temporary = Path("temporary");
+  ASSERT_TRUE(fs::create_directory(temporary));
+  Subprocess process(Command("ask", {"--file", "-", "why?"}),
+                     {.keep_input_open = true, .environment = {absl::StrCat("TMPDIR=", temporary)}});
+  const absl::Time deadline = Patience();
+  while (fs::is_empty(temporary) && SteadyNow() < deadline) absl::SleepFor(absl::Milliseconds(10));
+  ASSERT_FALSE(fs::is_empty(temporary)) << process.errors();
+  process.Signal(SIGTERM);
+  EXPECT_EQ(process.Wait(), 130) << process.errors();
+  EXPECT_TRUE(fs::is_empty(temporary));
+}
+
 TEST_F(CliWordsTest, PlanSaysWhereItsRateComesFrom) {
   EXPECT_THAT(Run("plan", {}).output, AllOf(HasSubstr("assumed from 6.4e+14 FLOP/s"), HasSubstr("--measure")));
   EXPECT_THAT(Run("plan", {"--prefill-rate", "802"}).output, HasSubstr("802 tokens/s (as given)"));

@@ -7,10 +7,10 @@
 #include <filesystem>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
-#include "worker/ingest/source/document_source.h"
 
 namespace kvlink::cli {
 namespace {
@@ -47,7 +47,9 @@ absl::StatusOr<std::unique_ptr<AskSession>> AskSession::Open(const AskOptions& o
   // the process, which would leave the store behind. From then on it is caught.
   KVLINK_ASSIGN_OR_RETURN(const bool named, session->OpenNamed());
   KVLINK_ASSIGN_OR_RETURN(session->opened_, OpenModel(options.model));
-  session->caught_.emplace();
+  session->caught_.emplace([raw = session.get()] {
+    if (ingest::DocumentSource* const read = raw->read_) read->Stop();
+  });
   if (!named) KVLINK_RETURN_IF_ERROR(session->OpenScratch());
   OpenedModel& opened = session->opened_;
   const model::ModelConfig& config = opened.model->config();
@@ -140,8 +142,11 @@ void AskSession::NoteForm(const std::string& id, const CatalogEntry& entry) {
 
 absl::Status AskSession::AddFromFile(const std::string& path, std::vector<infer::RequestDocument>* documents) {
   KVLINK_ASSIGN_OR_RETURN(const auto source, ingest::DocumentSource::Open({path}, {}));
-  while (const auto item = source->Next()) {
-    if (Interrupted()) return absl::CancelledError("interrupted");
+  read_ = source.get();
+  const absl::Cleanup unread = [this] { read_ = nullptr; };
+  while (!Interrupted()) {
+    const auto item = source->Next();
+    if (!item) break;
     KVLINK_RETURN_IF_ERROR(Annotate(item->status, item->where));
     auto tokens = opened_.tokenizer->Encode(link::DocumentText(opened_.profile, item->title, item->text),
                                             /*parse_special=*/false);
@@ -149,7 +154,7 @@ absl::Status AskSession::AddFromFile(const std::string& path, std::vector<infer:
     if (tokens->empty()) return absl::InvalidArgumentError(absl::StrCat(item->where, ": the document is empty"));
     documents->push_back({*std::move(tokens)});
   }
-  return absl::OkStatus();
+  return Interrupted() ? absl::CancelledError("interrupted") : absl::OkStatus();
 }
 
 std::string AskSession::TakeFormNote() {

@@ -4,6 +4,7 @@
 #ifndef KVLINK_WORKER_CLI_ASK_SESSION_H_
 #define KVLINK_WORKER_CLI_ASK_SESSION_H_
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -18,6 +19,7 @@
 #include "worker/cli/open.h"
 #include "worker/infer/chat.h"
 #include "worker/infer/generator.h"
+#include "worker/ingest/source/document_source.h"
 #include "worker/text/template/chat_template.h"
 
 namespace kvlink::cli {
@@ -110,6 +112,7 @@ class AskSession {
   // In order of lifetime.
   OpenedModel opened_;
   link::ModelChat chat_;
+  std::atomic<ingest::DocumentSource*> read_{nullptr};  // what ^C has to stop
   std::optional<CatchInterrupt> caught_;
   ScratchStore scratch_;
   OpenedStore store_;
