@@ -199,8 +199,9 @@ void BpeTokenizer::InitBytes() {
     // lost.
     const bool usable = found != ids_.end() && (d_.byte_level || !special_[found->second]);
     byte_ids_[byte] = usable ? found->second : -1;
-    // An added token, too, stands for the byte that its character spells.
-    if (usable && d_.byte_level) bytes_[found->second] = std::string(1, static_cast<char>(byte));
+    // An added token, too, stands for the byte that its character spells, unless no text holds that byte.
+    const bool in_text = byte < 0xC0 || (byte >= 0xC2 && byte < 0xF5);
+    if (usable && d_.byte_level && in_text) bytes_[found->second] = std::string(1, static_cast<char>(byte));
   }
 }
 
