@@ -25,7 +25,8 @@ using ParsedJson = nlohmann::json;
 constexpr int kVersion = 1;
 constexpr char kVersionName[] = "kvlink_eval";
 constexpr int64_t kMaxFileBytes = int64_t{1} << 30;
-constexpr int64_t kMaxCount = int64_t{1} << 40;  // of bytes or tokens; the sum of as many lines as a file holds fits
+constexpr size_t kMaxLineBytes = size_t{1} << 24;  // what is read of it takes a hundred times as much memory at worst
+constexpr int64_t kMaxCount = int64_t{1} << 40;    // of bytes or tokens; the sum of as many lines as a file holds fits
 
 std::string LineOf(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n"; }
 
@@ -187,7 +188,11 @@ absl::Status Results::Read(const Settings& settings) {
     const size_t end = text.find('\n', begin);
     const absl::string_view line = text.substr(begin, end - begin);
     begin = end + 1;
-    if (++number == 1) {
+    ++number;
+    if (line.size() > kMaxLineBytes) {
+      return absl::InvalidArgumentError(absl::StrCat(path_, ":", number, ": a line is too long"));
+    }
+    if (number == 1) {
       KVLINK_RETURN_IF_ERROR(Annotate(CheckHead(line, settings), path_));
       continue;
     }

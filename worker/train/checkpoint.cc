@@ -1,7 +1,6 @@
 #include "worker/train/checkpoint.h"
 
 #include <algorithm>
-#include <limits>
 #include <utility>
 
 #include "absl/algorithm/container.h"
@@ -23,6 +22,7 @@ using Json = nlohmann::json;
 constexpr absl::string_view kMagic = "KVTC";
 constexpr uint8_t kMajor = 1, kMinor = 0;
 constexpr size_t kHeaderBytes = 24;
+constexpr uint64_t kMaxCount = uint64_t{1} << 32;  // of steps and examples, which a continued run passes over
 constexpr absl::string_view kNote = "run";
 constexpr absl::string_view kChosen = "chosen.";
 // Of a run. A checkpoint without them is of a build that did not compare them.
@@ -53,7 +53,7 @@ absl::Status ParseNote(absl::string_view note, Checkpoint* checkpoint) {
     checkpoint->run[name] = value.get<std::string>();
   }
   const auto take = [](const Json& json, int64_t* out) {
-    if (!json.is_number_unsigned() || json.get<uint64_t>() > std::numeric_limits<int64_t>::max()) return false;
+    if (!json.is_number_unsigned() || json.get<uint64_t>() > kMaxCount) return false;
     *out = json.get<int64_t>();
     return true;
   };

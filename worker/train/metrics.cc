@@ -30,6 +30,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr off_t kMaxBytes = off_t{1} << 30;
+constexpr size_t kMaxLineBytes = size_t{1} << 16;  // an object looks its members up one after another
 
 std::string LineOf(const Metric& metric) {
   Json json = {{"step", metric.step}};
@@ -38,9 +39,7 @@ std::string LineOf(const Metric& metric) {
 }
 
 absl::StatusOr<Metric> ParseLine(absl::string_view line) {
-  // What is nested is dropped: this kind of JSON copies members when it grows, by recursion, however deep they are.
-  const auto shallow = [](int depth, Json::parse_event_t, Json&) { return depth < 2; };
-  const Json json = Json::parse(line.begin(), line.end(), shallow, /*allow_exceptions=*/false);
+  const Json json = Json::parse(line.begin(), line.end(), nullptr, /*allow_exceptions=*/false);
   if (!json.is_object() || !json.contains("step") || !json["step"].is_number_integer()) {
     return absl::InvalidArgumentError("not a line of metrics; move the file away");
   }
@@ -154,6 +153,7 @@ absl::Status Metrics::Read(int64_t step) {
   for (int64_t number = 1; kept < bytes.size(); ++number) {
     const size_t end = bytes.find('\n', kept);
     if (end == std::string::npos) break;  // its writer was killed
+    if (end - kept > kMaxLineBytes) return absl::InvalidArgumentError(absl::StrCat("line ", number, ": too long"));
     auto metric = ParseLine(absl::string_view(bytes).substr(kept, end - kept));
     KVLINK_RETURN_IF_ERROR(Annotate(metric.status(), absl::StrCat("line ", number)));
     if (metric->step > step) break;

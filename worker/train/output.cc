@@ -87,7 +87,9 @@ absl::Status WriteModel(const std::string& directory, const std::string& source,
   if (error) return absl::UnavailableError(absl::StrCat(directory, ": ", error.message()));
   KVLINK_ASSIGN_OR_RETURN(const std::string text,
                           model::ReadSmallFile(source + "/config.json", model::kMaxConfigBytes));
-  Json config = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  // What lies deeper than any configuration is left out, since this kind of JSON is copied by recursion.
+  const auto shallow = [](int depth, Json::parse_event_t, Json&) { return depth < 32; };
+  Json config = Json::parse(text, shallow, /*allow_exceptions=*/false);
   if (!config.is_object()) return absl::InvalidArgumentError(absl::StrCat(source, "/config.json: not a JSON object"));
   config.erase("dtype");
   config.erase("quantization_config");

@@ -158,10 +158,11 @@ absl::Status Trainer::Judge(const Learner::Losses& sum, const std::optional<Lear
     ++state_.worse;
     return absl::OkStatus();
   }
+  // First what may fail: a checkpoint after an error names the step of the tensors that it holds.
+  KVLINK_ASSIGN_OR_RETURN(state_.chosen, run_.learner->Trained());
   state_.best = measure;
   state_.best_step = state_.step;
   state_.worse = 0;
-  KVLINK_ASSIGN_OR_RETURN(state_.chosen, run_.learner->Trained());
   return absl::OkStatus();
 }
 

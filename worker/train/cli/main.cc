@@ -233,7 +233,14 @@ std::string DigestOf(const model::Weights& weights) {
 
 std::string DigestOf(const model::Tokenizer& tokenizer) {
   Digest digest;
-  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) digest.Add(tokenizer.TokenBytes(id));
+  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
+    digest.Add(absl::StrCat(tokenizer.TokenBytes(id), tokenizer.IsSpecial(id) ? " special" : ""));
+  }
+  // How it cuts a text, which depends on much else.
+  const auto cut = tokenizer.Encode(
+      "In 1987, Zo\u00eb's caf\u00e9 sold 12345 \u5929\u6c17 cakes;  WE'LL see\n\n\tthe  unbelievable x+=y/2...",
+      /*parse_special=*/false);
+  digest.Add(cut.ok() ? absl::StrJoin(*cut, " ") : cut.status().message());
   return digest.Hex();
 }
 
@@ -256,6 +263,9 @@ std::map<std::string, std::string> IdentityOf(const Flags& flags, const Opened& 
       {"chat_template", chat.Hex()},
       {"document_template", opened.profile.document_template},
       {"place", opened.profile.place == link::LinkProfile::Place::kAfterSystem ? "after-system" : "in-user"}};
+  for (const std::optional<int32_t>& mark : {opened.profile.mem_start, opened.profile.mem_end}) {
+    if (mark) absl::StrAppend(&identity["place"], " ", *mark);
+  }
   if (opened.weights != nullptr) identity["weights"] = DigestOf(*opened.weights);
   return identity;
 }
