@@ -4,9 +4,12 @@
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <utility>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests_source_dir.h"
+#include "worker/link/link_embeddings.h"
 #include "worker/link/shipped_profiles.h"
 
 namespace kvlink::link {
@@ -126,6 +129,20 @@ TEST(LinkProfile, FilesAreFoundBesideTheProfile) {
   const auto missing = LoadLinkProfile(path);
   EXPECT_EQ(missing.status().code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(missing.status().message(), HasSubstr("kvlink-llama-5"));
+}
+
+// deploy/profiles: trained for the default model, whose hidden size is 576.
+TEST(LinkProfile, TheTrainedOneIsWhole) {
+  const auto profile = LoadLinkProfile(KVLINK_SOURCE_DIR "/deploy/profiles/smollm2-135m/profile.json");
+  ASSERT_TRUE(profile.ok()) << profile.status();
+  EXPECT_EQ(profile->document_template, LoadLinkProfile("untuned")->document_template);
+  ASSERT_TRUE(profile->wrapper.has_value());
+  for (const auto& [name, rows] :
+       {std::pair("wrapper_header", profile->wrapper->header), {"wrapper_trailer", profile->wrapper->trailer}}) {
+    const auto values = ReadEmbeddings(*profile, {"wrapper", profile->wrapper->file, name, rows, 576});
+    ASSERT_TRUE(values.ok()) << values.status();
+    EXPECT_EQ(values->size(), static_cast<size_t>(rows * 576));
+  }
 }
 
 TEST(DocumentText, FillsTheTemplateOnce) {
