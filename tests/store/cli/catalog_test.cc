@@ -198,6 +198,10 @@ TEST_F(CatalogCommandTest, ACutFileIsNoticed) {
     EXPECT_TRUE(absl::IsDataLoss(status)) << status;
     EXPECT_THAT(Message(status), HasSubstr("its last line is missing"));
     EXPECT_EQ(output_, "2 documents imported\n");
+    // Behind a whole one, whose last line is in the middle now.
+    const size_t head = whole.find('\n') + 1;
+    std::ofstream(Path("cut")) << whole << absl::string_view(whole).substr(head, whole.find('\n', head) + 1 - head);
+    EXPECT_TRUE(absl::IsDataLoss(import()));
   }
   // What an older build wrote marks no line.
   std::ofstream(Path("cut")) << R"({"kvlink_catalog":1,"namespace":"docs"})"
