@@ -10,6 +10,7 @@ namespace {
 
 using cluster::MemberState;
 using ::testing::AllOf;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 class RegistrationTest : public ClusterTest {
@@ -182,6 +183,31 @@ TEST_F(RegistrationTest, ANodesAddressIsThatOfItsEntry) {
   ASSERT_TRUE(Register(membership.get(), 2, 5).ok());  // the view has seen what came before
   ASSERT_EQ(membership->view()->status.size(), 2u);
   EXPECT_EQ(membership->view()->status[0].address, "127.0.0.1:7001");
+}
+
+// Else a copy that another process came before could pass for the node later.
+TEST_F(RegistrationTest, AStartThatFailsGivesItsNumberBack) {
+  StartEtcd(1);
+  Create();
+  const auto membership = Open();
+  ASSERT_TRUE(Register(membership.get(), 1, 5).ok());
+  const auto client = membership->connection()->client();
+  auto options = RegistrationOf(1, 100, "127.0.0.1:7777");
+  const uint64_t before = options.entered = entered_[1];
+  std::vector<uint64_t> kept;
+  options.keep = [&](uint64_t entered) -> absl::Status {
+    kept.push_back(entered);
+    if (entered == before) return absl::OkStatus();
+    const auto lease = client->Grant(absl::Hours(1), Patience());
+    if (!lease.ok()) return lease.status();
+    const std::string key = cluster::KeyOf("default", cluster::KeyKind::kAlive, NodeOf(1));
+    const bool first = client->Put(key, cluster::SerializeAlive({7, "127.0.0.1:7001"}), lease->id, Patience()).ok();
+    return first ? absl::OkStatus() : absl::InternalError("the other process could not come first");
+  };
+  const absl::Time deadline = SteadyNow() + absl::Seconds(2);
+  const absl::Status refused = cluster::Registration::Start(membership.get(), options, deadline).status();
+  EXPECT_FALSE(refused.ok());
+  EXPECT_THAT(kept, ElementsAre(100u, before));
 }
 
 // A copy that starts at the same moment is refused for good, too.
