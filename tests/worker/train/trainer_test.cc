@@ -304,6 +304,17 @@ TEST(MetricsFile, RefusesNamesThatAreNoNames) {
               HasSubstr("line 2: a metric's name is not made of"));
 }
 
+TEST(MetricsFile, ReadsBracketsHoweverDeep) {
+  testing::ScratchDirectory directory(/*in_memory=*/true);
+  const std::string deep(30'000, '['), end(30'000, ']');
+  std::ofstream(directory.path() + "/metrics.jsonl") << R"({"step": 1, "a": )" << deep << end << R"(, "b": 2, "c": 3})"
+                                                     << "\n";
+  const auto metrics = Metrics::Open(directory.path(), 1);
+  ASSERT_TRUE(metrics.ok()) << metrics.status();
+  ASSERT_EQ((*metrics)->all().size(), 1u);
+  EXPECT_EQ((*metrics)->all()[0].values[1], std::pair(std::string("b"), 2.0));
+}
+
 TEST(MetricsFile, RefusesLongLines) {
   testing::ScratchDirectory directory(/*in_memory=*/true);
   std::ofstream(directory.path() + "/metrics.jsonl") << R"({"step": 1, "a": )" << std::string(1 << 20, '[') << "\n";
