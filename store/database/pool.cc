@@ -74,14 +74,15 @@ absl::Status Pool::Attempt(Pooled& pooled, bool check, absl::Time deadline, Work
   if (check && !pooled.checked) {
     status = CheckSchema(connection, options_.cluster_id, deadline);
     pooled.checked = status.ok();
+    MutexLock lock(&mutex_);
+    right_ = right_ || status.ok();
   }
   if (status.ok()) status = work(connection, deadline);
-  {
+  if (IsUnrestored(status)) {
     MutexLock lock(&mutex_);
-    right_ = right_ || pooled.checked;
-    pooled.stale = right_ && IsUnrestored(status);
+    pooled.stale = right_;
+    status = absl::Status(right_ ? absl::StatusCode::kUnavailable : status.code(), status.message());  // unmarked
   }
-  if (pooled.stale) status = absl::UnavailableError(status.message());
   if (!connection.broken() && connection.in_transaction()) {
     // If this fails, the connection is broken, and the server rolls back by itself.
     (void)connection.Run({Query{&kRollback, {}}}, deadline);

@@ -63,10 +63,8 @@ std::string FirstLine(absl::string_view text) {
 absl::Status Make(absl::string_view state, absl::string_view text, absl::string_view host) {
   for (const Meaning& meaning : kMeanings) {
     if (!absl::StartsWith(state, meaning.state)) continue;
-    absl::Status status(
+    return absl::Status(
         meaning.code, absl::StrCat("database ", host, ": ", text, meaning.advice.empty() ? "" : "; ", meaning.advice));
-    const bool unrestored = state == "3F000" || state == "42P01" || state == "42501";
-    return unrestored ? MarkUnrestored(std::move(status)) : status;
   }
   return absl::InternalError(absl::StrCat("database ", host, ": ", text, " (SQLSTATE ", state, ")"));
 }
@@ -132,7 +130,12 @@ absl::Status ConnectError(const pg_conn* connection, absl::string_view host) {
 absl::Status StatementError(const pg_conn* connection, const pg_result* result, absl::string_view host) {
   const char* const state = result == nullptr ? nullptr : PQresultErrorField(result, PG_DIAG_SQLSTATE);
   const char* const text = result == nullptr ? nullptr : PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
-  if (state != nullptr && text != nullptr) return Make(state, FirstLine(text), host);
+  if (state != nullptr && text != nullptr) {
+    const absl::string_view code(state);
+    const bool unrestored = code == "3F000" || code == "42P01" || code == "42501";
+    absl::Status status = Make(code, FirstLine(text), host);
+    return unrestored ? MarkUnrestored(std::move(status)) : status;
+  }
   return absl::UnavailableError(
       absl::StrCat("database ", host, ": the connection broke: ", FirstLine(PQerrorMessage(connection))));
 }
