@@ -213,14 +213,19 @@ TEST_F(CliWordsTest, AnAskThatIsInterruptedEarlyLeavesNoStore) {
   EXPECT_TRUE(fs::is_empty(temporary));
 }
 
+// Until an ask has made its temporary store.
+void AwaitStore(const std::string& temporary, const Subprocess& process) {
+  const absl::Time deadline = Patience();
+  while (fs::is_empty(temporary) && SteadyNow() < deadline) absl::SleepFor(absl::Milliseconds(10));
+  ASSERT_FALSE(fs::is_empty(temporary)) << process.errors();
+}
+
 TEST_F(CliWordsTest, AnAskThatIsTerminatedLeavesNoStore) {
   const std::string temporary = Path("temporary");
   ASSERT_TRUE(fs::create_directory(temporary));
   Subprocess process(Command("ask", {"--chat"}),
                      {.keep_input_open = true, .environment = {absl::StrCat("TMPDIR=", temporary)}});
-  const absl::Time deadline = Patience();
-  while (fs::is_empty(temporary) && SteadyNow() < deadline) absl::SleepFor(absl::Milliseconds(10));
-  ASSERT_FALSE(fs::is_empty(temporary)) << process.errors();
+  AwaitStore(temporary, process);
   process.Signal(SIGTERM);
   EXPECT_EQ(process.Wait(), 0) << process.errors();
   EXPECT_TRUE(fs::is_empty(temporary));
@@ -231,9 +236,7 @@ TEST_F(CliWordsTest, AnAskThatWaitsForDocumentsCanBeTerminated) {
   ASSERT_TRUE(fs::create_directory(temporary));
   Subprocess process(Command("ask", {"--file", "-", "why?"}),
                      {.keep_input_open = true, .environment = {absl::StrCat("TMPDIR=", temporary)}});
-  const absl::Time deadline = Patience();
-  while (fs::is_empty(temporary) && SteadyNow() < deadline) absl::SleepFor(absl::Milliseconds(10));
-  ASSERT_FALSE(fs::is_empty(temporary)) << process.errors();
+  AwaitStore(temporary, process);
   process.Signal(SIGTERM);
   EXPECT_EQ(process.Wait(), 130) << process.errors();
   EXPECT_TRUE(fs::is_empty(temporary));
