@@ -30,9 +30,10 @@ class Tokenizer {
   virtual ~Tokenizer() = default;
   virtual int64_t vocab_size() const = 0;
   // Returns the token ids of valid UTF-8 text. With `parse_special`, added tokens marked special match in the text;
-  // without it they are ordinary characters (added tokens that are not special always match, as in the reference). Adds
-  // no BOS. Without `parse_special` no text produces a special token, except the unknown token and tokens that spell a
-  // single byte. INVALID_ARGUMENT with the byte offset for invalid UTF-8.
+  // without it they are ordinary characters (added tokens that are not special always match, as in the reference, but
+  // not one whose id spells other bytes: in a byte-level vocabulary "é" is the byte E9). Adds no BOS. Without
+  // `parse_special` no text produces a special token, except the unknown token. INVALID_ARGUMENT with the byte offset
+  // for invalid UTF-8.
   virtual absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text, bool parse_special) const = 0;
   // Like Encode, for text directly after the token `previous`: SentencePiece adds its word-initial space only at the
   // start and after added tokens. With byte-level vocabularies there is no difference.
@@ -50,6 +51,7 @@ class Tokenizer {
   // Finds a token by its exact text: an added token's content, or an ordinary token in the vocabulary's spelling
   // ("Ġthe").
   virtual std::optional<int32_t> TokenId(absl::string_view text) const = 0;
+  // Never of what spells a byte of text, even if the vocabulary calls it a control token: nothing else does.
   virtual bool IsSpecial(int32_t id) const = 0;
   virtual std::optional<int32_t> bos() const = 0;
 };

@@ -20,6 +20,9 @@ namespace {
 // The first of the characters that spell bytes other than printable Latin-1 ones.
 constexpr char32_t kFirstSpelledByte = 0x100;
 
+// Whether some text in UTF-8 holds the byte.
+bool InText(uint8_t byte) { return byte < 0xC0 || (byte >= 0xC2 && byte < 0xF5); }
+
 bool SpellsItself(int byte) { return (byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte <= 0xFF && byte != 0xAD); }
 
 std::string Utf8Of(char32_t c) {
@@ -89,6 +92,7 @@ class BpeTokenizer final : public Tokenizer {
   };
 
   absl::Status InitTokens();
+  absl::Status CheckIds() const;
   absl::Status InitAdded();
   void InitBytes();
   absl::StatusOr<std::vector<int32_t>> Run(Standing standing, absl::string_view text, bool parse_special) const;
@@ -112,22 +116,12 @@ class BpeTokenizer final : public Tokenizer {
 absl::Status BpeTokenizer::Init(TokenizerDescription description) {
   d_ = std::move(description);
   KVLINK_RETURN_IF_ERROR(InitTokens());
+  KVLINK_RETURN_IF_ERROR(CheckIds());
   KVLINK_RETURN_IF_ERROR(InitAdded());
   InitBytes();
-  const auto out_of_range = [&](int32_t id) { return id < 0 || id >= vocab_size(); };
-  if (d_.unknown >= 0 && out_of_range(d_.unknown)) {
-    return absl::InvalidArgumentError(absl::StrCat("unknown token id ", d_.unknown, " is outside the vocabulary"));
-  }
-  if (d_.bos >= 0 && out_of_range(d_.bos)) {
-    return absl::InvalidArgumentError(absl::StrCat("beginning-of-sequence id ", d_.bos, " is outside the vocabulary"));
-  }
   bos_ = d_.bos;
   merges_.Reserve(d_.merges.size());
   for (const auto& merge : d_.merges) {
-    if (out_of_range(merge.left) || out_of_range(merge.right) || out_of_range(merge.merged)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("merge of rank ", merge.rank, " names an id outside the vocabulary"));
-    }
     // No text, however spelled, may merge into a control token: control tokens match only before the merges, if at all.
     if (!special_[merge.merged]) merges_.Add(merge.left, merge.right, merge.rank, merge.merged);
   }
@@ -151,21 +145,44 @@ absl::Status BpeTokenizer::InitTokens() {
   for (size_t id = 0; id < d_.tokens.size(); ++id) {
     if (!d_.tokens[id].empty()) ids_.try_emplace(d_.tokens[id], static_cast<int32_t>(id));
   }
+  d_.tokens.resize(size);
   bytes_.resize(size);
   special_.resize(size);
   added_.resize(size);
   return absl::OkStatus();
 }
 
+absl::Status BpeTokenizer::CheckIds() const {
+  const auto out_of_range = [&](int32_t id) { return id < 0 || id >= vocab_size(); };
+  if (d_.unknown >= 0 && out_of_range(d_.unknown)) {
+    return absl::InvalidArgumentError(absl::StrCat("unknown token id ", d_.unknown, " is outside the vocabulary"));
+  }
+  if (d_.bos >= 0 && out_of_range(d_.bos)) {
+    return absl::InvalidArgumentError(absl::StrCat("beginning-of-sequence id ", d_.bos, " is outside the vocabulary"));
+  }
+  for (const auto& merge : d_.merges) {
+    if (out_of_range(merge.left) || out_of_range(merge.right) || out_of_range(merge.merged)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("merge of rank ", merge.rank, " names an id outside the vocabulary"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// One id has one meaning. An added token that bytes of a text become, one alone or several by a merge, stands for these
+// bytes, as any other token does. If its content is another text ("é", which spells the byte E9), that is not matched.
 absl::Status BpeTokenizer::InitAdded() {
+  std::vector<bool> merged(bytes_.size());
+  for (const auto& merge : d_.merges) merged[merge.merged] = true;
   for (const AddedToken& token : d_.added) {
     if (token.content.empty()) continue;
     if (ValidUtf8Prefix(token.content) != token.content.size()) {
       return absl::InvalidArgumentError(absl::StrCat("added token with id ", token.id, " is not valid UTF-8"));
     }
     const auto [it, added] = ids_.try_emplace(token.content, token.id);
-    const bool named = static_cast<size_t>(token.id) < d_.tokens.size() && !d_.tokens[token.id].empty();
-    if (it->second != token.id || (named && d_.tokens[token.id] != token.content)) {
+    std::string& name = d_.tokens[token.id];
+    if (name.empty()) name = token.content;
+    if (it->second != token.id || name != token.content) {
       return absl::InvalidArgumentError(absl::StrCat("added token \"", token.content, "\": id ", token.id,
                                                      " disagrees with the rest of the vocabulary"));
     }
@@ -174,17 +191,21 @@ absl::Status BpeTokenizer::InitAdded() {
       return absl::InvalidArgumentError(absl::StrCat("added token with id ", token.id, " is longer than ",
                                                      AddedTokenMatcher::kMaxContentBytes, " bytes"));
     }
-    (token.normalized ? normalized_added_ : raw_added_).Add(pattern, token);
+    const std::optional<std::string> spelled = d_.byte_level ? UnspellBytes(token.content) : std::nullopt;
+    const bool is_byte = spelled && spelled->size() == 1 && InText(static_cast<uint8_t>((*spelled)[0]));
     added_[token.id] = true;
-    special_[token.id] = special_[token.id] || token.special;
-    bytes_[token.id] = pattern;  // a normalised token decodes to what it matched
+    if (token.special && !is_byte)
+      special_[token.id] = true;  // nothing else spells the byte, and text must not be lost
+    const bool reached = is_byte || (spelled && merged[token.id] && !special_[token.id]);
+    bytes_[token.id] = reached ? *spelled : pattern;  // a normalised token decodes to what it matched
+    if (bytes_[token.id] == pattern) (token.normalized ? normalized_added_ : raw_added_).Add(pattern, token);
   }
   return absl::OkStatus();
 }
 
 void BpeTokenizer::InitBytes() {
   for (size_t id = 0; id < bytes_.size(); ++id) {
-    if (!added_[id] && id < d_.tokens.size()) bytes_[id] = d_.tokens[id];
+    if (!added_[id]) bytes_[id] = d_.tokens[id];
     if (d_.byte_level) {
       if (!added_[id]) bytes_[id] = UnspellBytes(bytes_[id]).value_or(bytes_[id]);
       continue;
@@ -195,13 +216,7 @@ void BpeTokenizer::InitBytes() {
   }
   for (int byte = 0; byte < 256; ++byte) {
     const auto found = ids_.find(d_.byte_level ? Utf8Of(ByteCharacter(byte)) : absl::StrFormat("<0x%02X>", byte));
-    // A control token that is one byte of the alphabet still spells that byte: nothing else does, and text must not be
-    // lost.
-    const bool usable = found != ids_.end() && (d_.byte_level || !special_[found->second]);
-    byte_ids_[byte] = usable ? found->second : -1;
-    // An added token, too, stands for the byte that its character spells, unless no text holds that byte.
-    const bool in_text = byte < 0xC0 || (byte >= 0xC2 && byte < 0xF5);
-    if (usable && d_.byte_level && in_text) bytes_[found->second] = std::string(1, static_cast<char>(byte));
+    byte_ids_[byte] = found != ids_.end() && !special_[found->second] ? found->second : -1;
   }
 }
 
@@ -329,7 +344,9 @@ void BpeTokenizer::EncodeWord(absl::string_view word, Scratch& scratch, std::vec
       spelled = scratch.spelled;
     }
     const auto found = ids_.find(spelled);
-    if (found != ids_.end() && !special_[found->second]) {
+    const bool means_it =
+        found != ids_.end() && !special_[found->second] && (!d_.byte_level || bytes_[found->second] == word);
+    if (means_it) {
       out.push_back(found->second);
       return;
     }

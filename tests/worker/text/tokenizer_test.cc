@@ -7,11 +7,13 @@
 #include <iterator>
 #include <random>
 
+#include "base/utf8.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "tests_source_dir.h"
 #include "worker/files/open_tokenizer.h"
+#include "worker/text/tokenizer_bpe.h"
 
 namespace kvlink::model {
 namespace {
@@ -409,7 +411,49 @@ TEST(Gguf, ControlTokenOfASpelledByteDecodesToTheByte) {
   gguf.token_types.push_back(3);
   const auto made = MakeGgufTokenizer(gguf);
   ASSERT_TRUE(made.ok());
-  EXPECT_EQ((*made)->Decode(EncodeOrDie(**made, "a b", false), false), "a b");
+  const std::vector<int32_t> ids = EncodeOrDie(**made, "a b", false);
+  EXPECT_EQ((*made)->Decode(ids, false), "a b");
+  EXPECT_EQ((*made)->Decode(ids, true), "a b") << "it is text, so nobody may leave it out";
+  EXPECT_FALSE((*made)->IsSpecial(4));
+  EXPECT_TRUE((*made)->IsSpecial(3));
+}
+
+// An added token may be what spells a byte or a merge, which are then what it means.
+TEST(Gguf, AddedTokensThatSpellBytesKeepTheText) {
+  for (const char* pre : {"gpt-2", "llama-bpe"}) {  // the second one looks words up
+    for (const bool merge : {true, false}) {
+      GgufTokenizer gguf = SmallGguf();
+      gguf.pre = pre;
+      gguf.tokens.clear();
+      for (int byte = 0; byte < 256; ++byte) {
+        gguf.tokens.emplace_back();
+        AppendUtf8(ByteCharacter(static_cast<uint8_t>(byte)), gguf.tokens.back());
+      }
+      gguf.tokens.insert(gguf.tokens.end(), {"\u0120a", "\u00e9a"});
+      gguf.token_types.assign(gguf.tokens.size(), 1);
+      for (const int added : {0xE9, 0xFC, 256, 257}) gguf.token_types[added] = 4;
+      gguf.merges.clear();
+      if (merge) gguf.merges = {"\u0120 a"};
+      const auto made = MakeGgufTokenizer(gguf);
+      ASSERT_TRUE(made.ok()) << made.status();
+      for (const char* text :
+           {"caf\u00e9", "\u98a8", "\u0120", " a", "b a", "\u0120a", "\u00e9a", "\u00fcber \u00fc"}) {
+        const std::vector<int32_t> ids = EncodeOrDie(**made, text, false);
+        EXPECT_EQ((*made)->Decode(ids, false), text) << pre;
+        EXPECT_EQ(Stream(**made, ids), text) << pre;
+      }
+      EXPECT_EQ(EncodeOrDie(**made, " a", false).size(), merge ? 1u : 2u);
+      EXPECT_THAT(EncodeOrDie(**made, "\u00fc", false), ElementsAre(0xFC)) << "no text holds this byte";
+      EXPECT_THAT(EncodeOrDie(**made, "\u00e9a", false), ElementsAre(257));
+    }
+  }
+}
+
+TEST(TokenizerJson, RefusesTwoContentsOfOneAddedToken) {
+  Json description = Json::parse(Small());
+  description["added_tokens"] = Json::parse(R"([{"id": 5000, "content": "<x>"}, {"id": 5000, "content": "<y>"}])");
+  const auto made = ParseTokenizerJson(description.dump());
+  EXPECT_EQ(made.status().code(), kInvalid) << made.status();
 }
 
 }  // namespace
