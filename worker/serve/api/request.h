@@ -1,0 +1,69 @@
+// What a client asks for, whichever API it speaks. Thread-safety: plain values.
+#ifndef KVLINK_WORKER_SERVE_API_REQUEST_H_
+#define KVLINK_WORKER_SERVE_API_REQUEST_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace kvlink::serve {
+
+struct Message {
+  std::string role;  // "system" (which "developer" means, too), "user" or "assistant"
+  std::string text;
+};
+
+// A document by its id in the catalog, or by its text.
+struct DocumentReference {
+  std::string id;     // of a stored document; empty: `text` is given
+  std::string parts;  // of a stored one: "2-5", as kvlink ask --parts; empty: all
+  std::string title;
+  std::string text;
+};
+
+// The extension "kv" of every request.
+struct KvOptions {
+  enum class OnMiss : uint8_t { kCompute, kFail };
+  OnMiss on_miss = OnMiss::kCompute;  // when the store lacks an encoding
+  bool store = true;                  // write back what was computed
+  std::string linker;                 // as kvlink ask --linker; empty: the profile's
+  std::optional<int64_t> deadline_ms;
+  bool report = false;  // say in the answer where the encodings came from
+};
+
+// A completion of a chat or of a text.
+struct CompletionRequest {
+  std::string model;
+  std::vector<Message> messages;      // of a chat: not empty, the last one of the user
+  std::optional<std::string> prompt;  // of a text, instead of messages
+  std::vector<DocumentReference> documents;
+  int64_t max_tokens = 0;  // 0: as many as fit
+  double temperature = 1;
+  double top_p = 1;
+  double min_p = 0;
+  int64_t top_k = 0;
+  std::optional<int64_t> seed;
+  std::vector<std::string> stop;
+  bool stream = false;
+  bool stream_usage = false;  // a last chunk with the usage
+  KvOptions kv;
+  std::string cache_salt;
+};
+
+// What is reported beside an answer.
+struct Usage {
+  int64_t prompt_tokens = 0;  // all of the prompt's
+  int64_t cached_tokens = 0;  // of these, read from encodings
+  int64_t stored_tokens = 0;  // of these, in encodings that this request made and stored
+  int64_t completion_tokens = 0;
+  // Where the documents' encodings were found, for KvOptions::report.
+  int64_t resident = 0, host = 0, dram = 0, disk = 0, encoded = 0;
+  double first_token_ms = 0;
+};
+
+enum class Finish : uint8_t { kStop, kStopString, kLength };
+
+}  // namespace kvlink::serve
+
+#endif  // KVLINK_WORKER_SERVE_API_REQUEST_H_
