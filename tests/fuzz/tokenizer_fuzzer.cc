@@ -33,7 +33,7 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> FromLines(absl::string_view lines) {
   }
   for (int byte = 0; byte < 256 && KeepsText(lines); ++byte) {
     gguf.tokens.emplace_back();
-    kvlink::model::AppendUtf8(kvlink::model::ByteCharacter(static_cast<uint8_t>(byte)), gguf.tokens.back());
+    kvlink::AppendUtf8(kvlink::model::ByteCharacter(static_cast<uint8_t>(byte)), gguf.tokens.back());
     gguf.token_types.push_back(1);
   }
   for (const absl::string_view line : absl::StrSplit(parts.second, '\n', absl::SkipEmpty()))
