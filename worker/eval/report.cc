@@ -75,11 +75,9 @@ Cell CellOf(const Group& group, uint64_t seed) {
     prompt += static_cast<double>(result->prompt_tokens);
     fresh += static_cast<double>(result->fresh_tokens);
     cell.documents_encoded += result->documents_encoded;
-    if (!result->document_tokens || *result->document_tokens == 0) continue;
-    // What is not of a document is always fresh. Wrappers take positions of the prompt and are never fresh.
-    const int64_t others = result->prompt_tokens - *result->document_tokens;
-    documents += static_cast<double>(*result->document_tokens);
-    recomputed += static_cast<double>(std::max<int64_t>(result->fresh_tokens - others, 0));
+    if (!result->recomputed_tokens) continue;
+    documents += static_cast<double>(result->document_tokens.value_or(0));
+    recomputed += static_cast<double>(*result->recomputed_tokens);
   }
   cell.divergence = *MeanOf(divergences, seed);
   cell.first_token_seconds = Median(std::move(times));

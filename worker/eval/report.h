@@ -34,8 +34,7 @@ struct Cell {
   double first_token_seconds = 0;  // median
   double bytes_read = 0;           // mean
   double fresh_share = 0;          // fresh tokens of all prompts over tokens of all prompts
-  // What was computed beyond the tokens of no document, over document tokens; absent if no result says how many these
-  // were.
+  // Document tokens that were computed, over all of them; absent if no result says how many these were.
   std::optional<double> recomputed_share;
   int64_t documents_encoded = 0;  // RequestStats::documents_encoded; the times include it
 };

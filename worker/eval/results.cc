@@ -49,6 +49,7 @@ std::string ResultLine(const Result& result) {
   json["fresh_tokens"] = result.fresh_tokens;
   json["documents_encoded"] = result.documents_encoded;
   if (result.document_tokens) json["document_tokens"] = *result.document_tokens;
+  if (result.recomputed_tokens) json["recomputed_tokens"] = *result.recomputed_tokens;
   return LineOf(json);
 }
 
@@ -111,6 +112,7 @@ absl::StatusOr<Result> ParseResult(absl::string_view line) {
   members.Take("fresh_tokens", &result.fresh_tokens);
   members.Take("documents_encoded", &result.documents_encoded);
   members.Take("document_tokens", &result.document_tokens);
+  members.Take("recomputed_tokens", &result.recomputed_tokens);
   KVLINK_RETURN_IF_ERROR(members.status());
   return result;
 }

@@ -39,8 +39,8 @@ struct Result {
   int64_t bytes_read = 0;          // of encodings
   int64_t prompt_tokens = 0;
   int64_t fresh_tokens = 0;  // computed by the request (infer::RequestStats)
-  // Tokens of the documents; absent in results of older builds.
-  std::optional<int64_t> document_tokens;
+  // Tokens of the documents, and how many of them are among the fresh ones; absent in results of older builds.
+  std::optional<int64_t> document_tokens, recomputed_tokens;
   int64_t documents_encoded = 0;  // during the request, because the store could not provide them
 
   using Key = std::tuple<std::string, std::string, std::string, std::string>;

@@ -320,6 +320,7 @@ absl::Status Runner::Append(const Task& task, Result::Key key, const Answered& a
   result.fresh_tokens = stats.fresh_tokens;
   result.documents_encoded = stats.documents_encoded;
   result.document_tokens = answered.document_tokens;
+  result.recomputed_tokens = stats.recomputed_tokens;
   return results_->Append(std::move(result));
 }
 

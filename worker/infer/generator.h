@@ -95,6 +95,7 @@ struct RequestStats {
   // goes through; the sum is rounded up. So 100 tokens through 2 of 30 layers count 7, and with prophet-P the question
   // counts twice.
   int64_t fresh_tokens = 0;
+  int64_t recomputed_tokens = 0;   // of these, counted likewise, what is of documents
   int64_t documents_resident = 0;  // encodings, by where they were found
   int64_t documents_host = 0;      // in our own copies in host memory
   int64_t documents_dram = 0;

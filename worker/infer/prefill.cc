@@ -73,7 +73,7 @@ absl::StatusOr<std::unique_ptr<Conversation>> Generator::StartStages(const NextS
   conversation->documents_ = request.documents;
   RequestStats& stats = conversation->stats_;
   const int64_t all_layers = model_->config().layers;
-  int64_t computed = 0;  // layers of tokens
+  int64_t computed = 0, recomputed = 0;  // layers of tokens; of these, of documents
   link::Observed observed;
   bool last = false;
   while (!last) {
@@ -89,9 +89,12 @@ absl::StatusOr<std::unique_ptr<Conversation>> Generator::StartStages(const NextS
     KVLINK_RETURN_IF_ERROR(Prefill(*conversation, plan, call, &observed));
     const int64_t layers = plan.layers == 0 ? all_layers : plan.layers;
     computed += (static_cast<int64_t>(plan.fresh_tokens.size()) - plan.kept) * layers;
+    recomputed +=
+        (plan.recomputed.end() - std::lower_bound(plan.recomputed.begin(), plan.recomputed.end(), plan.kept)) * layers;
     stats.prompt_tokens = plan.length;
   }
   stats.fresh_tokens = (computed + all_layers - 1) / all_layers;
+  stats.recomputed_tokens = (recomputed + all_layers - 1) / all_layers;
   stats.time_to_first_token = SteadyNow() - began;
   MutexLock lock(&mutex_);
   ++stats_.requests;

@@ -65,17 +65,18 @@ class Builder {
   void Document(int64_t document, absl::Span<const int32_t> tokens, const Around& around, TokenSet fresh,
                 bool compared) {
     const int64_t offset = plan_.length;
-    const size_t before = plan_.fresh_tokens.size();
+    const size_t before = plan_.recomputed.size();
     plan_.length += around.header;
     for (size_t token = 0; token < tokens.size(); ++token) {
       if (Holds(fresh, around.header + token)) {
+        plan_.recomputed.push_back(static_cast<int64_t>(plan_.fresh_tokens.size()));
         Fresh(tokens.subspan(token, 1));
       } else {
         ++plan_.length;
       }
     }
     plan_.length += around.trailer;
-    const size_t count = plan_.fresh_tokens.size() - before;
+    const size_t count = plan_.recomputed.size() - before;
     if (count == 0) fresh.clear();
     if (count < tokens.size() || around.tokens() > 0 || compared)
       plan_.documents.push_back({document, offset, std::move(fresh)});

@@ -78,6 +78,7 @@ struct LinkPlan {
 
 struct PlanInput {
   Linker linker = Linker::kConcat;
+  std::vector<int64_t> recomputed;        // indices of fresh tokens that are documents' own, ascending
   const LinkProfile* profile = nullptr;
   int64_t vocab = 0;
   int64_t context = 0;        // maximum number of positions

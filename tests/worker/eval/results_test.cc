@@ -29,7 +29,10 @@ Result Example(const std::string& item, const std::string& linker) {
   result.prompt_tokens = 1000;
   result.fresh_tokens = 30;
   result.documents_encoded = 2;
-  if (linker == "concat") result.document_tokens = 970;
+  if (linker == "concat") {
+    result.document_tokens = 970;
+    result.recomputed_tokens = 16;
+  }
   return result;
 }
 
@@ -80,7 +83,9 @@ TEST_F(ResultsTest, ResultsAreReadBackExactly) {
   EXPECT_EQ(read.fresh_tokens, written.fresh_tokens);
   EXPECT_EQ(read.documents_encoded, written.documents_encoded);
   EXPECT_EQ(read.document_tokens, 970);
-  EXPECT_EQ((*results)->all()[1].document_tokens, std::nullopt) << "of an older build";
+  EXPECT_EQ(read.recomputed_tokens, 16);
+  const Result& old = (*results)->all()[1];
+  EXPECT_FALSE(old.document_tokens || old.recomputed_tokens) << "of an older build";
   EXPECT_TRUE((*results)->Has({"lookup-0", "full", "first", "q8"}));
   EXPECT_FALSE((*results)->Has({"lookup-0", "full", "first", "q4"}));
   EXPECT_EQ(Bytes(), bytes);
@@ -126,6 +131,14 @@ TEST_F(ResultsTest, AnythingElseIsRefusedAndNotChanged) {
 TEST_F(ResultsTest, DamagedLinesAreNamed) {
   Fill();
   const std::string whole = Bytes();
+  const std::string longest = "{\"item\":\"" + std::string((16 << 20) - 11, 'x') + "\"}";
+  for (const bool longer : {false, true}) {
+    Write(whole + longest + (longer ? " \n" : "\n"));
+    const absl::Status refused = Results::Open(path_, settings_).status();
+    EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(refused.message()),
+                HasSubstr(absl::StrCat(path_, ":4: ", longer ? "a line is too long" : "\"kind\" is missing")));
+  }
   const std::pair<const char*, const char*> cases[] = {
       {"{\"item\":", "{\"item\""},
       {"\"bytes_read\":1099511627776", "\"bytes_read\":\"many\""},
@@ -133,6 +146,7 @@ TEST_F(ResultsTest, DamagedLinesAreNamed) {
       {"\"fresh_tokens\":30", "\"fresh_tokens\":-1"},
       {"\"fresh_tokens\":30", "\"fresh_tokens\":18446744073709551615"},
       {"\"exact\":1.0", "\"exact\":null"},
+      {"\"recomputed_tokens\":16", "\"recomputed_tokens\":null"},
       {"\"linker\":", "\"Linker\":"},
   };
   for (const auto& [from, to] : cases) {

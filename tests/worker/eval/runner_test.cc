@@ -46,10 +46,15 @@ class RunnerTest : public ::testing::Test {
     store_ = infer::OpenStore(scratch_.path() + "/store");
     generator_ = MakeGenerator(Codec::kRawF32);
   }
-  std::unique_ptr<infer::Generator> MakeGenerator(Codec codec) const {
+  std::unique_ptr<infer::Generator> MakeGenerator(Codec codec, int64_t header = 0) const {
     infer::GeneratorOptions options;
     options.codec = codec;
     options.profile = *link::LoadLinkProfile("untuned");
+    if (header > 0) {
+      options.profile.wrapper = {"", header, 0};
+      options.wrapper =
+          encode::MakeWrapper(header, 0, std::vector<float>(header * loaded_->model->config().hidden, 0.5f));
+    }
     auto generator = infer::Generator::Create(loaded_->model.get(), loaded_->fingerprint, store_.get(), options);
     EXPECT_TRUE(generator.ok()) << generator.status();
     return *std::move(generator);
@@ -151,6 +156,7 @@ TEST_F(RunnerTest, WhatIsMeasuredIsOfTheRequest) {
   EXPECT_EQ(concat.fresh_tokens, full.prompt_tokens - tokens);
   EXPECT_EQ(concat.document_tokens, tokens);
   EXPECT_EQ(closed.document_tokens, 0);
+  EXPECT_EQ(closed.recomputed_tokens, 0);
   EXPECT_EQ(concat.documents_encoded, 0) << "the store should have had them";
   const model::ModelConfig& config = loaded_->model->config();
   EXPECT_GE(concat.bytes_read, tokens * config.layers * config.kv_heads * config.head_dim * 2 * 4);
@@ -160,6 +166,31 @@ TEST_F(RunnerTest, WhatIsMeasuredIsOfTheRequest) {
   for (const Result& result : results.all()) {
     EXPECT_GT(result.first_token_seconds, 0);
     EXPECT_TRUE(result.exact && result.f1 && result.rouge_l && result.choice);
+  }
+}
+
+// A wrapper takes positions, and a second stage computes the question again: neither is of the documents.
+TEST_F(RunnerTest, WhatIsComputedAgainIsOfTheDocuments) {
+  generator_ = MakeGenerator(Codec::kRawF32, /*header=*/4);
+  const Task task = MakeTask(Kind::kLookup, 3, 3);
+  RunnerOptions options;
+  for (const char* name : {"concat", "packet", "head-8", "packet+head-8", "prophet-5", "blend-5", "full"}) {
+    options.linkers.push_back(*link::ParseLinker(name));
+  }
+  options.max_tokens = 2;
+  Results results;
+  ASSERT_TRUE(Runner({generator_.get()}, tokenizer_, template_, options, &results).Run(task, {}).ok());
+  int64_t tokens = 0;
+  for (const infer::RequestDocument& document : task.documents) tokens += static_cast<int64_t>(document.tokens.size());
+  const int64_t chosen = (tokens * 5 + 99) / 100, layers = loaded_->model->config().layers;
+  const std::map<std::string, int64_t> expected = {
+      {"concat", 0},         {"packet", 0},
+      {"head-8", 16},        {"packet+head-8", 16},
+      {"prophet-5", chosen}, {"blend-5", (tokens * 2 + chosen * layers + layers - 1) / layers},
+      {"full", tokens},      {std::string(kClosedBook), 0}};
+  ASSERT_EQ(results.all().size(), expected.size());
+  for (const Result& result : results.all()) {
+    EXPECT_EQ(result.recomputed_tokens, expected.at(result.linker)) << result.linker;
   }
 }
 

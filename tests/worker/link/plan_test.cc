@@ -127,6 +127,7 @@ TEST_F(PlanTest, AHeadGoesWithLinksAndNotWithFull) {
   ASSERT_TRUE(plan.ok()) << plan.status();
   EXPECT_THAT(plan->fresh_tokens, ElementsAre(1, 2, 500, 20, 501, 30, 502, 3, 4, 5));
   EXPECT_THAT(plan->fresh_positions, ElementsAre(0, 1, 5, 6, 7, 8, 10, 11, 12, 13));
+  EXPECT_THAT(plan->recomputed, ElementsAre(3, 5));
   input_.linker = Linker(Linker::kFull, 1);
   EXPECT_EQ(MakePlan(input_).status().code(), absl::StatusCode::kInvalidArgument);
 }
@@ -242,6 +243,7 @@ TEST_F(PlanTest, BlendComparesEveryTokenAndThenComputesTheMostDeviating) {
   EXPECT_EQ(first.length, 8);
   EXPECT_THAT(first.fresh_tokens, ElementsAre(1, 2, 10, 11, 12, 20, 30, 31));
   EXPECT_THAT(first.fresh_positions, ElementsAre(0, 1, 2, 3, 4, 5, 6, 7));
+  EXPECT_THAT(first.recomputed, ElementsAre(2, 3, 4, 5, 6, 7));
   ASSERT_EQ(first.documents.size(), 3);
   EXPECT_THAT(first.documents[0].hidden, ElementsAre(7));
   EXPECT_THAT(first.documents[1].hidden, ElementsAre(1));
@@ -254,6 +256,7 @@ TEST_F(PlanTest, BlendComparesEveryTokenAndThenComputesTheMostDeviating) {
   EXPECT_EQ(last.length, 11);
   EXPECT_THAT(last.fresh_tokens, ElementsAre(1, 2, 11, 30, 3, 4, 5));
   EXPECT_THAT(last.fresh_positions, ElementsAre(0, 1, 3, 6, 8, 9, 10));
+  EXPECT_THAT(last.recomputed, ElementsAre(2, 3));
   EXPECT_THAT(last.documents[0].hidden, ElementsAre(2));
   EXPECT_THAT(last.documents[1].hidden, IsEmpty());
   EXPECT_THAT(last.documents[2].hidden, ElementsAre(1));
