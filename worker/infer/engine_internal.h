@@ -1,4 +1,4 @@
-// Shared by generator.cc, prefill.cc and forward.cc. Private to worker/infer.
+// Shared by generator.cc, documents.cc, prefill.cc, pass.cc and forward.cc. Private to worker/infer.
 #ifndef KVLINK_WORKER_INFER_ENGINE_INTERNAL_H_
 #define KVLINK_WORKER_INFER_ENGINE_INTERNAL_H_
 
@@ -27,8 +27,10 @@ struct Generator::Rows {
   absl::Span<const int32_t> tokens;
   absl::Span<const int64_t> positions;
   std::vector<int64_t> slots;
+  absl::Status status;                   // an error: they are not in the pass, or it failed
+  bool lacks_pages = false;              // Work
   bool sample = true;                    // sample the token after the last row
-  std::vector<float>* scores = nullptr;  // logits of every row, appended
+  std::vector<float>* scores = nullptr;  // logits of every row, appended; of a pass of one conversation
   // Of rows that are observed, which run alone in a pass without sampling.
   link::Observe observe = link::Observe::kNothing;
   int64_t layers = 0;                  // ForwardBatch::layers

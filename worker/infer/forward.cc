@@ -32,19 +32,21 @@ absl::Status AppendLogits(kernels::Backend& backend, kernels::Stream& stream, co
 // Lists each segment once, however many conversations read it: encodings first, then private KV.
 struct Generator::Assembly {
   model::BatchArrays arrays;
-  std::vector<std::shared_ptr<Resident>> residents;  // encodings of the pass
-  std::vector<std::shared_ptr<Resident>> arriving;   // those of `residents` with layers still to arrive
-  std::vector<std::shared_ptr<Resident>> compared;   // with keys and values of the pass
+  Residents residents;  // encodings of the pass
+  Residents arriving;   // those of `residents` with layers still to arrive
+  Residents compared;   // with keys and values of the pass
 
-  explicit Assembly(absl::Span<Rows> all) {
+  explicit Assembly(absl::Span<Rows* const> all) {
     std::vector<int64_t> first;
-    for (const Rows& rows : all) {
-      first.push_back(arrays.AddRows(rows.tokens, rows.positions, rows.slots));
-      AddLogits(rows, first.back());
+    for (const Rows* rows : all) {
+      first.push_back(arrays.AddRows(rows->tokens, rows->positions, rows->slots));
+      AddLogits(*rows, first.back());
+      FindEncodings(*rows);
     }
-    for (size_t i = 0; i < all.size(); ++i) AddEncodings(all[i], first[i]);
+    AddEncodings();
+    for (size_t i = 0; i < all.size(); ++i) AddReads(*all[i], first[i]);
     for (size_t i = 0; i < all.size(); ++i) {
-      arrays.AddPrivate(all[i].conversation->sequence_, first[i], static_cast<int64_t>(all[i].tokens.size()));
+      arrays.AddPrivate(all[i]->conversation->sequence_, first[i], static_cast<int64_t>(all[i]->tokens.size()));
     }
     std::stable_sort(arrays.reads.begin(), arrays.reads.end(),
                      [](const kernels::KvRead& a, const kernels::KvRead& b) { return a.segment < b.segment; });
@@ -74,18 +76,37 @@ struct Generator::Assembly {
     }
   }
 
-  void AddEncodings(const Rows& rows, int64_t first_row) {
+  // Whether the segment begins before the last row.
+  static bool Reaches(const Rows& rows, const Conversation::Read& read) {
+    return !rows.positions.empty() && rows.positions.back() >= read.offset;
+  }
+
+  void FindEncodings(const Rows& rows) {
     for (const Conversation::Read& read : rows.conversation->reads_) {
-      if (rows.positions.empty() || rows.positions.back() < read.offset) continue;  // the segment comes after all rows
+      if (!Reaches(rows, read)) continue;
       if (rows.observe == link::Observe::kDeviation) compared.push_back(read.resident);
-      if (!read.visible) continue;
-      const auto [it, is_new] = index_.try_emplace(read.resident.get(), static_cast<int32_t>(arrays.segments.size()));
-      if (is_new) {
-        arrays.segments.push_back(read.resident->segment());
-        residents.push_back(read.resident);
-        if (!read.resident->ready()) arriving.push_back(read.resident);
-      }
-      arrays.AddRead(it->second, rows.positions, first_row, read.offset,
+      if (read.visible) residents.push_back(read.resident);
+    }
+  }
+
+  // In the order of their identities: a row adds up what it reads in the order of segments, so its result, to the bit,
+  // does not depend on what else is in the batch.
+  void AddEncodings() {
+    std::sort(residents.begin(), residents.end(), [](const auto& a, const auto& b) {
+      return std::pair(a->identity(), a.get()) < std::pair(b->identity(), b.get());
+    });
+    residents.erase(std::unique(residents.begin(), residents.end()), residents.end());
+    for (const std::shared_ptr<Resident>& resident : residents) {
+      index_[resident.get()] = static_cast<int32_t>(arrays.segments.size());
+      arrays.segments.push_back(resident->segment());
+      if (!resident->ready()) arriving.push_back(resident);
+    }
+  }
+
+  void AddReads(const Rows& rows, int64_t first_row) {
+    for (const Conversation::Read& read : rows.conversation->reads_) {
+      if (!read.visible || !Reaches(rows, read)) continue;
+      arrays.AddRead(index_.at(read.resident.get()), rows.positions, first_row, read.offset,
                      read.hidden.empty() ? nullptr : read.hidden.data());
     }
   }
@@ -113,25 +134,10 @@ void Generator::GiveContext(std::unique_ptr<Context> context) {
   contexts_.push_back(std::move(context));
 }
 
-absl::Status Generator::WaitLayer(absl::Span<const std::shared_ptr<Resident>> residents, int64_t layer,
-                                  const Call& call, std::vector<std::shared_ptr<Resident>>* useless) const {
-  for (const std::shared_ptr<Resident>& resident : residents) {
-    const absl::Time deadline = std::min(call.deadline, SteadyNow() + options_.load_timeout);
-    const absl::Status arrived = resident->WaitLayer(layer, deadline);
-    if (arrived.ok()) continue;
-    KVLINK_RETURN_IF_ERROR(call.Check());
-    // A document computed here has no fallback: then the device failed.
-    if (resident->source() != store::Tier::kNone) useless->push_back(resident);
-    return arrived;
-  }
-  return absl::OkStatus();
-}
-
-absl::Status Generator::Forward(absl::Span<Rows> rows, const Call& call,
-                                std::vector<std::shared_ptr<Resident>>* useless) {
+absl::Status Generator::Forward(absl::Span<Rows* const> rows, const Call& call, Residents* useless) {
   KVLINK_RETURN_IF_ERROR(call.Check());
   const Assembly assembly(rows);
-  const Rows& first = rows[0];  // the only one of a pass that is observed
+  const Rows& first = *rows[0];  // the only one of a pass that is observed
   model::ForwardBatch batch = assembly.arrays.Batch(pages_.get());
   if (!options_.link_embeddings.empty()) {
     const int64_t hidden = model_->config().hidden;
@@ -237,53 +243,57 @@ void Generator::CountGraphs(const model::ForwardContext::Graphs& before, const m
   stats_.graphs_failed += now.failed - before.failed;
 }
 
-absl::Status Generator::Sample(Context& context, absl::Span<Rows> rows, const kernels::Tensor& logits) {
+absl::Status Generator::Sample(Context& context, absl::Span<Rows* const> rows, const kernels::Tensor& logits) {
   if (logits.sizes[0] == 0) return absl::OkStatus();
   kernels::Backend& backend = *model_->backend();
-  const auto count = static_cast<int64_t>(rows.size());
+  std::vector<Conversation*> sampled;
+  std::vector<kernels::SampleParams> params;
+  for (const Rows* one : rows) {
+    if (!one->sample) continue;
+    sampled.push_back(one->conversation);
+    params.push_back(one->conversation->sampling_);
+    params.back().position = one->positions.back() + 1;
+  }
+  const auto count = static_cast<int64_t>(sampled.size());
   const int64_t bytes = count * static_cast<int64_t>(sizeof(int32_t));
-  KVLINK_RETURN_IF_ERROR(Grow(backend, backend.SampleWorkspaceBytes(1, logits.sizes[1]), &context.sampling));
+  KVLINK_RETURN_IF_ERROR(Grow(backend, backend.SampleWorkspaceBytes(count, logits.sizes[1]), &context.sampling));
   KVLINK_RETURN_IF_ERROR(Grow(backend, bytes, &context.sampled));
-  std::vector<int32_t> ids(rows.size());
-  std::vector<kernels::SampleParams> params(rows.size());
-  absl::Status launched = LaunchSampling(context, rows, logits, absl::MakeSpan(params));
-  if (launched.ok()) launched = backend.CopyOut(*context.stream, context.sampled.data(), ids.data(), bytes);
+  std::vector<int32_t> ids(sampled.size());
+  absl::Status launched = LaunchSampling(context, rows, logits, params);
+  if (launched.ok() && count > 0) {
+    launched = backend.CopyOut(*context.stream, context.sampled.data(), ids.data(), bytes);
+  }
   // Wait even after an error: launched work writes to the caller's memory.
   const absl::Status finished = context.stream->Synchronize();
   KVLINK_RETURN_IF_ERROR(launched);
   KVLINK_RETURN_IF_ERROR(finished);
-  for (int64_t i = 0; i < count; ++i) {
-    if (rows[i].sample) rows[i].conversation->next_ = ids[i];
-  }
+  for (size_t i = 0; i < sampled.size(); ++i) sampled[i]->next_ = ids[i];
   return absl::OkStatus();
 }
 
-absl::Status Generator::LaunchSampling(Context& context, absl::Span<Rows> rows, const kernels::Tensor& logits,
-                                       absl::Span<kernels::SampleParams> params) {
+// Every row of logits is sampled from, except in a pass that is scored, of one conversation: there only the last one
+// is.
+absl::Status Generator::LaunchSampling(Context& context, absl::Span<Rows* const> rows, const kernels::Tensor& logits,
+                                       absl::Span<const kernels::SampleParams> params) {
   kernels::Backend& backend = *model_->backend();
   kernels::Stream& stream = *context.stream;
-  const kernels::Tensor sampled = kernels::Tensor::Dense(context.sampled.data(), kernels::Dtype::kI32, backend.device(),
-                                                         {static_cast<int64_t>(rows.size())});
-  int64_t row = 0;  // of logits, after those of the previous conversations
-  for (size_t i = 0; i < rows.size(); ++i) {
-    Rows& one = rows[i];
-    const int64_t mine = one.scores != nullptr ? static_cast<int64_t>(one.tokens.size()) : one.sample ? 1 : 0;
-    row += mine;
-    if (one.scores != nullptr) {
-      KVLINK_RETURN_IF_ERROR(AppendLogits(backend, stream, logits.Slice(row - mine, mine), one.scores));
-    }
-    if (!one.sample) continue;
-    Conversation& conversation = *one.conversation;
-    const kernels::Tensor last = logits.Slice(row - 1, 1);
-    params[i] = conversation.sampling_;
-    params[i].position = one.positions.back() + 1;
-    KVLINK_RETURN_IF_ERROR(backend.Sample(stream, {last,
-                                                   params.subspan(i, 1),
-                                                   sampled.Slice(static_cast<int64_t>(i), 1),
-                                                   {context.sampling.data(), context.sampling.bytes()}}));
+  if (rows[0]->scores != nullptr) KVLINK_RETURN_IF_ERROR(AppendLogits(backend, stream, logits, rows[0]->scores));
+  const auto count = static_cast<int64_t>(params.size());
+  if (count == 0) return absl::OkStatus();
+  int64_t row = logits.sizes[0] - count;
+  kernels::SampleArgs args;
+  args.logits = logits.Slice(row, count);
+  args.params = params;
+  args.out = kernels::Tensor::Dense(context.sampled.data(), kernels::Dtype::kI32, backend.device(), {count});
+  args.workspace = {context.sampling.data(), context.sampling.bytes()};
+  KVLINK_RETURN_IF_ERROR(backend.Sample(stream, args));
+  for (const Rows* one : rows) {
+    if (!one->sample) continue;
+    const kernels::Tensor mine = logits.Slice(row++, 1);
+    Conversation& conversation = *one->conversation;
     if (!conversation.keep_logits_) continue;
     conversation.logits_.clear();
-    KVLINK_RETURN_IF_ERROR(AppendLogits(backend, stream, last, &conversation.logits_));
+    KVLINK_RETURN_IF_ERROR(AppendLogits(backend, stream, mine, &conversation.logits_));
   }
   return absl::OkStatus();
 }

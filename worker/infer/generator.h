@@ -85,6 +85,9 @@ struct Request {
   Limits limits;
 };
 
+class Conversation;
+class Generator;
+
 // The cost of a request.
 struct RequestStats {
   absl::Duration time_to_first_token;  // from the call to the first sampled token, including loading and verification
@@ -107,7 +110,13 @@ struct RequestStats {
   int64_t bytes_segments = 0;
 };
 
-class Generator;
+// What one conversation does in a pass of many.
+struct Work {
+  Conversation* conversation = nullptr;
+  int64_t tokens = 1;        // of its prompt, at most
+  absl::Status status;       // how that ended
+  bool lacks_pages = false;  // the status says that private KV is full
+};
 
 class Conversation {
  public:
@@ -121,9 +130,25 @@ class Conversation {
   const RequestStats& stats() const { return stats_; }
   // The distribution from which `next` was sampled, [vocab]; empty unless Request::keep_logits.
   absl::Span<const float> logits() const { return logits_; }
+  // Tokens of the prompt that its present stage has yet to compute; 0: the prompt is computed, and next() is sampled.
+  int64_t prompt_left() const;
+  // Whether every layer of what the present stage reads is in its place, so that no pass waits for one.
+  bool landed() const;
+  // Pages of private KV that it takes until its present stage is computed and one more token is fed.
+  int64_t pages_wanted() const;
 
  private:
   friend class Generator;
+  // Gives the plans of a prompt's stages one after another; a copy of one that was not asked yet begins with the first.
+  using NextStage = std::function<link::LinkPlan(const link::Observed&)>;
+  // A prompt that is not computed yet.
+  struct Prompt {
+    NextStage next;
+    std::vector<int32_t> answer;  // tokens of the answer that are computed with it, behind it
+    link::LinkPlan plan;          // of the present stage
+    int64_t fed = 0;              // its fresh tokens that are computed
+    link::Observed observed;      // in this stage
+  };
   struct Read {
     std::shared_ptr<Resident> resident;  // nullptr: to be read before the next pass
     int64_t offset = 0;
@@ -133,13 +158,24 @@ class Conversation {
     Identity identity;                         // as named by the request
     int64_t RequestStats::*counted = nullptr;  // the statistic that counts this document
   };
-  Conversation(Generator* generator, model::KvPages* pages) : generator_(generator), sequence_(pages) {}
+  Conversation(Generator* generator, model::KvPages* pages, const Request& request);
+  bool observes() const { return prompt_ != nullptr && prompt_->plan.observe != link::Observe::kNothing; }
+  // Whether the present stage needs the bytes of a document that it places.
+  bool needs(const Read& read) const {
+    return read.visible || (observes() && prompt_->plan.observe == link::Observe::kDeviation);
+  }
+  bool holds_documents() const;
+  void Drop(Read& read);  // its encoding
 
   Generator* const generator_;
+  const absl::Time began_;
   model::KvSequence sequence_;
-  std::vector<RequestDocument> documents_;  // to encode them again
+  const std::vector<RequestDocument> documents_;  // the stages refer to them
+  NextStage stages_;                              // not asked yet
+  std::unique_ptr<Prompt> prompt_;                // nullptr: it is computed
   std::vector<Read> reads_;
-  bool packet_ = false;  // link::LinkPlan
+  bool packet_ = false;                    // link::LinkPlan
+  int64_t computed_ = 0, recomputed_ = 0;  // layers of tokens of the prompt; of these, of documents
   kernels::SampleParams sampling_;
   int64_t length_ = 0;
   int32_t next_ = 0;
@@ -167,6 +203,24 @@ class Generator {
   // The same for the caller's own plan, whose positions may have gaps. INVALID_ARGUMENT: it observes something, names
   // no document of the request, or hides tokens of another number than the document has.
   absl::StatusOr<std::unique_ptr<Conversation>> StartPlanned(const link::LinkPlan& plan, const Request& request);
+  // Start in steps, for whoever computes several requests together: Admit, LandDocuments, and Pass until the prompt is
+  // computed. Admit only lays out the prompt, with the errors of Start for that; it reads and computes nothing, and the
+  // request's limits do not matter.
+  absl::StatusOr<std::unique_ptr<Conversation>> Admit(const Request& request);
+  // Reads or encodes the documents of the present stage, and waits until every layer of each is in its place. Without
+  // it, passes wait for layers one by one, as Start does. May run on any thread while the conversation is in no pass.
+  absl::Status LandDocuments(Conversation& conversation, const Limits& limits);
+  // One pass over several distinct conversations. Each feeds the next tokens of its prompt, prefill_chunk of them at
+  // most; or, once the prompt is computed, next(). When a stage is computed, the conversation enters the next one. A
+  // conversation whose context is full (OUT_OF_RANGE), or for which there is no private KV or no room, fails alone, and
+  // the limits and a failure of the device fail all; those that fail are as they were before. Stages that observe are
+  // computed one by one, each in a pass of its own.
+  void Pass(absl::Span<Work> works, const Limits& limits);
+  // Gives back the conversation's encodings and private KV, and begins its prompt again, now followed by `answer`:
+  // after that, what is sampled is what would have followed `answer` before. Its statistics go on.
+  void Restart(Conversation& conversation, absl::Span<const int32_t> answer);
+  // Pages of private KV that no conversation has; thread-safe.
+  int64_t free_pages() const { return pages_->free_pages(); }
   // One decode step of several distinct conversations in one forward pass: feeds each one's next() and samples the
   // token after it. Documents read by several of them are read once. OUT_OF_RANGE, changing nothing, if the context of
   // any of them is full.
@@ -218,6 +272,12 @@ class Generator {
   struct Assembly;  // a batch as Model::Forward takes it
   struct Context;   // streams and scratch memory, used by one forward pass at a time
   using Identities = absl::flat_hash_set<Identity>;
+  using Residents = std::vector<std::shared_ptr<Resident>>;
+  // A lapsed encoding is read again once, then computed here; an unusable one is computed here at once. Computing
+  // cannot fail in this way, so a call replaces each document twice at most.
+  struct Replacements {
+    Identities lapsed, computed;
+  };
   friend class Conversation;
 
   Generator(const model::Model* model, const Fingerprint& fingerprint, store::Store* store, GeneratorOptions options,
@@ -234,32 +294,40 @@ class Generator {
   // Encodes the documents of the misses.
   absl::Status EncodeMissing(absl::Span<const absl::Span<const int32_t>> documents, bool packet,
                              absl::Span<ResidentPool::Acquired> acquired, const Call& call);
-  using NextStage = std::function<link::LinkPlan(const link::Observed&)>;
-  // Computes stages until one observes nothing.
-  absl::StatusOr<std::unique_ptr<Conversation>> StartStages(const NextStage& next, const Request& request);
-  // Makes the conversation read what the plan reads, and forget the fresh tokens that it does not keep.
-  void EnterStage(Conversation& conversation, const link::LinkPlan& plan);
-  // Computes the fresh tokens chunk by chunk. Writes to `observed` if the plan observes something.
-  absl::Status Prefill(Conversation& conversation, const link::LinkPlan& plan, const Call& call,
-                       link::Observed* observed);
+  // Waits for a layer of encodings. An error that computing the encoding here would mend adds it to `useless`.
+  absl::Status WaitLayer(const Residents& residents, int64_t layer, const Call& call, Residents* useless) const;
+  // Removes encodings that turned out to be unusable, which ended in `status`, from all reads of the conversations, and
+  // notes how to replace them.
+  void Discard(const Residents& useless, const absl::Status& status, absl::Span<Conversation* const> conversations,
+               Replacements* replacements);
+
+  // Computes the prompt of a new conversation.
+  absl::StatusOr<std::unique_ptr<Conversation>> Compute(std::unique_ptr<Conversation> conversation,
+                                                        const Limits& limits);
+  // Makes the conversation read what the next stage reads, and forget the fresh tokens that it does not keep.
+  void EnterStage(Conversation& conversation);
+  // Counts `tokens` of the prompt as computed; at the end of a stage enters the next one or ends the prompt.
+  void Advance(Conversation& conversation, int64_t tokens);
+
+  // A pass over works that may share one. `together`: if one cannot be fed, none is, and all get its status.
+  void PassOver(absl::Span<Work* const> works, const Call& call, bool together);
+  // What a work feeds.
+  void FillRows(const Work& work, Rows* rows) const;
+  // Reads what the rows' conversations lack, allocates slots and runs the rows, except those whose status is an error.
+  void Feed(absl::Span<Rows> rows, const Call& call, bool together);
   // Runs rows whose slots are allocated, and samples where rows ask for it. If encodings turn out to be unusable,
   // replaces them and repeats the pass.
-  absl::Status Run(absl::Span<Rows> rows, const Call& call);
+  void Run(absl::Span<Rows> rows, const Call& call, bool together);
   // One pass. `useless`: the encodings that made it fail, if any; only the rows' slots then remain.
-  absl::Status Forward(absl::Span<Rows> rows, const Call& call, std::vector<std::shared_ptr<Resident>>* useless);
-  // Waits for a layer of encodings. An error that computing the encoding here would mend adds it to `useless`.
-  absl::Status WaitLayer(absl::Span<const std::shared_ptr<Resident>> residents, int64_t layer, const Call& call,
-                         std::vector<std::shared_ptr<Resident>>* useless) const;
+  absl::Status Forward(absl::Span<Rows* const> rows, const Call& call, Residents* useless);
   // Compares the rows' keys and values in the stage's last layer with the stored ones.
   absl::Status ObserveDeviation(Context& context, const Rows& rows);
   void CountGraphs(const model::ForwardContext::Graphs& before, const model::ForwardContext::Graphs& now);
-  // Removes an encoding from all reads of the rows' conversations.
-  void Forget(absl::Span<Rows> rows, const Resident* useless);
-  absl::Status Sample(Context& context, absl::Span<Rows> rows, const kernels::Tensor& logits);
-  // Writes to context.sampled, and copies requested logits. `params`: one for each of `rows`, valid until completion.
-  absl::Status LaunchSampling(Context& context, absl::Span<Rows> rows, const kernels::Tensor& logits,
-                              absl::Span<kernels::SampleParams> params);
-  absl::Status Feed(absl::Span<Rows> rows, const Call& call);
+  absl::Status Sample(Context& context, absl::Span<Rows* const> rows, const kernels::Tensor& logits);
+  // Writes to context.sampled, and copies requested logits. `params` of the rows that are sampled, valid until
+  // completion.
+  absl::Status LaunchSampling(Context& context, absl::Span<Rows* const> rows, const kernels::Tensor& logits,
+                              absl::Span<const kernels::SampleParams> params);
   absl::Status ExtendRows(Conversation& conversation, absl::Span<const int32_t> tokens, const Limits& limits,
                           std::vector<float>* scores);
   absl::Status CheckRoom(const Conversation& conversation, int64_t tokens) const;

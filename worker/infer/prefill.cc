@@ -41,7 +41,26 @@ absl::Status CheckPlan(const link::LinkPlan& plan, const Request& request, int64
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Conversation>> Generator::Start(const Request& request) {
+Conversation::Conversation(Generator* generator, model::KvPages* pages, const Request& request)
+    : generator_(generator),
+      began_(SteadyNow()),
+      sequence_(pages),
+      documents_(request.documents),
+      sampling_(request.sampling),
+      keep_logits_(request.keep_logits) {}
+
+int64_t Conversation::prompt_left() const {
+  return prompt_ == nullptr ? 0 : static_cast<int64_t>(prompt_->plan.fresh_tokens.size()) - prompt_->fed;
+}
+
+int64_t Conversation::pages_wanted() const {
+  const int64_t tokens = sequence_.tokens() + prompt_left() + 1;
+  const int64_t pages = (tokens + kBlockTokens - 1) / kBlockTokens;
+  return std::max<int64_t>(0, pages - static_cast<int64_t>(sequence_.block_table().size()));
+}
+
+absl::StatusOr<std::unique_ptr<Conversation>> Generator::Admit(const Request& request) {
+  std::unique_ptr<Conversation> conversation(new Conversation(this, pages_.get(), request));
   link::PlanInput input;
   input.linker = request.linker;
   input.profile = &options_.profile;
@@ -50,9 +69,18 @@ absl::StatusOr<std::unique_ptr<Conversation>> Generator::Start(const Request& re
   input.answer_tokens = request.answer_tokens;
   input.prompt = request.prompt;
   input.allow_untrained_links = request.allow_untrained_links;
-  for (const RequestDocument& document : request.documents) input.documents.push_back(document.tokens);
+  for (const RequestDocument& document : conversation->documents_) input.documents.push_back(document.tokens);
   KVLINK_ASSIGN_OR_RETURN(link::Stages stages, link::Stages::Create(std::move(input)));
-  return StartStages([&](const link::Observed& observed) { return stages.Next(observed); }, request);
+  conversation->stages_ = [stages = std::move(stages)](const link::Observed& observed) mutable {
+    return stages.Next(observed);
+  };
+  Restart(*conversation, {});
+  return conversation;
+}
+
+absl::StatusOr<std::unique_ptr<Conversation>> Generator::Start(const Request& request) {
+  KVLINK_ASSIGN_OR_RETURN(std::unique_ptr<Conversation> conversation, Admit(request));
+  return Compute(std::move(conversation), request.limits);
 }
 
 absl::StatusOr<std::unique_ptr<Conversation>> Generator::StartPlanned(const link::LinkPlan& plan,
@@ -61,50 +89,47 @@ absl::StatusOr<std::unique_ptr<Conversation>> Generator::StartPlanned(const link
     return absl::InvalidArgumentError("plan: a single stage goes through all layers and observes and keeps nothing");
   }
   KVLINK_RETURN_IF_ERROR(CheckPlan(plan, request, options_.wrapper.tokens()));
-  return StartStages([&](const link::Observed&) { return plan; }, request);
+  std::unique_ptr<Conversation> conversation(new Conversation(this, pages_.get(), request));
+  conversation->stages_ = [plan](const link::Observed&) { return plan; };
+  Restart(*conversation, {});
+  return Compute(std::move(conversation), request.limits);
 }
 
-absl::StatusOr<std::unique_ptr<Conversation>> Generator::StartStages(const NextStage& next, const Request& request) {
-  const absl::Time began = SteadyNow();
-  const Call call(request.limits);
-  std::unique_ptr<Conversation> conversation(new Conversation(this, pages_.get()));
-  conversation->sampling_ = request.sampling;
-  conversation->keep_logits_ = request.keep_logits;
-  conversation->documents_ = request.documents;
-  RequestStats& stats = conversation->stats_;
-  const int64_t all_layers = model_->config().layers;
-  int64_t computed = 0, recomputed = 0;  // layers of tokens; of these, of documents
-  link::Observed observed;
-  bool last = false;
-  while (!last) {
-    link::LinkPlan plan = next(observed);
-    plan.layers = std::min(plan.layers, all_layers);
-    last = plan.observe == link::Observe::kNothing;
-    EnterStage(*conversation, plan);
-    KVLINK_RETURN_IF_ERROR(ReadDocuments(*conversation, {}, /*holds=*/!observed.empty(), call));
-    observed.clear();
-    for (const RequestDocument& document : request.documents) {
-      observed.emplace_back(EncodedTokens(document, plan.packet));
-    }
-    KVLINK_RETURN_IF_ERROR(Prefill(*conversation, plan, call, &observed));
-    const int64_t layers = plan.layers == 0 ? all_layers : plan.layers;
-    computed += (static_cast<int64_t>(plan.fresh_tokens.size()) - plan.kept) * layers;
-    recomputed +=
-        (plan.recomputed.end() - std::lower_bound(plan.recomputed.begin(), plan.recomputed.end(), plan.kept)) * layers;
-    stats.prompt_tokens = plan.length;
+absl::StatusOr<std::unique_ptr<Conversation>> Generator::Compute(std::unique_ptr<Conversation> conversation,
+                                                                 const Limits& limits) {
+  const Call call(limits);
+  Work work{conversation.get(), options_.prefill_chunk};
+  Work* const alone = &work;
+  while (conversation->prompt_left() > 0) {
+    PassOver({&alone, 1}, call, /*together=*/true);
+    KVLINK_RETURN_IF_ERROR(work.status);
   }
-  stats.fresh_tokens = (computed + all_layers - 1) / all_layers;
-  stats.recomputed_tokens = (recomputed + all_layers - 1) / all_layers;
-  stats.time_to_first_token = SteadyNow() - began;
-  MutexLock lock(&mutex_);
-  ++stats_.requests;
   return conversation;
 }
 
-void Generator::EnterStage(Conversation& conversation, const link::LinkPlan& plan) {
-  std::vector<Conversation::Read> before = std::move(conversation.reads_);
-  conversation.reads_.clear();
+void Generator::Restart(Conversation& conversation, absl::Span<const int32_t> answer) {
+  conversation.prompt_ = std::make_unique<Conversation::Prompt>();
+  conversation.prompt_->next = conversation.stages_;
+  conversation.prompt_->answer.assign(answer.begin(), answer.end());
+  const bool held = conversation.holds_documents();
+  for (Conversation::Read& read : conversation.reads_) conversation.Drop(read);
+  if (held) pool_.Trim();
+  EnterStage(conversation);
+}
+
+void Generator::EnterStage(Conversation& conversation) {
+  Conversation::Prompt& prompt = *conversation.prompt_;
+  prompt.plan = prompt.next(prompt.observed);
+  link::LinkPlan& plan = prompt.plan;
+  plan.layers = std::min(plan.layers, model_->config().layers);
+  if (plan.observe == link::Observe::kNothing) {
+    for (size_t i = 0; i < prompt.answer.size(); ++i) {
+      plan.fresh_tokens.push_back(prompt.answer[i]);
+      plan.fresh_positions.push_back(plan.length + static_cast<int64_t>(i));
+    }
+  }
   conversation.packet_ = plan.packet;
+  std::vector<Conversation::Read> before = std::exchange(conversation.reads_, {});
   for (const link::PlacedDocument& placed : plan.documents) {
     const RequestDocument& document = conversation.documents_[placed.document];
     const auto held =
@@ -122,28 +147,36 @@ void Generator::EnterStage(Conversation& conversation, const link::LinkPlan& pla
     conversation.reads_.push_back(std::move(read));
   }
   conversation.sequence_.Truncate(plan.kept);
+  conversation.length_ = plan.kept == 0 ? 0 : conversation.sequence_.positions().back() + 1;
+  prompt.fed = plan.kept;
+  prompt.observed.clear();
+  for (const RequestDocument& document : conversation.documents_) {
+    prompt.observed.emplace_back(EncodedTokens(document, plan.packet));
+  }
+  if (conversation.prompt_left() == 0) Advance(conversation, 0);
 }
 
-absl::Status Generator::Prefill(Conversation& conversation, const link::LinkPlan& plan, const Call& call,
-                                link::Observed* observed) {
-  const int64_t fresh = static_cast<int64_t>(plan.fresh_tokens.size());
-  for (int64_t begin = plan.kept; begin < fresh; begin += options_.prefill_chunk) {
-    const int64_t count = std::min(options_.prefill_chunk, fresh - begin);
-    Rows rows;
-    rows.conversation = &conversation;
-    rows.tokens = absl::MakeConstSpan(plan.fresh_tokens).subspan(begin, count);
-    rows.positions = absl::MakeConstSpan(plan.fresh_positions).subspan(begin, count);
-    rows.layers = plan.layers;
-    rows.first_observer = std::clamp<int64_t>(plan.question - begin, 0, count);
-    rows.observed = observed;
-    const bool observers = plan.observe != link::Observe::kKeyMass || rows.first_observer < count;
-    rows.observe = observers ? plan.observe : link::Observe::kNothing;
-    rows.sample = plan.observe == link::Observe::kNothing && begin + count == fresh;
-    KVLINK_ASSIGN_OR_RETURN(rows.slots, conversation.sequence_.Append(rows.positions));
-    conversation.length_ = rows.positions.back() + 1;
-    KVLINK_RETURN_IF_ERROR(Run(absl::MakeSpan(&rows, 1), call));
-  }
-  return absl::OkStatus();
+void Generator::Advance(Conversation& conversation, int64_t tokens) {
+  Conversation::Prompt& prompt = *conversation.prompt_;
+  const link::LinkPlan& plan = prompt.plan;
+  const int64_t all_layers = model_->config().layers, layers = plan.layers == 0 ? all_layers : plan.layers;
+  const auto recomputed_before = [&](int64_t index) {
+    return std::lower_bound(plan.recomputed.begin(), plan.recomputed.end(), index) - plan.recomputed.begin();
+  };
+  conversation.computed_ += tokens * layers;
+  conversation.recomputed_ += (recomputed_before(prompt.fed + tokens) - recomputed_before(prompt.fed)) * layers;
+  prompt.fed += tokens;
+  RequestStats& stats = conversation.stats_;
+  stats.fresh_tokens = (conversation.computed_ + all_layers - 1) / all_layers;
+  stats.recomputed_tokens = (conversation.recomputed_ + all_layers - 1) / all_layers;
+  if (conversation.prompt_left() > 0) return;
+  stats.prompt_tokens = plan.length;
+  if (plan.observe != link::Observe::kNothing) return EnterStage(conversation);
+  conversation.prompt_ = nullptr;
+  if (stats.time_to_first_token > absl::ZeroDuration()) return;  // a prompt that was begun again
+  stats.time_to_first_token = SteadyNow() - conversation.began_;
+  MutexLock lock(&mutex_);
+  ++stats_.requests;
 }
 
 }  // namespace kvlink::infer
