@@ -29,6 +29,7 @@ if(NOT KVLINK_BARE)
   find_package(ucx CONFIG REQUIRED)
   find_package(gRPC CONFIG REQUIRED)
   find_package(prometheus-cpp CONFIG REQUIRED)
+  find_package(Boost 1.74 CONFIG REQUIRED)  # of headers alone
   # Of the client alone: what servers' extensions are built with need not be there.
   set(PostgreSQL_ADDITIONAL_VERSIONS 15 16 17)
   find_package(PostgreSQL REQUIRED)

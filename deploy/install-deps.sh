@@ -18,6 +18,7 @@ packages=(
   clang clang-format clang-tidy lld
   etcd-server
   libpq-dev postgresql
+  libboost-dev
   gnuplot-nox
   python3 python3-pip python3-venv ca-certificates
 )
