@@ -27,10 +27,14 @@ class FaultyStore final : public store::Store {
 
   // Waiting for `layer` of this encoding returns `status`.
   void FailLayer(const Identity& identity, int64_t layer, absl::Status status) {
-    layers_[identity] = {layer, std::move(status)};
+    layers_[identity] = {layer, std::move(status), nullptr};
   }
   // Waiting for `layer` of this encoding lasts until the deadline.
-  void DelayLayer(const Identity& identity, int64_t layer) { layers_[identity] = {layer, absl::OkStatus()}; }
+  void DelayLayer(const Identity& identity, int64_t layer) { layers_[identity] = {layer, absl::OkStatus(), nullptr}; }
+  // Waiting for `layer` of this encoding lasts until `held` has returned, whatever the deadline.
+  void HoldLayer(const Identity& identity, int64_t layer, std::function<void()> held) {
+    layers_[identity] = {layer, absl::OkStatus(), std::move(held)};
+  }
   // Apply to the next `times` calls; -1: to all.
   void FailLookups(absl::Status status, int times = -1) { lookups_.Set(std::move(status), times); }
   void FailListings(absl::Status status, int times = -1) { listings_.Set(std::move(status), times); }
@@ -83,7 +87,7 @@ class FaultyStore final : public store::Store {
     }
     const auto fault = layers_.find(identity);
     if (!lease.ok() || fault == layers_.end()) return lease;
-    return std::make_unique<FaultyLease>(*std::move(lease), fault->second.first, fault->second.second);
+    return std::make_unique<FaultyLease>(*std::move(lease), fault->second);
   }
   absl::StatusOr<store::PutResult> Put(absl::string_view ns, const Manifest& manifest,
                                        absl::Span<const absl::Span<const std::byte>> slabs,
@@ -162,15 +166,23 @@ class FaultyStore final : public store::Store {
     absl::Status status_;
     std::atomic<int> times_{0};
   };
+  struct LayerFault {
+    int64_t layer = 0;
+    absl::Status status;  // OK: it is late
+    std::function<void()> held;
+  };
   class FaultyLease final : public store::Lease {
    public:
-    FaultyLease(std::unique_ptr<store::Lease> real, int64_t layer, absl::Status status)
-        : real_(std::move(real)), fails_(layer), status_(std::move(status)) {}
+    FaultyLease(std::unique_ptr<store::Lease> real, const LayerFault& fault) : real_(std::move(real)), fault_(fault) {}
     const Manifest& manifest() const override { return real_->manifest(); }
     store::Tier source() const override { return real_->source(); }
     absl::Status WaitLayer(int64_t layer, absl::Time deadline) override {
-      if (layer < fails_) return real_->WaitLayer(layer, deadline);
-      if (!status_.ok()) return status_;
+      if (layer == fault_.layer && fault_.held) {
+        fault_.held();
+        deadline = absl::InfiniteFuture();
+      }
+      if (layer < fault_.layer || fault_.held) return real_->WaitLayer(layer, deadline);
+      if (!fault_.status.ok()) return fault_.status;
       absl::SleepFor(deadline - SteadyNow());
       return absl::DeadlineExceededError("the layer did not arrive in time");
     }
@@ -178,8 +190,7 @@ class FaultyStore final : public store::Store {
 
    private:
     const std::unique_ptr<store::Lease> real_;
-    const int64_t fails_;
-    const absl::Status status_;
+    const LayerFault fault_;
   };
 
   // A lease on a copy of the bytes, which is overwritten at its moment.
@@ -222,7 +233,7 @@ class FaultyStore final : public store::Store {
   };
 
   store::Store* const real_;
-  std::map<Identity, std::pair<int64_t, absl::Status>> layers_;
+  std::map<Identity, LayerFault> layers_;
   std::map<Identity, std::pair<int, int>> taken_back_;
   std::atomic<int> taken_{0}, asked_{0};
   absl::Duration catalog_delay_;

@@ -1,0 +1,172 @@
+// The documents of a conversation: found in the pool or the store, or encoded here, and replaced when they turn out to
+// be unusable.
+#include <algorithm>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "base/clock.h"
+#include "base/status.h"
+#include "worker/infer/engine_internal.h"
+
+namespace kvlink::infer {
+
+Conversation::~Conversation() {
+  reads_.clear();
+  generator_->pool_.Trim();
+}
+
+bool Conversation::landed() const {
+  return std::all_of(reads_.begin(), reads_.end(), [&](const Read& read) {
+    return !needs(read) || (read.resident != nullptr && read.resident->ready());
+  });
+}
+
+bool Conversation::holds_documents() const {
+  return std::any_of(reads_.begin(), reads_.end(), [](const Read& read) { return read.resident != nullptr; });
+}
+
+void Conversation::Drop(Read& read) {
+  if (read.resident == nullptr) return;
+  read.resident = nullptr;
+  --(stats_.*read.counted);  // only where the document is finally read counts
+}
+
+absl::Status Generator::ReadDocuments(Conversation& conversation, const Identities& computed, bool holds,
+                                      const Call& call) {
+  std::vector<ResidentPool::Wanted> wanted;  // each once, even if read repeatedly
+  std::vector<absl::Span<const int32_t>> documents;
+  absl::flat_hash_map<Identity, size_t> index;
+  for (const Conversation::Read& read : conversation.reads_) {
+    if (read.resident != nullptr || !index.try_emplace(read.identity, wanted.size()).second) continue;
+    const RequestDocument& document = conversation.documents_[read.document];
+    wanted.push_back({read.identity, EncodedTokens(document, conversation.packet_), !computed.contains(read.identity)});
+    documents.push_back(document.tokens);
+  }
+  if (wanted.empty()) return absl::OkStatus();
+  KVLINK_ASSIGN_OR_RETURN(std::vector<ResidentPool::Acquired> acquired,
+                          pool_.Acquire(wanted, {call.deadline, call.cancelled, holds}));
+  std::vector<bool> missed;
+  for (const ResidentPool::Acquired& one : acquired) missed.push_back(one.resident == nullptr);
+  KVLINK_RETURN_IF_ERROR(EncodeMissing(documents, conversation.packet_, absl::MakeSpan(acquired), call));
+  RequestStats& stats = conversation.stats_;
+  for (Conversation::Read& read : conversation.reads_) {
+    if (read.resident != nullptr) continue;
+    const size_t i = index.at(read.identity);
+    read.resident = acquired[i].resident;
+    const bool loaded = std::exchange(acquired[i].loaded, false);
+    const bool host = read.resident->from_host(), dram = read.resident->source() == store::Tier::kDram;
+    read.counted = missed[i] ? &RequestStats::documents_encoded
+                   : !loaded ? &RequestStats::documents_resident
+                   : host    ? &RequestStats::documents_host
+                   : dram    ? &RequestStats::documents_dram
+                             : &RequestStats::documents_disk;
+    ++(stats.*read.counted);
+    if (!loaded) continue;
+    stats.documents_direct += read.resident->received_on_device() ? 1 : 0;
+    (host ? stats.bytes_host : dram ? stats.bytes_dram : stats.bytes_segments) += read.resident->stored_bytes();
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Generator::EncodeMissing(absl::Span<const absl::Span<const int32_t>> documents, bool packet,
+                                      absl::Span<ResidentPool::Acquired> acquired, const Call& call) {
+  const auto is_missing = [](const ResidentPool::Acquired& one) { return one.resident == nullptr; };
+  if (std::none_of(acquired.begin(), acquired.end(), is_missing)) return absl::OkStatus();
+  MutexLock lock(&encoder_mutex_);
+  std::unique_ptr<encode::Encoder>& encoder = encoders_[packet ? 1 : 0];
+  if (encoder == nullptr) {
+    encode::EncoderOptions options;
+    options.codec = options_.codec;
+    options.tenant_secret = options_.tenant_secret;
+    if (packet) options.wrapper = options_.wrapper;
+    KVLINK_ASSIGN_OR_RETURN(encoder, encode::Encoder::Create(model_, fingerprint_, options));
+  }
+  std::vector<size_t> missing;
+  for (size_t i = 0; i < acquired.size(); ++i) {
+    if (!is_missing(acquired[i])) continue;
+    // Another request may have encoded it while this one waited for the encoder.
+    std::shared_ptr<Resident> there = pool_.Find(encoder->IdentityOf(documents[i]));
+    if (there != nullptr && there->certain()) {
+      acquired[i].resident = std::move(there);
+      acquired[i].reservation = {};
+    } else {
+      missing.push_back(i);
+    }
+  }
+  // In groups, so that the call's limits are checked in between.
+  for (size_t begin = 0; begin < missing.size();) {
+    KVLINK_RETURN_IF_ERROR(call.Check());
+    std::vector<absl::Span<const int32_t>> group;
+    for (int64_t tokens = 0; begin + group.size() < missing.size() && tokens < encoder->options().batch_tokens;) {
+      group.push_back(documents[missing[begin + group.size()]]);
+      tokens += static_cast<int64_t>(group.back().size()) + (packet ? options_.wrapper.tokens() : 0);
+    }
+    absl::StatusOr<std::vector<encode::Encoded>> encoded = encoder->Encode(group);
+    if (absl::IsResourceExhausted(encoded.status())) encoders_ = {};  // they themselves may hold the memory
+    KVLINK_RETURN_IF_ERROR(encoded.status());
+    for (encode::Encoded& one : *encoded) {
+      const auto shared = std::make_shared<const encode::Encoded>(std::move(one));
+      ResidentPool::Acquired& answer = acquired[missing[begin++]];
+      answer.resident = pool_.Insert(shared, std::move(answer.reservation));
+      if (write_back_ != nullptr) write_back_->Offer(shared);
+    }
+  }
+  MutexLock stats_lock(&mutex_);
+  stats_.encoded += static_cast<int64_t>(missing.size());
+  return absl::OkStatus();
+}
+
+absl::Status Generator::WaitLayer(const Residents& residents, int64_t layer, const Call& call,
+                                  Residents* useless) const {
+  for (const std::shared_ptr<Resident>& resident : residents) {
+    const absl::Time deadline = std::min(call.deadline, SteadyNow() + options_.load_timeout);
+    const absl::Status arrived = resident->WaitLayer(layer, deadline);
+    if (arrived.ok()) continue;
+    KVLINK_RETURN_IF_ERROR(call.Check());
+    // A document computed here has no fallback: then the device failed.
+    if (resident->source() != store::Tier::kNone) useless->push_back(resident);
+    return arrived;
+  }
+  return absl::OkStatus();
+}
+
+void Generator::Discard(const Residents& useless, const absl::Status& status,
+                        absl::Span<Conversation* const> conversations, Replacements* replacements) {
+  for (const std::shared_ptr<Resident>& resident : useless) {
+    const bool taken_back = !resident->intact();
+    if (!taken_back || !replacements->lapsed.insert(resident->identity()).second) {
+      replacements->computed.insert(resident->identity());
+    }
+    pool_.Drop(resident.get());
+    for (Conversation* conversation : conversations) {
+      for (Conversation::Read& read : conversation->reads_) {
+        if (read.resident == resident) conversation->Drop(read);
+      }
+    }
+    MutexLock lock(&mutex_);
+    ++(taken_back ? stats_.lapsed : absl::IsDataLoss(status) ? stats_.damaged : stats_.late);
+  }
+}
+
+absl::Status Generator::LandDocuments(Conversation& conversation, const Limits& limits) {
+  const Call call(limits);
+  Conversation* const alone = &conversation;
+  Replacements replacements;
+  while (true) {
+    KVLINK_RETURN_IF_ERROR(
+        ReadDocuments(conversation, replacements.computed, /*holds=*/conversation.holds_documents(), call));
+    Residents arriving, useless;
+    for (const Conversation::Read& read : conversation.reads_) {
+      if (conversation.needs(read) && !read.resident->ready()) arriving.push_back(read.resident);
+    }
+    absl::Status status = call.Check();
+    for (int64_t layer = 0; layer < model_->config().layers && status.ok(); ++layer) {
+      status = WaitLayer(arriving, layer, call, &useless);
+      if (status.ok()) status = call.Check();
+    }
+    if (useless.empty()) return status;
+    Discard(useless, status, {&alone, 1}, &replacements);
+  }
+}
+
+}  // namespace kvlink::infer
