@@ -35,8 +35,19 @@ struct PromptTokens {
   std::vector<int32_t> before;
   std::vector<int32_t> after;
 };
-// Renders the chat with the documents where the profile places them, and tokenises each side with EncodeSpans. BOS
-// comes first exactly once if the tokenizer has one and the template or model asks for it.
+// One message of a chat; all of its text is untrusted.
+struct Turn {
+  std::string role;  // "system", "user", "assistant"
+  std::string text;
+};
+// Renders the chat with the documents where the profile places them: after the system turn, or inside the first user
+// turn before its text. Tokenises each side with EncodeSpans. BOS comes first exactly once if the tokenizer has one and
+// the template or model asks for it. INVALID_ARGUMENT: no turn of a user. FAILED_PRECONDITION: the template refuses the
+// chat, or drops the user's text.
+absl::StatusOr<PromptTokens> MakePrompt(const model::Tokenizer& tokenizer, const model::ChatTemplate& chat,
+                                        const model::ChatOptions& options, const LinkProfile& profile,
+                                        absl::Span<const Turn> turns);
+// The same for a system text, unless it is empty, and a question.
 absl::StatusOr<PromptTokens> MakePrompt(const model::Tokenizer& tokenizer, const model::ChatTemplate& chat,
                                         const model::ChatOptions& options, const LinkProfile& profile,
                                         absl::string_view system, absl::string_view question);
@@ -67,6 +78,7 @@ using Observed = std::vector<std::vector<float>>;
 struct LinkPlan {
   std::vector<int32_t> fresh_tokens;      // vocabulary ids; ids >= vocab are link embedding rows (id - vocab)
   std::vector<int64_t> fresh_positions;   // [fresh_tokens]
+  std::vector<int64_t> recomputed;        // indices of fresh tokens that are documents' own, ascending
   std::vector<PlacedDocument> documents;  // read from encodings or compared with them, ascending offset
   int64_t length = 0;
   bool packet = false;  // the encodings are inside the profile's wrapper, whose tokens stand around the document's own
@@ -78,7 +90,6 @@ struct LinkPlan {
 
 struct PlanInput {
   Linker linker = Linker::kConcat;
-  std::vector<int64_t> recomputed;        // indices of fresh tokens that are documents' own, ascending
   const LinkProfile* profile = nullptr;
   int64_t vocab = 0;
   int64_t context = 0;        // maximum number of positions

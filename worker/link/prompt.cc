@@ -1,6 +1,7 @@
 // The chat around the documents, and their own tokens. Only the template knows where a turn begins, so it is rendered
 // with marks in place of texts, and the text between marks is compared.
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
@@ -17,10 +18,18 @@ using model::TextSpan;
 
 constexpr int kDocuments = 0;  // the mark at the documents' place
 
-std::vector<ChatMessage> Messages(absl::string_view system, absl::string_view question) {
+// The chat with the mark in its first user turn; without one, no mark.
+std::vector<ChatMessage> Messages(absl::Span<const Turn> turns) {
   std::vector<ChatMessage> messages;
-  if (!system.empty()) messages.push_back({"system", {{std::string(system)}}});
-  messages.push_back({"user", {{"", kDocuments}, {std::string(question)}}});
+  bool marked = false;
+  for (const Turn& turn : turns) {
+    ChatMessage message = {turn.role, {{turn.text}}};
+    if (!marked && turn.role == "user") {
+      message.content.insert(message.content.begin(), {"", kDocuments});
+      marked = true;
+    }
+    messages.push_back(std::move(message));
+  }
   return messages;
 }
 
@@ -128,8 +137,11 @@ absl::StatusOr<ModelChat> OpenChat(absl::string_view source, const model::ModelC
 
 absl::StatusOr<PromptTokens> MakePrompt(const model::Tokenizer& tokenizer, const model::ChatTemplate& chat,
                                         const model::ChatOptions& options, const LinkProfile& profile,
-                                        absl::string_view system, absl::string_view question) {
-  KVLINK_ASSIGN_OR_RETURN(const std::vector<RenderedSpan> spans, chat.Render(Messages(system, question), options));
+                                        absl::Span<const Turn> turns) {
+  if (std::none_of(turns.begin(), turns.end(), [](const Turn& turn) { return turn.role == "user"; })) {
+    return absl::InvalidArgumentError("the chat has no message of a user");
+  }
+  KVLINK_ASSIGN_OR_RETURN(const std::vector<RenderedSpan> spans, chat.Render(Messages(turns), options));
   int64_t system_bytes = 0;
   if (profile.place == LinkProfile::Place::kAfterSystem) {
     system_bytes = SystemTurnBytes(chat, options, spans);
@@ -148,6 +160,15 @@ absl::StatusOr<PromptTokens> MakePrompt(const model::Tokenizer& tokenizer, const
     prompt.before.erase(prompt.before.begin());
   }
   return prompt;
+}
+
+absl::StatusOr<PromptTokens> MakePrompt(const model::Tokenizer& tokenizer, const model::ChatTemplate& chat,
+                                        const model::ChatOptions& options, const LinkProfile& profile,
+                                        absl::string_view system, absl::string_view question) {
+  std::vector<Turn> turns;
+  if (!system.empty()) turns.push_back({"system", std::string(system)});
+  turns.push_back({"user", std::string(question)});
+  return MakePrompt(tokenizer, chat, options, profile, turns);
 }
 
 absl::StatusOr<std::vector<std::vector<int32_t>>> DocumentTokens(const model::Tokenizer& tokenizer,
