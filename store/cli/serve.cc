@@ -1,10 +1,4 @@
-// kvlink store: a node that serves a store. Signals are read from a descriptor, so no handler is needed.
-#include <poll.h>
-#include <sys/eventfd.h>
-#include <sys/signalfd.h>
-#include <unistd.h>
-
-#include <csignal>
+// kvlink store: a node that serves a store.
 #include <cstdio>
 #include <filesystem>
 #include <memory>
@@ -17,11 +11,11 @@
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "base/cli/args.h"
+#include "base/cli/end_signals.h"
 #include "base/cli/program.h"
 #include "base/clock.h"
 #include "base/descriptor.h"
 #include "base/status.h"
-#include "base/thread.h"
 #include "nlohmann/json.hpp"
 #include "store/cli/cluster_flags.h"
 #include "store/cli/cluster_store.h"
@@ -53,65 +47,6 @@ constexpr absl::string_view kStoreSummary =
 
 // A node waits until the lease of the process before it ends, and for its companions.
 constexpr absl::Duration kStartTimeout = absl::Minutes(2);
-
-// Blocks the signals that end the process, and SIGHUP, and returns a descriptor to read them from.
-absl::StatusOr<Descriptor> CatchEndSignals() {
-  sigset_t signals;
-  sigemptyset(&signals);
-  sigaddset(&signals, SIGTERM);
-  sigaddset(&signals, SIGINT);
-  sigaddset(&signals, SIGHUP);
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-  Descriptor descriptor(signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
-  if (descriptor.get() < 0) return absl::ErrnoToStatus(errno, "signalfd");
-  return descriptor;
-}
-
-// Waits for a signal that ends the process. False: none came in time; on SIGHUP, reloads the access file.
-bool EndSignal(const Descriptor& signals, absl::Duration within, store::node::Node* node) {
-  pollfd waiting{signals.get(), POLLIN, 0};
-  if (poll(&waiting, 1, static_cast<int>(absl::ToInt64Milliseconds(within))) <= 0) return false;
-  signalfd_siginfo info;
-  if (read(signals.get(), &info, sizeof(info)) != sizeof(info)) return false;
-  if (info.ssi_signo != SIGHUP) return true;
-  (void)node->ReloadAccess();  // the node logs the outcome
-  return false;
-}
-
-// While it exists, SIGTERM and SIGINT end the process at once, as if they were not caught. For phases in which the main
-// thread waits for others and reads no signals. The store on disk tolerates such an end.
-class EndsAtOnce {
- public:
-  explicit EndsAtOnce(const Descriptor& signals) : stop_(eventfd(0, EFD_CLOEXEC)) {
-    thread_ = Thread("end-signals", [this, &signals] { Run(signals); });
-  }
-  ~EndsAtOnce() {
-    const uint64_t one = 1;
-    (void)!write(stop_.get(), &one, sizeof(one));
-  }
-  EndsAtOnce(const EndsAtOnce&) = delete;
-  EndsAtOnce& operator=(const EndsAtOnce&) = delete;
-
- private:
-  void Run(const Descriptor& signals) const {
-    pollfd waiting[] = {{signals.get(), POLLIN, 0}, {stop_.get(), POLLIN, 0}};
-    while (waiting[1].revents == 0) {
-      if (poll(waiting, 2, -1) < 0 && errno != EINTR) return;
-      signalfd_siginfo info;
-      if (waiting[0].revents == 0 || read(signals.get(), &info, sizeof(info)) != sizeof(info)) continue;
-      if (info.ssi_signo == SIGHUP) continue;  // at the start the file is read anyway; at the end no new client comes
-      const int signal = static_cast<int>(info.ssi_signo);
-      sigset_t set;
-      sigemptyset(&set);
-      sigaddset(&set, signal);
-      pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
-      raise(signal);
-    }
-  }
-
-  const Descriptor stop_;
-  Thread thread_;  // last: it uses the other members
-};
 
 struct StoreCommandFlags {
   StoreFlags store;
@@ -285,9 +220,7 @@ absl::StatusOr<Serving> Serve(const StoreCommandFlags& flags) {
   store::cluster::UpkeepOptions upkeep;
   KVLINK_ASSIGN_OR_RETURN(upkeep.peers, PeerOptions(flags));
   upkeep.repair.bytes_per_second = flags.repair;
-  upkeep.open_database = [](const store::cluster::ClusterSettings& settings, absl::Time deadline) {
-    return PrepareDatabase(settings, /*make_tables=*/true, deadline);
-  };
+  upkeep.open_database = PrepareDatabase;
   options.companions.push_back(store::cluster::MakeUpkeep(std::move(upkeep)));
   KVLINK_ASSIGN_OR_RETURN(serving.member,
                           store::cluster::MemberNode::Start(std::move(options), SteadyNow() + kStartTimeout));
@@ -325,8 +258,9 @@ absl::Status RunStore(absl::Span<char* const> args) {
   store::node::Node* const node = serving.node;
   absl::PrintF("%s\n", ReadyMessage(flags, serving, !existed).dump());
   std::fflush(stdout);
-  while (!node->WaitForStop(SteadyNow() + absl::Milliseconds(200)) && !EndSignal(signals, absl::ZeroDuration(), node) &&
-         !serving.ended().has_value()) {
+  const auto reload = [node] { (void)node->ReloadAccess(); };  // the node logs the outcome
+  while (!node->WaitForStop(SteadyNow() + absl::Milliseconds(200)) &&
+         !EndSignal(signals, absl::ZeroDuration(), reload) && !serving.ended().has_value()) {
   }
   ends_at_once.emplace(signals);
   const absl::Status ended = serving.ended().value_or(absl::OkStatus());
