@@ -32,6 +32,11 @@ absl::Status CheckSize(const Document& document) {
 
 }  // namespace
 
+absl::Status CheckText(absl::string_view text) {
+  const bool blank = std::all_of(text.begin(), text.end(), [](char c) { return c == ' ' || (c >= '\t' && c <= '\r'); });
+  return blank ? absl::InvalidArgumentError("the document is empty; remove it or give it text") : absl::OkStatus();
+}
+
 absl::StatusOr<Document> Prepare(const model::Tokenizer& tokenizer, const link::LinkProfile& profile,
                                  const ChunkLimits& limits, const encode::Encoder& encoder, const ReadDocument& read) {
   const SourceItem& item = read.item;
@@ -49,6 +54,18 @@ absl::StatusOr<Document> Prepare(const model::Tokenizer& tokenizer, const link::
   document.id = item.id;
   document.content = read.content;
   return document;
+}
+
+CatalogEntry EntryOf(const Document& document, const Fingerprint& model, uint64_t generation,
+                     absl::string_view context_digest) {
+  CatalogEntry entry;
+  entry.generation = generation;
+  entry.model = model;
+  entry.title = document.title;
+  entry.parts = document.parts;
+  entry.content = document.content;
+  entry.context_digest = std::string(context_digest);
+  return entry;
 }
 
 bool SaysTheSame(const CatalogEntry& entry, const Fingerprint& model, const Document& document) {

@@ -40,9 +40,15 @@ struct Document {
   absl::Status status;
 };
 
+// INVALID_ARGUMENT: nothing but white space.
+absl::Status CheckText(absl::string_view text);
 // INVALID_ARGUMENT: a document without text or tokens, or with more parts or tokens than a catalog entry allows.
 absl::StatusOr<Document> Prepare(const model::Tokenizer& tokenizer, const link::LinkProfile& profile,
                                  const ChunkLimits& limits, const encode::Encoder& encoder, const ReadDocument& read);
+
+// The entry that `document` is catalogued with. `context_digest`: of the encoder's wrapper.
+CatalogEntry EntryOf(const Document& document, const Fingerprint& model, uint64_t generation,
+                     absl::string_view context_digest);
 
 // Whether `entry` names the same parts that this run would write, whoever wrote it.
 bool SaysTheSame(const CatalogEntry& entry, const Fingerprint& model, const Document& document);

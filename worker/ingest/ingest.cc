@@ -56,10 +56,6 @@ bool EndsTheRun(const absl::Status& status) {
   }
 }
 
-bool IsBlank(absl::string_view text) {
-  return std::all_of(text.begin(), text.end(), [](char c) { return c == ' ' || (c >= '\t' && c <= '\r'); });
-}
-
 class Run {
  public:
   Run(const IngestInput& input, const IngestOptions& options, const IngestCallbacks& callbacks,
@@ -144,8 +140,7 @@ class Run {
           absl::StrCat("duplicate id, first used at ", *earlier,
                        "; give each document its own (text files get their path in the directory as id)"));
     }
-    if (IsBlank(item.text)) return absl::InvalidArgumentError("the document is empty; remove it or give it text");
-    return absl::OkStatus();
+    return CheckText(item.text);
   }
 
   // Looking up.
@@ -408,14 +403,8 @@ class Run {
   std::vector<absl::Status> PutEntries(const std::vector<DocumentPtr>& documents) {
     std::vector<store::DocumentPut> puts;
     for (const DocumentPtr& document : documents) {
-      CatalogEntry entry;
-      entry.generation = generation_;
-      entry.model = input_.fingerprint;
-      entry.title = document->title;
-      entry.parts = document->parts;
-      entry.content = document->content;
-      entry.context_digest = input_.encoder->options().wrapper.digest;
-      puts.push_back({document->id, std::move(entry)});
+      puts.push_back({document->id,
+                      EntryOf(*document, input_.fingerprint, generation_, input_.encoder->options().wrapper.digest)});
     }
     std::vector<absl::Status> statuses = store_.PutDocuments(puts);
     // Another process may have ingested the same document concurrently: if its entry equals ours, it is complete.
