@@ -1,0 +1,136 @@
+// The routes of documents: the store's catalog, and what writes to it.
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "base/clock.h"
+#include "worker/serve/api/errors.h"
+#include "worker/serve/api/json.h"
+#include "worker/serve/router.h"
+
+namespace kvlink::serve {
+namespace {
+
+constexpr int64_t kDefaultListed = 100, kMaxListed = 1000;
+constexpr int64_t kMaxTitleBytes = 64 << 10;
+
+int Digit(char c) {
+  if (c >= '0' && c <= '9') return c - '0';
+  const char lower = static_cast<char>(c | 0x20);
+  return lower >= 'a' && lower <= 'f' ? lower - 'a' + 10 : -1;
+}
+
+// The value of a parameter of a query, decoded; empty if there is none. INVALID_ARGUMENT: a malformed escape.
+absl::StatusOr<std::string> QueryValue(absl::string_view query, absl::string_view name) {
+  for (const absl::string_view part : absl::StrSplit(query, '&')) {
+    const std::pair<absl::string_view, absl::string_view> pair = absl::StrSplit(part, absl::MaxSplits('=', 1));
+    if (pair.first != name) continue;
+    std::string value;
+    for (size_t i = 0; i < pair.second.size(); ++i) {
+      const char c = pair.second[i];
+      if (c != '%') {
+        value += c == '+' ? ' ' : c;
+        continue;
+      }
+      const int high = i + 2 < pair.second.size() ? Digit(pair.second[i + 1]) : -1;
+      const int low = i + 2 < pair.second.size() ? Digit(pair.second[i + 2]) : -1;
+      if (high < 0 || low < 0) return ParameterError(name, "has an escape that is not % and two digits");
+      value += static_cast<char>(16 * high + low);
+      i += 2;
+    }
+    return value;
+  }
+  return std::string();
+}
+
+OrderedJson DocumentJson(const std::string& id) { return {{"id", id}, {"object", "document"}}; }
+
+absl::Status Missing(const std::string& id, const std::string& ns) {
+  return absl::NotFoundError(absl::StrCat("there is no document ", Quoted(id), " in namespace '", ns, "'"));
+}
+
+}  // namespace
+
+void Router::PutDocument(const CallPtr& call) {
+  if (parts_.writer == nullptr) return call->Fail(absl::PermissionDeniedError("the store of this server is read-only"));
+  const absl::StatusOr<Json> json = ParseObject(call->request().body);
+  if (!json.ok()) return call->Fail(json.status());
+  absl::Status error;
+  const Field body(*json, &error);
+  body.RefuseOthers({"title", "text"});
+  const std::string title = body["title"].TextOr("", kMaxTitleBytes), text = body["text"].Text();
+  if (!error.ok()) return call->Fail(error);
+  call->OnGone(nullptr);
+  const auto written = parts_.writer->Write(
+      call->id, title, text,
+      {.deadline = call->arrived() + options_.document_timeout, .cancelled = [&call] { return call->gone(); }});
+  if (!written.ok()) return call->Fail(written.status());
+  OrderedJson answer = DocumentJson(call->id);
+  answer["generation"] = written->generation;
+  answer["parts"] = written->parts;
+  answer["tokens"] = written->tokens;
+  answer["encoded_parts"] = written->encoded;
+  answer["unchanged"] = written->unchanged;
+  call->Respond(written->created ? 201 : 200, "application/json", Written(answer));
+}
+
+void Router::ShowDocument(const CallPtr& call) {
+  const Service::Parts& parts = parts_.service->parts();
+  const std::string& ns = parts.generator->options().ns;
+  const absl::StatusOr<CatalogEntry> entry = parts.store->GetDocument(ns, call->id);
+  if (absl::IsNotFound(entry.status())) return call->Fail(Missing(call->id, ns));
+  if (!entry.ok()) return call->Fail(entry.status());
+  OrderedJson answer = DocumentJson(call->id);
+  answer["title"] = entry->title;
+  answer["generation"] = entry->generation;
+  answer["written_at"] = entry->written_at_us / 1000000;
+  answer["tokens"] = 0;
+  answer["parts"] = OrderedJson::array();
+  int64_t tokens = 0;
+  for (const CatalogPart& part : entry->parts) {
+    tokens += static_cast<int64_t>(part.tokens.size());
+    answer["parts"].push_back({{"tokens", part.tokens.size()}, {"begin", part.begin}, {"end", part.end}});
+  }
+  answer["tokens"] = tokens;
+  call->RespondJson(Written(answer));
+}
+
+void Router::DeleteDocument(const CallPtr& call) {
+  const Service::Parts& parts = parts_.service->parts();
+  const absl::Status status = parts.store->DeleteDocument(parts.generator->options().ns, call->id, /*generation=*/0);
+  if (!status.ok()) return call->Fail(status);
+  OrderedJson answer = DocumentJson(call->id);
+  answer["deleted"] = true;
+  call->RespondJson(Written(answer));
+}
+
+void Router::ListDocuments(const CallPtr& call) {
+  const absl::StatusOr<std::string> after = QueryValue(call->request().query, "after");
+  if (!after.ok()) return call->Fail(after.status());
+  const absl::StatusOr<std::string> limit_text = QueryValue(call->request().query, "limit");
+  if (!limit_text.ok()) return call->Fail(limit_text.status());
+  int64_t limit = kDefaultListed;
+  if (!limit_text->empty() && (!absl::SimpleAtoi(*limit_text, &limit) || limit < 1 || limit > kMaxListed)) {
+    return call->Fail(ParameterError("limit", absl::StrCat("must be a number from 1 to ", kMaxListed)));
+  }
+  const Service::Parts& parts = parts_.service->parts();
+  // One more than asked for says whether there are more.
+  const auto found = parts.store->ListDocuments(parts.generator->options().ns, *after, limit + 1);
+  if (!found.ok()) return call->Fail(found.status());
+  OrderedJson data = OrderedJson::array();
+  for (const store::DocumentInfo& info : *found) {
+    if (static_cast<int64_t>(data.size()) == limit) break;
+    OrderedJson one = DocumentJson(info.id);
+    one["title"] = info.title;
+    one["generation"] = info.generation;
+    one["tokens"] = info.tokens;
+    data.push_back(std::move(one));
+  }
+  call->RespondJson(Written(
+      {{"object", "list"}, {"data", std::move(data)}, {"has_more", static_cast<int64_t>(found->size()) > limit}}));
+}
+
+}  // namespace kvlink::serve

@@ -1,0 +1,205 @@
+// One table of routes. A request that no thread has room for is refused at once, so that what waits is bounded.
+#include "worker/serve/router.h"
+
+#include <utility>
+#include <vector>
+
+#include "absl/algorithm/container.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
+#include "absl/time/clock.h"
+#include "base/clock.h"
+#include "base/status.h"
+#include "worker/serve/answer_stream.h"
+#include "worker/serve/answer_text.h"
+#include "worker/serve/api/errors.h"
+#include "worker/serve/api/json.h"
+#include "worker/serve/api/openai.h"
+#include "worker/serve/dialect.h"
+
+namespace kvlink::serve {
+
+// Where a request is handled.
+enum class Place : uint8_t {
+  kHere,       // on the HTTP server's thread
+  kRequests,   // where it may wait for the store
+  kDocuments,  // where it may compute, one at a time
+  kHealth,     // where it waits for the store, but for no other request
+};
+
+enum class Needs : uint8_t { kNothing, kKey, kWriting };
+
+struct Router::Route {
+  absl::string_view method;
+  absl::string_view path;  // ending in "/": followed by an id, which may contain "/"
+  absl::string_view name;
+  Needs needs;
+  Place place;
+  const Dialect& (*dialect)();
+  void (Router::*handle)(const CallPtr& call);
+
+  bool has_id() const { return absl::EndsWith(path, "/"); }
+  bool Matches(absl::string_view other) const {
+    return has_id() ? absl::StartsWith(other, path) && other.size() > path.size() : other == path;
+  }
+};
+
+absl::Span<const Router::Route> Router::Routes() {
+  using enum Needs;
+  using enum Place;
+  static constexpr Route kRoutes[] = {
+      {"POST", "/v1/chat/completions", "chat", kKey, kRequests, ChatDialect, &Router::Complete},
+      {"POST", "/v1/completions", "completions", kKey, kRequests, CompletionDialect, &Router::Complete},
+      {"POST", "/v1/responses", "responses", kKey, kRequests, ResponsesDialect, &Router::Complete},
+      {"POST", "/v1/messages", "messages", kKey, kRequests, MessagesDialect, &Router::Complete},
+      {"GET", "/v1/models", "models", kKey, kHere, ChatDialect, &Router::ListModels},
+      {"GET", "/v1/models/", "model", kKey, kHere, ChatDialect, &Router::ShowModel},
+      {"POST", "/tokenize", "tokenize", kKey, kRequests, ChatDialect, &Router::Tokenize},
+      {"GET", "/v1/documents", "list_documents", kKey, kRequests, ChatDialect, &Router::ListDocuments},
+      {"GET", "/v1/documents/", "get_document", kKey, kRequests, ChatDialect, &Router::ShowDocument},
+      {"HEAD", "/v1/documents/", "get_document", kKey, kRequests, ChatDialect, &Router::ShowDocument},
+      {"PUT", "/v1/documents/", "put_document", kWriting, kDocuments, ChatDialect, &Router::PutDocument},
+      {"DELETE", "/v1/documents/", "delete_document", kWriting, kRequests, ChatDialect, &Router::DeleteDocument},
+      {"GET", "/livez", "livez", kNothing, kHere, ChatDialect, &Router::Live},
+      {"GET", "/readyz", "readyz", kNothing, kHealth, ChatDialect, &Router::Ready},
+      {"GET", "/metrics", "metrics", kNothing, kHere, ChatDialect, &Router::ShowMetrics},
+  };
+  return kRoutes;
+}
+
+Router::Router(const Parts& parts, Options options)
+    : parts_(parts),
+      options_(std::move(options)),
+      started_(absl::ToUnixSeconds(absl::Now())),
+      requests_({.name = "requests",
+                 .threads = options_.threads,
+                 .max_queued = options_.max_queued,
+                 .max_queued_bytes = INT64_MAX}),  // the HTTP server bounds the bodies
+      documents_({.name = "documents", .max_queued = options_.max_documents_queued, .max_queued_bytes = INT64_MAX}),
+      health_({.name = "health", .max_queued = 64}) {}
+
+Router::~Router() = default;
+
+void Router::Ended(const Record& record) {
+  metrics_.Ended(record.route, record.status, record.took);
+  if (options_.log) options_.log(record);
+}
+
+absl::StatusOr<Caller> Router::CallerOf(const HttpRequest& request) const {
+  if (options_.authorize == nullptr) return Caller{};
+  absl::string_view key = request.header("x-api-key");
+  if (key.empty()) {
+    constexpr absl::string_view kScheme = "bearer ";
+    const absl::string_view given = request.header("authorization");
+    if (absl::StartsWithIgnoreCase(given, kScheme)) key = absl::StripAsciiWhitespace(given.substr(kScheme.size()));
+  }
+  if (key.empty()) {
+    return absl::UnauthenticatedError("no API key: send it as \"Authorization: Bearer KEY\" or \"x-api-key: KEY\"");
+  }
+  return options_.authorize(key);
+}
+
+void Router::Handle(std::shared_ptr<HttpExchange> exchange) {
+  const HttpRequest& request = exchange->request();
+  const Route* found = nullptr;
+  std::vector<absl::string_view> allowed;
+  for (const Route& route : Routes()) {
+    if (!route.Matches(request.path)) continue;
+    if (route.method == request.method) found = &route;
+    allowed.push_back(route.method);
+  }
+  const auto call = std::make_shared<Call>(std::move(exchange), found == nullptr ? "none" : found->name,
+                                           found == nullptr ? &ChatDialect() : &found->dialect(),
+                                           [this](const Record& record) { Ended(record); });
+  if (found != nullptr) return Dispatch(*found, call);
+  if (allowed.empty()) {
+    return call->Fail(absl::NotFoundError(absl::StrCat("there is no ", Quoted(request.path), " here")));
+  }
+  const std::string methods = absl::StrJoin(allowed, ", ");
+  const absl::Status status = absl::InvalidArgumentError(
+      absl::StrCat(Quoted(request.path), " understands ", methods, ", but not ", Quoted(request.method)));
+  call->Respond(405, "application/json", call->dialect().ErrorBody(status), {{"allow", methods}});
+}
+
+void Router::Dispatch(const Route& route, CallPtr call) {
+  if (route.needs != Needs::kNothing) {
+    absl::StatusOr<Caller> caller = CallerOf(call->request());
+    if (!caller.ok()) return call->Fail(caller.status());
+    if (route.needs == Needs::kWriting && !caller->may_write) {
+      return call->Fail(absl::PermissionDeniedError("this key may not write documents"));
+    }
+    call->caller = *std::move(caller);
+  }
+  if (route.has_id()) call->id = call->request().path.substr(route.path.size());
+  if (route.place == Place::kHere) return (this->*route.handle)(call);
+  Worker& worker = route.place == Place::kRequests    ? requests_
+                   : route.place == Place::kDocuments ? documents_
+                                                      : health_;
+  const absl::Status added = worker.Add({.work =
+                                             [this, call, &route](const absl::Status& turn) {
+                                               if (!turn.ok()) return call->Fail(turn);
+                                               (this->*route.handle)(call);
+                                             },
+                                         .deadline = SteadyNow() + options_.patience,
+                                         .owner = call->caller.name});
+  if (!added.ok()) call->Fail(added);
+}
+
+void Router::Live(const CallPtr& call) { call->Respond(200, "text/plain", "live\n"); }
+
+void Router::Ready(const CallPtr& call) {
+  if (draining_.load()) return call->Fail(absl::UnavailableError("the server is shutting down"));
+  const absl::Status store = parts_.service->parts().store->Clock().status();
+  if (!store.ok()) return call->Fail(absl::UnavailableError(absl::StrCat("the store: ", store.message())));
+  call->Respond(200, "text/plain", "ready\n");
+}
+
+void Router::ShowMetrics(const CallPtr& call) {
+  const HttpServer* const server = server_.load();
+  call->Respond(200, "text/plain; version=0.0.4",
+                metrics_.Page(ReadingsOf(parts_.scheduler->stats(), parts_.service->parts().generator->stats(),
+                                         server == nullptr ? HttpServer::Stats() : server->stats())));
+}
+
+void Router::ListModels(const CallPtr& call) {
+  std::vector<openai::Model> models;
+  for (const std::string& name : parts_.service->models()) models.push_back({name, started_});
+  call->RespondJson(openai::ModelList(models));
+}
+
+void Router::ShowModel(const CallPtr& call) {
+  if (const absl::Status known = parts_.service->CheckModel(call->id); !known.ok()) return call->Fail(known);
+  call->RespondJson(openai::ModelEntry({call->id, started_}));
+}
+
+void Router::Tokenize(const CallPtr& call) {
+  const absl::StatusOr<Json> json = ParseObject(call->request().body);
+  if (!json.ok()) return call->Fail(json.status());
+  absl::Status error;
+  const Field body(*json, &error);
+  const std::string text = body[body["text"].given() ? "text" : "prompt"].Text();
+  if (!error.ok()) return call->Fail(error);
+  const auto tokens = parts_.service->Tokenize(text);
+  if (!tokens.ok()) return call->Fail(tokens.status());
+  call->RespondJson(Written({{"count", tokens->size()}, {"tokens", *tokens}}));
+}
+
+void Router::Complete(const CallPtr& call) {
+  const absl::StatusOr<CompletionRequest> request = call->dialect().Parse(call->request().body);
+  if (!request.ok()) return call->Fail(request.status());
+  const Service& service = *parts_.service;
+  if (const absl::Status known = service.CheckModel(request->model); !known.ok()) return call->Fail(known);
+  absl::StatusOr<infer::Scheduler::Job> job = service.JobOf(*request, call->caller.name);
+  if (!job.ok()) return call->Fail(job.status());
+  const auto stream = std::make_shared<AnswerStream>(
+      call, call->dialect().NewAnswer(*request), AnswerText(service.parts().tokenizer, request->stop), request->stream,
+      SizeOf(job->request, service.parts().generator->options()), &metrics_);
+  const absl::StatusOr<uint64_t> number = parts_.scheduler->Submit(*std::move(job), stream);
+  if (!number.ok()) return call->Fail(number.status());
+  // A client that has gone by now is noticed here, too.
+  call->OnGone([scheduler = parts_.scheduler, number = *number] { scheduler->Cancel(number); });
+}
+
+}  // namespace kvlink::serve

@@ -1,0 +1,89 @@
+// The server's routes: finds the one of a request, checks its key, and has it handled on a thread that may wait. The
+// threads of the HTTP server only look a request up and hand it on.
+//
+// Thread-safety: all methods. Lifetime: what the parts point to outlives the router, which outlives the HTTP server.
+#ifndef KVLINK_WORKER_SERVE_ROUTER_H_
+#define KVLINK_WORKER_SERVE_ROUTER_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "base/worker.h"
+#include "worker/infer/scheduler.h"
+#include "worker/ingest/document_writer.h"
+#include "worker/serve/call.h"
+#include "worker/serve/http/server.h"
+#include "worker/serve/metrics.h"
+#include "worker/serve/service.h"
+
+namespace kvlink::serve {
+
+class Router {
+ public:
+  struct Parts {
+    const Service* service = nullptr;
+    infer::Scheduler* scheduler = nullptr;
+    ingest::DocumentWriter* writer = nullptr;  // used by one thread; nullptr: documents cannot be written
+  };
+  struct Options {
+    // Whose key it is; UNAUTHENTICATED. Empty: no key is asked for, and everybody may do everything.
+    std::function<absl::StatusOr<Caller>(absl::string_view key)> authorize;
+    // Called at the end of every response; must not block. May be empty.
+    std::function<void(const Record&)> log;
+    int threads = 4;                                      // that look up, read and tokenise what requests name
+    int max_queued = 1024;                                // requests that wait for them
+    int max_documents_queued = 64;                        // documents that wait to be written
+    absl::Duration patience = absl::Seconds(30);          // how long a request may wait for its turn
+    absl::Duration document_timeout = absl::Minutes(10);  // for encoding and storing a document
+  };
+  Router(const Parts& parts, Options options);
+  // Requests that wait for their turn are answered that the server is shutting down.
+  ~Router();
+
+  // HttpServer::Handler.
+  void Handle(std::shared_ptr<HttpExchange> exchange);
+  // From now on /readyz says that the server is not ready.
+  void BeginDrain() { draining_.store(true); }
+  // Whose statistics /metrics shows, from its start to its end; nullptr: nobody's.
+  void Watch(const HttpServer* server) { server_.store(server); }
+
+ private:
+  using CallPtr = std::shared_ptr<Call>;
+  struct Route;
+  static absl::Span<const Route> Routes();
+
+  absl::StatusOr<Caller> CallerOf(const HttpRequest& request) const;
+  void Dispatch(const Route& route, CallPtr call);
+  void Ended(const Record& record);
+
+  // Each answers one kind of request.
+  void Live(const CallPtr& call);
+  void Ready(const CallPtr& call);
+  void ShowMetrics(const CallPtr& call);
+  void ListModels(const CallPtr& call);
+  void ShowModel(const CallPtr& call);
+  void Tokenize(const CallPtr& call);
+  void Complete(const CallPtr& call);
+  void PutDocument(const CallPtr& call);
+  void ShowDocument(const CallPtr& call);
+  void DeleteDocument(const CallPtr& call);
+  void ListDocuments(const CallPtr& call);
+
+  const Parts parts_;
+  const Options options_;
+  const int64_t started_;  // seconds since 1970
+  Metrics metrics_;
+  std::atomic<bool> draining_{false};
+  std::atomic<const HttpServer*> server_{nullptr};
+  // Last: their tasks use the other members.
+  Worker requests_, documents_, health_;
+};
+
+}  // namespace kvlink::serve
+
+#endif  // KVLINK_WORKER_SERVE_ROUTER_H_

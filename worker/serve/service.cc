@@ -1,0 +1,193 @@
+// All documents of a request that are named are looked up in one call, before any of them is used.
+#include "worker/serve/service.h"
+
+#include <algorithm>
+#include <optional>
+#include <random>
+#include <utility>
+
+#include "absl/algorithm/container.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/clock.h"
+#include "base/status.h"
+#include "worker/encode/stored_document.h"
+#include "worker/serve/api/errors.h"
+#include "worker/serve/api/json.h"
+
+namespace kvlink::serve {
+namespace {
+
+// No token of a vocabulary is longer.
+constexpr int64_t kMaxTokenBytes = 256;
+
+std::string Named(const DocumentReference& document, size_t index) {
+  return document.id.empty() ? absl::StrCat("documents[", index, "]") : Quoted(document.id);
+}
+
+absl::StatusOr<link::Linker> LinkerOf(const CompletionRequest& request, const link::Linker& otherwise) {
+  if (request.kv.linker.empty()) return otherwise;
+  auto linker = link::ParseLinker(request.kv.linker);
+  if (!linker.ok()) return ParameterError("kv.linker", linker.status().message());
+  return linker;
+}
+
+kernels::SampleParams SamplingOf(const CompletionRequest& request) {
+  kernels::SampleParams sampling;
+  sampling.temperature = static_cast<float>(request.temperature);
+  sampling.top_p = static_cast<float>(request.top_p);
+  sampling.min_p = static_cast<float>(request.min_p);
+  sampling.top_k = static_cast<int32_t>(request.top_k);
+  thread_local std::mt19937_64 random{std::random_device{}()};
+  sampling.seed = request.seed ? static_cast<uint64_t>(*request.seed) : random();
+  return sampling;
+}
+
+}  // namespace
+
+absl::Status Service::CheckModel(absl::string_view name) const {
+  if (absl::c_linear_search(options_.models, name) || absl::c_linear_search(options_.synonyms, name)) {
+    return absl::OkStatus();
+  }
+  return UnknownModelError(name);
+}
+
+absl::StatusOr<infer::Scheduler::Job> Service::JobOf(const CompletionRequest& request, const std::string& owner) const {
+  if (!request.cache_salt.empty()) return absl::UnimplementedError("cache_salt: is not supported yet");
+  if (!request.kv.store) return absl::UnimplementedError("kv.store: false is not supported yet");
+  KVLINK_RETURN_IF_ERROR(CheckBytes(request));
+  infer::Scheduler::Job job;
+  KVLINK_ASSIGN_OR_RETURN(job.request.linker, LinkerOf(request, options_.linker));
+  KVLINK_ASSIGN_OR_RETURN(job.request.documents, DocumentsOf(request));
+  KVLINK_ASSIGN_OR_RETURN(job.request.prompt, PromptOf(request));
+  if (request.kv.on_miss == KvOptions::OnMiss::kFail) {
+    KVLINK_RETURN_IF_ERROR(CheckStored(job.request.documents, job.request.linker));
+  }
+  job.request.sampling = SamplingOf(request);
+  const int64_t context = parts_.generator->model().config().context;
+  const int64_t wanted = request.max_tokens > 0 ? request.max_tokens : options_.max_tokens;
+  job.max_tokens = wanted > 0 ? wanted : context;
+  // A number that the client gave has to fit; the server's own is a limit only.
+  job.request.answer_tokens = request.max_tokens > 0 ? std::min(request.max_tokens, context) : 1;
+  job.owner = owner;
+  if (request.kv.deadline_ms) job.deadline = SteadyNow() + absl::Milliseconds(*request.kv.deadline_ms);
+  return job;
+}
+
+absl::Status Service::CheckBytes(const CompletionRequest& request) const {
+  int64_t bytes = request.prompt ? static_cast<int64_t>(request.prompt->size()) : 0;
+  for (const Message& message : request.messages) bytes += static_cast<int64_t>(message.text.size());
+  for (const DocumentReference& document : request.documents) bytes += static_cast<int64_t>(document.text.size());
+  const int64_t context = parts_.generator->model().config().context;
+  if (bytes <= context * kMaxTokenBytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("a prompt of ", bytes, " bytes cannot fit into the model's context of ", context, " tokens"));
+}
+
+absl::StatusOr<std::vector<infer::RequestDocument>> Service::DocumentsOf(const CompletionRequest& request) const {
+  const infer::GeneratorOptions& options = parts_.generator->options();
+  std::vector<std::string> ids;
+  for (const DocumentReference& document : request.documents) {
+    if (!document.id.empty()) ids.push_back(document.id);
+  }
+  std::vector<absl::StatusOr<CatalogEntry>> entries;
+  if (!ids.empty()) {
+    KVLINK_ASSIGN_OR_RETURN(entries, parts_.store->GetDocuments(options.ns, ids));
+  }
+  std::vector<std::string> missing;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (absl::IsNotFound(entries[i].status())) missing.push_back(Quoted(ids[i]));
+  }
+  if (!missing.empty()) {
+    return absl::NotFoundError(absl::StrCat("documents: ", absl::StrJoin(missing, ", "),
+                                            missing.size() == 1 ? " is" : " are", " not in namespace '", options.ns,
+                                            "'; GET /v1/documents lists its documents"));
+  }
+  std::vector<infer::RequestDocument> documents;
+  size_t next = 0;
+  for (size_t i = 0; i < request.documents.size(); ++i) {
+    const DocumentReference& document = request.documents[i];
+    if (document.id.empty()) {
+      auto chunks =
+          ingest::CutDocument(*parts_.tokenizer, options.profile, options_.document, document.title, document.text);
+      if (!chunks.ok()) return ParameterError(Named(document, i), chunks.status().message());
+      for (ingest::Chunk& chunk : *chunks) documents.push_back({std::move(chunk.tokens)});
+      continue;
+    }
+    const absl::StatusOr<CatalogEntry>& entry = entries[next++];
+    KVLINK_RETURN_IF_ERROR(entry.status());
+    KVLINK_RETURN_IF_ERROR(
+        encode::CheckEntry(document.id, *entry, parts_.fingerprint, options.tenant_secret, options.wrapper));
+    encode::DocumentParts wanted{.id = document.id};
+    if (!document.parts.empty()) {
+      auto range = encode::ParsePartRange(document.id, document.parts);
+      if (!range.ok()) return ParameterError(absl::StrCat("documents[", i, "].parts"), range.status().message());
+      wanted = *std::move(range);
+    }
+    KVLINK_ASSIGN_OR_RETURN(std::vector<std::vector<int32_t>> parts, encode::PartsOf(*entry, wanted));
+    for (std::vector<int32_t>& tokens : parts) documents.push_back({std::move(tokens)});
+  }
+  return documents;
+}
+
+absl::StatusOr<link::PromptTokens> Service::PromptOf(const CompletionRequest& request) const {
+  if (!request.prompt) {
+    std::vector<link::Turn> turns;
+    for (const Message& message : request.messages) turns.push_back({message.role, message.text});
+    return link::MakePrompt(*parts_.tokenizer, *parts_.chat->chat_template, parts_.chat->options,
+                            parts_.generator->options().profile, turns);
+  }
+  link::PromptTokens prompt;
+  if (const std::optional<int32_t> bos = parts_.tokenizer->bos()) prompt.before.push_back(*bos);
+  KVLINK_ASSIGN_OR_RETURN(prompt.after, Tokenize(*request.prompt));
+  return prompt;
+}
+
+absl::Status Service::CheckStored(const std::vector<infer::RequestDocument>& documents,
+                                  const link::Linker& linker) const {
+  if (linker.base == link::Linker::kFull || documents.empty()) return absl::OkStatus();
+  std::vector<Identity> identities;
+  for (const infer::RequestDocument& document : documents) {
+    identities.push_back(parts_.generator->IdentityOf(document.tokens, linker.packet));
+  }
+  const infer::GeneratorOptions& options = parts_.generator->options();
+  KVLINK_ASSIGN_OR_RETURN(const auto found, parts_.store->Lookup(options.ns, identities, options.codec));
+  std::vector<std::string> missing;
+  for (size_t i = 0; i < found.size(); ++i) {
+    if (!found[i].present) missing.push_back(absl::StrCat(i + 1));
+  }
+  if (missing.empty()) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(
+      "kv.on_miss is \"fail\", and the store lacks the encodings of ", missing.size(), " of ", found.size(),
+      " documents and parts of documents, counted in their order: ", absl::StrJoin(missing, ", ")));
+}
+
+PromptSize SizeOf(const infer::Request& request, const infer::GeneratorOptions& options) {
+  PromptSize size;
+  size.documents = static_cast<int64_t>(request.documents.size());
+  size.document_tokens = request.linker.packet ? size.documents * options.wrapper.tokens() : 0;
+  for (const infer::RequestDocument& document : request.documents) {
+    size.document_tokens += static_cast<int64_t>(document.tokens.size());
+  }
+  size.tokens = size.document_tokens + static_cast<int64_t>(request.prompt.before.size() + request.prompt.after.size());
+  return size;
+}
+
+Usage UsageOf(const infer::RequestStats& stats, const PromptSize& size, int64_t completion_tokens) {
+  Usage usage;
+  usage.prompt_tokens = stats.prompt_tokens;
+  usage.completion_tokens = completion_tokens;
+  usage.resident = stats.documents_resident;
+  usage.host = stats.documents_host;
+  usage.dram = stats.documents_dram;
+  usage.disk = stats.documents_disk;
+  usage.encoded = stats.documents_encoded;
+  usage.first_token_ms = absl::ToDoubleMilliseconds(stats.time_to_first_token);
+  const int64_t read = usage.resident + usage.host + usage.dram + usage.disk;
+  if (read + usage.encoded == 0) return usage;  // an ordinary prefill
+  usage.stored_tokens = size.document_tokens * usage.encoded / (read + usage.encoded);
+  usage.cached_tokens = std::max<int64_t>(size.document_tokens - usage.stored_tokens - stats.recomputed_tokens, 0);
+  return usage;
+}
+
+}  // namespace kvlink::serve

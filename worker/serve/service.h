@@ -1,0 +1,83 @@
+// Turns what a client asks for into what the scheduler computes: the documents' tokens from the catalog or from their
+// text, the prompt, the sampling.
+//
+// Thread-safety: all methods, which may wait for the store. Lifetime: the parts outlive the service.
+#ifndef KVLINK_WORKER_SERVE_SERVICE_H_
+#define KVLINK_WORKER_SERVE_SERVICE_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "proto/digest.h"
+#include "store/store.h"
+#include "worker/infer/generator.h"
+#include "worker/infer/scheduler.h"
+#include "worker/ingest/chunk.h"
+#include "worker/link/plan.h"
+#include "worker/serve/api/request.h"
+#include "worker/text/tokenizer.h"
+
+namespace kvlink::serve {
+
+class Service {
+ public:
+  struct Parts {
+    infer::Generator* generator = nullptr;
+    store::Store* store = nullptr;
+    const model::Tokenizer* tokenizer = nullptr;
+    const link::ModelChat* chat = nullptr;
+    Fingerprint fingerprint;
+  };
+  struct Options {
+    link::Linker linker;                // of requests that name none
+    ingest::ChunkLimits document;       // how texts of documents are cut
+    int64_t max_tokens = 0;             // of an answer, for requests that do not say; 0: as many as fit
+    std::vector<std::string> models;    // names that requests may use, the one to show first
+    std::vector<std::string> synonyms;  // names that are understood but not shown
+  };
+  Service(const Parts& parts, Options options) : parts_(parts), options_(std::move(options)) {}
+
+  // NOT_FOUND: the model of a request has another name.
+  absl::Status CheckModel(absl::string_view name) const;
+  const std::vector<std::string>& models() const { return options_.models; }
+
+  // `owner`: whose turn it takes. NOT_FOUND naming the documents that the catalog lacks; OUT_OF_RANGE: a part that a
+  // document lacks. INVALID_ARGUMENT: what does not fit into the model's context, what is wrong with a linker, a text
+  // or a chat. FAILED_PRECONDITION: a document of another model or secret, an encoding that the store lacks with
+  // OnMiss::kFail, a chat that the template refuses. UNIMPLEMENTED. Errors of the store.
+  absl::StatusOr<infer::Scheduler::Job> JobOf(const CompletionRequest& request, const std::string& owner) const;
+
+  // Of a text by itself. INVALID_ARGUMENT: it is not UTF-8.
+  absl::StatusOr<std::vector<int32_t>> Tokenize(absl::string_view text) const {
+    return parts_.tokenizer->Encode(text, /*parse_special=*/false);
+  }
+  const Parts& parts() const { return parts_; }
+
+ private:
+  // The least tokens that a text can have; before it is tokenised.
+  absl::Status CheckBytes(const CompletionRequest& request) const;
+  absl::StatusOr<std::vector<infer::RequestDocument>> DocumentsOf(const CompletionRequest& request) const;
+  absl::StatusOr<link::PromptTokens> PromptOf(const CompletionRequest& request) const;
+  // With OnMiss::kFail: asks the store for all encodings at once.
+  absl::Status CheckStored(const std::vector<infer::RequestDocument>& documents, const link::Linker& linker) const;
+
+  const Parts parts_;
+  const Options options_;
+};
+
+// The size of a prompt before it is computed.
+struct PromptSize {
+  int64_t documents = 0;
+  int64_t document_tokens = 0;  // in their encodings
+  int64_t tokens = 0;           // of all of it, without link tokens
+};
+PromptSize SizeOf(const infer::Request& request, const infer::GeneratorOptions& options);
+Usage UsageOf(const infer::RequestStats& stats, const PromptSize& size, int64_t completion_tokens);
+
+}  // namespace kvlink::serve
+
+#endif  // KVLINK_WORKER_SERVE_SERVICE_H_
