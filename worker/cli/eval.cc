@@ -244,9 +244,6 @@ eval::Settings SettingsOf(const Flags& flags, const Parsed& parsed, AskSession& 
   if (!parsed.data_files.empty()) {
     const eval::TaskOptions& task = parsed.data_options.task;
     settings["questions"] = "data";
-    const bool invented = std::any_of(parsed.data_files.begin(), parsed.data_files.end(),
-                                      [](const data::DataFile& file) { return file.format == data::Format::kNeedle; });
-    if (invented) settings["seed"] = absl::StrCat(flags.seed);
     settings["documents"] = task.max_documents > 0 ? absl::StrCat(task.max_documents) : "all";
     settings["document-tokens"] = task.max_document_tokens > 0 ? absl::StrCat(task.max_document_tokens) : "whole";
     return settings;
