@@ -1,12 +1,19 @@
 // kvlink eval as a command: its table, its results file, and what it refuses.
 #include <gmock/gmock.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <csignal>
 #include <fstream>
 #include <iterator>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/little_endian.h"
 #include "tests/integration/cli_workplace.h"
+#include "tests/support/patience.h"
 
 namespace kvlink::testing {
 namespace {
@@ -144,6 +151,69 @@ TEST_F(CliEvalTest, PublicDataIsAskedWithSeveralCodecs) {
     EXPECT_EQ(cell["bytes_read"] > 0, cell["linker"] == "concat") << cell;
     EXPECT_EQ(cell.contains("exact"), cell["kind"] != "chat") << cell;
   }
+}
+
+// The head of a results file says nothing of the seed that invents needles; earlier builds wrote none.
+TEST_F(CliEvalTest, NeedlesOfAnotherSeedAreOtherItems) {
+  std::string text;
+  while (text.size() < 2000) text += "Some words. ";
+  const auto ask = [&, file = Write("text", text)](const std::string& seed) {
+    return Run("eval", {"--memory",
+                        "64M",
+                        "--threads",
+                        "1",
+                        "--max-tokens",
+                        "2",
+                        "--documents",
+                        "2",
+                        "--document-tokens",
+                        "50",
+                        "--linkers",
+                        "concat",
+                        "--count",
+                        "1",
+                        "--data",
+                        "needle:" + file,
+                        "--results",
+                        Path("results.jsonl"),
+                        "--seed",
+                        seed});
+  };
+  for (const char* seed : {"1", "1", "2"}) {
+    const Finished finished = ask(seed);
+    EXPECT_EQ(finished.status, 0) << finished.errors;
+  }
+  const std::string bytes = Read("results.jsonl");
+  EXPECT_EQ(std::count(bytes.begin(), bytes.end(), '\n'), 1 + 2 * 2) << bytes;
+  EXPECT_THAT(bytes.substr(0, bytes.find('\n')), Not(HasSubstr("seed")));
+}
+
+TEST_F(CliEvalTest, ARunThatWaitsForDataCanBeTerminated) {
+  const std::string temporary = Path("temporary"), pipe = Path("text"), results = Path("results.jsonl");
+  ASSERT_TRUE(std::filesystem::create_directory(temporary));
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  Subprocess process(
+      {KVLINK_BINARY, "eval", "--model", model_, "--memory", "64M", "--threads", "1", "--data", "text:" + pipe,
+       "--documents", "2", "--max-tokens", "4", "--document-tokens", "50", "--results", results},
+      {.environment = {absl::StrCat("TMPDIR=", temporary)}});
+  const Descriptor data = AwaitReader(pipe, process);
+  // A passage and the beginning of another.
+  std::string text;
+  while (text.size() < 500) text += "Some words. ";
+  ASSERT_EQ(write(data.get(), text.data(), text.size()), static_cast<ssize_t>(text.size())) << process.errors();
+  const auto lines = [&] {
+    const std::string bytes = Read("results.jsonl");
+    return std::count(bytes.begin(), bytes.end(), '\n');
+  };
+  for (const absl::Time deadline = Patience(); lines() < 1 + 3 && SteadyNow() < deadline;)
+    absl::SleepFor(absl::Milliseconds(10));
+  ASSERT_EQ(lines(), 1 + 3) << process.errors();
+  absl::SleepFor(absl::Milliseconds(100));  // it has nothing left to do but to wait
+  EXPECT_FALSE(std::filesystem::is_empty(temporary)) << "what is to be left behind";
+  process.Signal(SIGTERM);
+  EXPECT_EQ(process.Wait(), 130) << process.errors();
+  EXPECT_THAT(process.errors(), HasSubstr("run the command again to continue"));
+  EXPECT_TRUE(std::filesystem::is_empty(temporary));
 }
 
 TEST_F(CliEvalTest, ExamplesThatTheWrapperMakesTooLongAreLeftOut) {

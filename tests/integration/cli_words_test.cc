@@ -234,9 +234,11 @@ TEST_F(CliWordsTest, AnAskThatIsTerminatedLeavesNoStore) {
 TEST_F(CliWordsTest, AnAskThatWaitsForDocumentsCanBeTerminated) {
   const std::string temporary = Path("temporary");
   ASSERT_TRUE(fs::create_directory(temporary));
-  Subprocess process(Command("ask", {"--file", "-", "why?"}),
-                     {.keep_input_open = true, .environment = {absl::StrCat("TMPDIR=", temporary)}});
-  AwaitStore(temporary, process);
+  const std::string pipe = Path("documents.jsonl");
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  Subprocess process(Command("ask", {"--file", pipe, "why?"}), {.environment = {absl::StrCat("TMPDIR=", temporary)}});
+  const Descriptor idle = AwaitReader(pipe, process);
+  EXPECT_FALSE(fs::is_empty(temporary)) << "what is to be left behind";
   process.Signal(SIGTERM);
   EXPECT_EQ(process.Wait(), 130) << process.errors();
   EXPECT_TRUE(fs::is_empty(temporary));

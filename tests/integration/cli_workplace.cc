@@ -1,5 +1,6 @@
 #include "tests/integration/cli_workplace.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -7,6 +8,9 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/clock.h"
+#include "tests/support/patience.h"
 
 namespace kvlink::testing {
 
@@ -63,6 +67,16 @@ std::string CliTest::Lines(int begin, int end) {
                     " grains of sand in glass ", i, ", and one more in the next.\"}\n");
   }
   return lines;
+}
+
+Descriptor CliTest::AwaitReader(const std::string& pipe, const Subprocess& process) {
+  // Without O_NONBLOCK a process that ends early would leave the test waiting.
+  for (const absl::Time deadline = Patience(); SteadyNow() < deadline; absl::SleepFor(absl::Milliseconds(10))) {
+    Descriptor end(open(pipe.c_str(), O_WRONLY | O_NONBLOCK | O_CLOEXEC));
+    if (end.get() >= 0) return end;
+  }
+  ADD_FAILURE() << pipe << " has no reader: " << process.errors();
+  return Descriptor();
 }
 
 int CliTest::CheckCatalogued() const {

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "base/descriptor.h"
 #include "nlohmann/json.hpp"
 #include "tests/support/subprocess.h"
 #include "tests/support/tiny_model.h"
@@ -34,6 +35,8 @@ class CliTest : public ::testing::Test {
 
   // JSON lines for documents "d<begin>" to "d<end - 1>", each some 40 tokens long.
   static std::string Lines(int begin, int end);
+  // Opens a named pipe for writing as soon as `process` has opened it for reading.
+  static Descriptor AwaitReader(const std::string& pipe, const Subprocess& process);
   // Checks that catalogued documents have their encodings (by a sample). Returns the number of documents.
   int CheckCatalogued() const;
 

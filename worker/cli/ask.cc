@@ -2,8 +2,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
-#include <iostream>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -331,6 +331,34 @@ absl::Status AnswerQuestions(AskSession& session, const Flags& flags, const std:
       absl::PrintF("\n[%d/%d] %s\n  documents     %s\n", asked + 1, questions.size(), Printable(question.text),
                    Printable(absl::StrJoin(question.documents, ", ", [](std::string* out, const DocumentParts& parts) {
                      out->append(Spelled(parts));
+// The lines of standard input. A signal ends the wait for one.
+class InputLines {
+ public:
+  // nullopt at the end, and once interrupted. A last line need not end.
+  std::optional<std::string> Next() {
+    size_t searched = 0, end;
+    while ((end = read_.find('\n', searched)) == std::string::npos) {
+      searched = read_.size();
+      if (!SignalInterrupt().WaitReadable(STDIN_FILENO).ok()) return std::nullopt;
+      char buffer[4096];
+      const ssize_t n = read(STDIN_FILENO, buffer, sizeof(buffer));
+      if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;
+      if (n > 0) {
+        read_.append(buffer, static_cast<size_t>(n));
+        continue;
+      }
+      if (read_.empty()) return std::nullopt;
+      return std::exchange(read_, {});
+    }
+    std::string line = read_.substr(0, end);
+    read_.erase(0, end + 1);
+    return line;
+  }
+
+ private:
+  std::string read_;  // and not returned yet
+};
+
                    })));
       std::fflush(stdout);
     }
@@ -351,11 +379,12 @@ absl::Status Converse(AskSession& session, const Flags& flags, std::vector<infer
   if (!flags.question.empty()) KVLINK_RETURN_IF_ERROR(Answer(*chat, flags, flags.question, turn++).status());
   if (!flags.chat) return absl::OkStatus();
   const bool terminal = isatty(STDIN_FILENO) != 0;
-  std::string line;
+  InputLines lines;
   while (!Interrupted()) {
     if (terminal) Print("> ");
-    if (!std::getline(std::cin, line)) break;
-    const std::string question(absl::StripAsciiWhitespace(line));
+    const std::optional<std::string> line = lines.Next();
+    if (!line) break;
+    const std::string question(absl::StripAsciiWhitespace(*line));
     if (question.empty()) continue;
     const absl::Status answered = Answer(*chat, flags, question, turn++).status();
     // Reaching the end of the context is not a failure of the conversation.

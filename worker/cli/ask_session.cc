@@ -7,7 +7,6 @@
 #include <filesystem>
 #include <utility>
 
-#include "absl/cleanup/cleanup.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
@@ -47,9 +46,7 @@ absl::StatusOr<std::unique_ptr<AskSession>> AskSession::Open(const AskOptions& o
   // the process, which would leave the store behind. From then on it is caught.
   KVLINK_ASSIGN_OR_RETURN(const bool named, session->OpenNamed());
   KVLINK_ASSIGN_OR_RETURN(session->opened_, OpenModel(options.model));
-  session->caught_.emplace([raw = session.get()] {
-    if (ingest::DocumentSource* const read = raw->read_) read->Stop();
-  });
+  session->caught_.emplace();
   if (!named) KVLINK_RETURN_IF_ERROR(session->OpenScratch());
   OpenedModel& opened = session->opened_;
   const model::ModelConfig& config = opened.model->config();
@@ -141,9 +138,7 @@ void AskSession::NoteForm(const std::string& id, const CatalogEntry& entry) {
 }
 
 absl::Status AskSession::AddFromFile(const std::string& path, std::vector<infer::RequestDocument>* documents) {
-  KVLINK_ASSIGN_OR_RETURN(const auto source, ingest::DocumentSource::Open({path}, {}));
-  read_ = source.get();
-  const absl::Cleanup unread = [this] { read_ = nullptr; };
+  KVLINK_ASSIGN_OR_RETURN(const auto source, ingest::DocumentSource::Open({path}, {}, &SignalInterrupt()));
   while (!Interrupted()) {
     const auto item = source->Next();
     if (!item) break;

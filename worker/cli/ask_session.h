@@ -4,7 +4,6 @@
 #ifndef KVLINK_WORKER_CLI_ASK_SESSION_H_
 #define KVLINK_WORKER_CLI_ASK_SESSION_H_
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -112,7 +111,6 @@ class AskSession {
   // In order of lifetime.
   OpenedModel opened_;
   link::ModelChat chat_;
-  std::atomic<ingest::DocumentSource*> read_{nullptr};  // what ^C has to stop
   std::optional<CatchInterrupt> caught_;
   ScratchStore scratch_;
   OpenedStore store_;

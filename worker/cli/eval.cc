@@ -140,6 +140,7 @@ void AddFlags(Arguments& arguments, Flags& flags) {
 DataOptions DataOptionsOf(const Flags& flags, const Arguments& arguments) {
   constexpr int64_t kBytesPerToken = 4;  // of English, approximately
   DataOptions options;
+  options.reader.interrupt = &SignalInterrupt();
   options.reader.max_skipped = flags.skip_damaged;
   options.reader.on_skipped = [](const absl::Status& status) {
     std::fprintf(stderr, "[skipped: %s]\n", Printable(std::string(status.message())).c_str());
@@ -265,9 +266,11 @@ absl::Status RunAll(EvalTasks& tasks, const Flags& flags, AskSession& session, e
       progress.Update(static_cast<double>(i) / static_cast<double>(tasks.count()),
                       absl::StrCat(i, " of ", tasks.count(), " questions"));
     }
-    KVLINK_ASSIGN_OR_RETURN(const std::optional<eval::Task> task, tasks.Next(session));
-    if (!task) break;
-    const absl::Status status = runner.Run(*task, limits);
+    const absl::StatusOr<std::optional<eval::Task>> task = tasks.Next(session);
+    if (Interrupted()) break;
+    KVLINK_RETURN_IF_ERROR(task.status());
+    if (!task->has_value()) break;
+    const absl::Status status = runner.Run(**task, limits);
     if (!Interrupted()) KVLINK_RETURN_IF_ERROR(status);
   }
   if (const std::string left_out = tasks.left_out(); !left_out.empty()) {

@@ -138,7 +138,7 @@ absl::StatusOr<std::unique_ptr<ingest::DocumentSource>> OpenSource(const Argumen
   options.title = flags.title;
   options.max_document_bytes = flags.document_bytes;
   options.shard = flags.shard;
-  return ingest::DocumentSource::Open(arguments.operands(), options);
+  return ingest::DocumentSource::Open(arguments.operands(), options, &SignalInterrupt());
 }
 
 // The file of rejects lacks some of what failed (lines that are not JSON, texts that could not be written), so it must
@@ -299,7 +299,7 @@ absl::Status RunIngest(absl::Span<char* const> args) {
   ingest::IngestCounts counts;
   absl::Status status;
   {
-    const CatchInterrupt caught([&source] { source->Stop(); });
+    const CatchInterrupt caught;
     status = ingest::Ingest(input, options, callbacks, &counts);
   }
   bar.Clear();

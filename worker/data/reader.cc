@@ -234,14 +234,16 @@ absl::StatusOr<std::unique_ptr<Reader>> Reader::Open(Format format, const std::s
     KVLINK_ASSIGN_OR_RETURN(auto texts, Open(Format::kText, path, options));
     reader = std::make_unique<NeedleReader>(std::move(texts), options);
   } else if (format == Format::kText && !IsJson(path)) {
-    KVLINK_ASSIGN_OR_RETURN(auto stream, ingest::ByteStream::Open(path));
+    KVLINK_ASSIGN_OR_RETURN(auto stream, ingest::ByteStream::Open(path, options.interrupt));
     reader = std::make_unique<TextReader>(path, std::move(stream), options);
   } else if (!summaries_path.empty()) {
-    KVLINK_ASSIGN_OR_RETURN(auto articles, Records::Open(path, /*arrays=*/false, options.max_example_bytes));
-    KVLINK_ASSIGN_OR_RETURN(auto summaries, Records::Open(summaries_path, false, options.max_example_bytes));
+    const int64_t max_bytes = options.max_example_bytes;
+    KVLINK_ASSIGN_OR_RETURN(auto articles, Records::Open(path, /*arrays=*/false, max_bytes, options.interrupt));
+    KVLINK_ASSIGN_OR_RETURN(auto summaries, Records::Open(summaries_path, false, max_bytes, options.interrupt));
     reader = std::make_unique<PairReader>(path, summaries_path, std::move(articles), std::move(summaries), options);
   } else {
-    KVLINK_ASSIGN_OR_RETURN(auto records, Records::Open(path, /*arrays=*/true, options.max_example_bytes));
+    KVLINK_ASSIGN_OR_RETURN(auto records,
+                            Records::Open(path, /*arrays=*/true, options.max_example_bytes, options.interrupt));
     reader = std::make_unique<JsonReader>(format, std::move(records), options);
   }
   return reader;

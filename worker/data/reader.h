@@ -39,6 +39,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "worker/data/example.h"
+#include "worker/ingest/source/interrupt.h"
 
 namespace kvlink::data {
 
@@ -71,6 +72,8 @@ struct ReaderOptions {
   // Damaged examples that are skipped before Next() fails. `on_skipped` (may be empty) is told the error of each.
   int64_t max_skipped = 0;
   std::function<void(const absl::Status&)> on_skipped;
+  // May be null, otherwise outlives the reader: ends its waits for input with CANCELLED.
+  const ingest::Interrupt* interrupt = nullptr;
   int64_t max_example_bytes = int64_t{64} << 20;  // of one line or element; a longer one is damaged
   int64_t passage_bytes = int64_t{16} << 10;      // text, needle: maximum length of a passage of plain text
   // Of needles. A passage is cut into documents; its fact is drawn from the seed.

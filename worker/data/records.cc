@@ -148,8 +148,9 @@ class Elements final : public Records {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Records>> Records::Open(const std::string& path, bool arrays, int64_t max_bytes) {
-  KVLINK_ASSIGN_OR_RETURN(auto stream, ingest::ByteStream::Open(path));
+absl::StatusOr<std::unique_ptr<Records>> Records::Open(const std::string& path, bool arrays, int64_t max_bytes,
+                                                       const ingest::Interrupt* interrupt) {
+  KVLINK_ASSIGN_OR_RETURN(auto stream, ingest::ByteStream::Open(path, interrupt));
   std::string begun(kBufferBytes, '\0');
   KVLINK_ASSIGN_OR_RETURN(const size_t bytes, stream->Read(absl::MakeSpan(&begun[0], begun.size())));
   begun.resize(bytes);

@@ -22,8 +22,9 @@ struct Record {
 
 class Records {
  public:
-  // Looks for an array only if `arrays`. Errors of ByteStream::Open and Read.
-  static absl::StatusOr<std::unique_ptr<Records>> Open(const std::string& path, bool arrays, int64_t max_bytes);
+  // Looks for an array only if `arrays`. `interrupt` and errors: of ByteStream::Open and Read.
+  static absl::StatusOr<std::unique_ptr<Records>> Open(const std::string& path, bool arrays, int64_t max_bytes,
+                                                       const ingest::Interrupt* interrupt = nullptr);
   virtual ~Records() = default;
 
   // nullopt at the end. INVALID_ARGUMENT, after which there are no more: the array does not end, something stands

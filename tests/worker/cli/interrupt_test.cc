@@ -1,8 +1,10 @@
 #include "worker/cli/interrupt.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <csignal>
+#include <cstdlib>
 
 namespace kvlink::cli {
 namespace {
@@ -26,17 +28,31 @@ TEST(InterruptDeathTest, TheSecondEndsTheProcess) {
   }
 }
 
-TEST(InterruptTest, TheFirstOfEitherIsTold) {
-  int told = 0;
+TEST(InterruptTest, TheFirstOfEitherEndsWaits) {
+  int idle[2] = {-1, -1};
+  ASSERT_EQ(pipe(idle), 0);
   EXPECT_FALSE(Interrupted());
+  EXPECT_FALSE(SignalInterrupt().raised());
   {
-    const CatchInterrupt caught([&told] { ++told; });
+    const CatchInterrupt caught;
     std::raise(SIGTERM);
     EXPECT_TRUE(Interrupted());
+    EXPECT_TRUE(absl::IsCancelled(SignalInterrupt().WaitReadable(idle[0])));
     std::raise(SIGINT);
   }
-  EXPECT_EQ(told, 2);
   EXPECT_TRUE(Interrupted());
+  EXPECT_TRUE(SignalInterrupt().raised());
+  for (const int end : idle) close(end);
+}
+
+// Others may end the waits as well, for which no signal has to come.
+TEST(InterruptDeathTest, AStoppedSourceIsNoSignal) {
+  EXPECT_EXIT(
+      {
+        SignalInterrupt().Raise();
+        std::_Exit(Interrupted() ? 1 : 0);
+      },
+      ::testing::ExitedWithCode(0), "");
 }
 
 }  // namespace

@@ -67,15 +67,15 @@ absl::Status ParseLine(const std::string& line, SourceItem* item) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<DocumentSource>> DocumentSource::Open(const std::vector<std::string>& paths,
-                                                                     const SourceOptions& options) {
+                                                                     const SourceOptions& options,
+                                                                     const Interrupt* interrupt) {
   if (paths.empty()) {
     return absl::InvalidArgumentError("no input; give files or directories, or - for JSON lines on standard input");
   }
   if (std::count(paths.begin(), paths.end(), "-") > 1) {
     return absl::InvalidArgumentError("standard input (-) is given twice");
   }
-  KVLINK_ASSIGN_OR_RETURN(auto interrupt, Interrupt::Create());
-  std::unique_ptr<DocumentSource> source(new DocumentSource(options, std::move(interrupt)));
+  std::unique_ptr<DocumentSource> source(new DocumentSource(options, interrupt));
   for (const std::string& path : paths) KVLINK_RETURN_IF_ERROR(source->AddPath(path));
   const std::vector<Input>& inputs = source->inputs_;
   const bool one_text = inputs.size() == 1 && !inputs[0].json_lines && !inputs[0].directory;
@@ -199,7 +199,7 @@ std::optional<SourceItem> DocumentSource::NextOfAll() {
     }
     SourceItem item{.where = current_->path, .status = current_->status};
     if (item.status.ok() && current_->json_lines) {
-      auto stream = ByteStream::Open(current_->path, interrupt_.get());
+      auto stream = ByteStream::Open(current_->path, interrupt_);
       if (stream.ok()) {
         lines_ = std::make_unique<LineReader>(*std::move(stream), options_.max_document_bytes);
         continue;
@@ -242,7 +242,7 @@ SourceItem DocumentSource::ReadText(const Input& input) {
   SourceItem item{.where = input.path == "-" ? "stdin" : input.path, .id = input.id};
   if (!IsOurs(item)) return item;
   item.title = options_.title.empty() ? TitleOf(input.id) : options_.title;
-  auto stream = ByteStream::Open(input.path, interrupt_.get());
+  auto stream = ByteStream::Open(input.path, interrupt_);
   if (!stream.ok()) {
     item.status = stream.status();
     return item;

@@ -17,7 +17,6 @@
 #ifndef KVLINK_WORKER_INGEST_SOURCE_DOCUMENT_SOURCE_H_
 #define KVLINK_WORKER_INGEST_SOURCE_DOCUMENT_SOURCE_H_
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -56,18 +55,17 @@ struct SourceItem {
 class DocumentSource {
  public:
   // Examines the inputs. INVALID_ARGUMENT: no inputs, "-" twice, an id or a title for more than one text, a .json or
-  // .csv file without a format. NOT_FOUND naming a missing path, or a directory without documents.
+  // .csv file without a format. NOT_FOUND naming a missing path, or a directory without documents. `interrupt` (may be
+  // null, otherwise outlives the source) stops the source when it is raised, and is raised by Stop().
   static absl::StatusOr<std::unique_ptr<DocumentSource>> Open(const std::vector<std::string>& paths,
-                                                              const SourceOptions& options);
+                                                              const SourceOptions& options,
+                                                              const Interrupt* interrupt = nullptr);
   // The next document of the shard, valid or not; nullopt at the end. An error in one document or file never stops the
   // others.
   std::optional<SourceItem> Next();
   // From now on Next() returns nullopt, at once, instead of reading more. Safe in signal handlers.
-  void Stop() const {
-    stopped_ = true;
-    interrupt_->Raise();
-  }
-  bool stopped() const { return stopped_; }
+  void Stop() const { interrupt_->Raise(); }
+  bool stopped() const { return interrupt_->raised(); }
   const Shard& shard() const { return options_.shard; }
   // Items without an id so far, of any shard: what they contain is unknown.
   int64_t unnamed() const { return unnamed_; }
@@ -85,8 +83,10 @@ class DocumentSource {
     int64_t bytes = 0;
     absl::Status status = absl::OkStatus();  // the reason why it cannot be read, if already known
   };
-  DocumentSource(const SourceOptions& options, std::unique_ptr<Interrupt> interrupt)
-      : options_(options), interrupt_(std::move(interrupt)) {}
+  DocumentSource(const SourceOptions& options, const Interrupt* interrupt)
+      : options_(options),
+        own_interrupt_(interrupt == nullptr ? std::make_unique<const Interrupt>() : nullptr),
+        interrupt_(interrupt == nullptr ? own_interrupt_.get() : interrupt) {}
   absl::Status AddPath(const std::string& path);
   absl::Status AddDirectory(const std::string& path);
   bool AreJsonLines(const std::string& name, bool otherwise) const;
@@ -100,8 +100,8 @@ class DocumentSource {
   SourceItem ReadText(const Input& input);
 
   const SourceOptions options_;
-  const std::unique_ptr<const Interrupt> interrupt_;
-  mutable std::atomic<bool> stopped_{false};
+  const std::unique_ptr<const Interrupt> own_interrupt_;  // unless one was given
+  const Interrupt* const interrupt_;
   int64_t unnamed_ = 0;
   std::vector<Input> inputs_;  // as given: files and directories
   int64_t total_bytes_ = 0;

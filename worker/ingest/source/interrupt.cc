@@ -8,19 +8,26 @@
 
 namespace kvlink::ingest {
 
-absl::StatusOr<std::unique_ptr<Interrupt>> Interrupt::Create() {
-  const int event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  if (event < 0)
-    return absl::ErrnoToStatus(errno,
-                               "cannot create a descriptor for interrupts; raise the limit on open files (ulimit -n)");
-  return std::unique_ptr<Interrupt>(new Interrupt(event));
+Interrupt::Interrupt() : event_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+  static_assert(std::atomic<bool>::is_always_lock_free);
 }
 
-Interrupt::~Interrupt() { close(event_); }
+Interrupt::~Interrupt() {
+  if (event_ >= 0) close(event_);
+}
 
-void Interrupt::Raise() const { eventfd_write(event_, 1); }
+void Interrupt::Raise() const {
+  const int error = errno;
+  raised_ = true;
+  eventfd_write(event_, 1);
+  errno = error;
+}
 
 absl::Status Interrupt::WaitReadable(int descriptor) const {
+  if (event_ < 0) {
+    return absl::ResourceExhaustedError(
+        "cannot create a descriptor for interrupts; raise the limit on open files (ulimit -n)");
+  }
   pollfd waits[] = {{event_, POLLIN, 0}, {descriptor, POLLIN, 0}};
   while (poll(waits, 2, -1) < 0) {
     if (errno != EINTR) return absl::ErrnoToStatus(errno, "cannot wait for input");
