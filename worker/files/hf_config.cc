@@ -11,6 +11,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "base/status.h"
 #include "nlohmann/json.hpp"
 
@@ -19,38 +20,13 @@ namespace {
 
 using Json = nlohmann::json;
 
-// Python writes Infinity, -Infinity and NaN, which are not JSON. Quoting them lets the file parse; using such a value
-// is then an error that names the key.
-std::string QuoteNonFinite(absl::string_view text) {
-  std::string out;
-  bool quoted = false;
-  for (size_t i = 0; i < text.size(); ++i) {
-    if (quoted && text[i] == '\\' && i + 1 < text.size()) {
-      out += text[i++];
-    } else if (text[i] == '"') {
-      quoted = !quoted;
-    } else if (!quoted) {
-      absl::string_view word;
-      for (const absl::string_view name : {"-Infinity", "Infinity", "NaN"}) {
-        if (absl::StartsWith(text.substr(i), name)) word = name;
-      }
-      if (!word.empty()) {
-        absl::StrAppend(&out, "\"", word, "\"");
-        i += word.size() - 1;
-        continue;
-      }
-    }
-    out += text[i];
-  }
-  return out;
-}
+// A string that begins with a zero character is none of the file's.
+constexpr absl::string_view kQuote = "\"\\u0000";
+constexpr absl::string_view kNonFinite[] = {"-Infinity", "Infinity", "NaN"};
 
 absl::StatusOr<Json> ParseObject(absl::string_view text, absl::string_view what) {
-  Json json = Json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
-  if (json.is_discarded()) {
-    const std::string quoted = QuoteNonFinite(text);
-    json = Json::parse(quoted, nullptr, /*allow_exceptions=*/false);
-  }
+  // Using such a value is then an error that names the key.
+  Json json = Json::parse(QuoteNonFinite(text), nullptr, /*allow_exceptions=*/false);
   if (!json.is_object()) return absl::InvalidArgumentError(absl::StrCat(what, " is not a JSON object"));
   return json;
 }
@@ -320,6 +296,36 @@ absl::Status ReadShapes(const ObjectReader& reader, ModelConfig* config) {
 }
 
 }  // namespace
+
+std::string QuoteNonFinite(absl::string_view json) {
+  std::string out;
+  bool quoted = false;
+  for (size_t i = 0; i < json.size(); ++i) {
+    if (quoted && json[i] == '\\' && i + 1 < json.size()) {
+      out += json[i++];
+    } else if (json[i] == '"') {
+      quoted = !quoted;
+    } else if (!quoted) {
+      absl::string_view word;
+      for (const absl::string_view name : kNonFinite) {
+        if (absl::StartsWith(json.substr(i), name)) word = name;
+      }
+      if (!word.empty()) {
+        absl::StrAppend(&out, kQuote, word, "\"");
+        i += word.size() - 1;
+        continue;
+      }
+    }
+    out += json[i];
+  }
+  return out;
+}
+
+std::string UnquoteNonFinite(absl::string_view json) {
+  std::string out(json);
+  for (const absl::string_view word : kNonFinite) absl::StrReplaceAll({{absl::StrCat(kQuote, word, "\""), word}}, &out);
+  return out;
+}
 
 absl::StatusOr<ModelConfig> ParseHfConfig(absl::string_view config_text, absl::string_view generation_config) {
   KVLINK_ASSIGN_OR_RETURN(const Json json, ParseObject(config_text, "config.json"));

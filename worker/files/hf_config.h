@@ -21,6 +21,11 @@ inline constexpr int64_t kMaxConfigBytes = 1 << 20;
 // for an unsupported architecture or variant, naming the key.
 absl::StatusOr<ModelConfig> ParseHfConfig(absl::string_view config, absl::string_view generation_config);
 
+// JSON as Python reads and writes it may hold Infinity, -Infinity and NaN. Quote makes them strings that no other text
+// writes, so that a parser of JSON takes it; Unquote reverses that.
+std::string QuoteNonFinite(absl::string_view json);
+std::string UnquoteNonFinite(absl::string_view json);
+
 // "chat_template" of a tokenizer_config.json: a string, or the list entry named "default". Empty if there is none.
 absl::StatusOr<std::string> ParseHfChatTemplate(absl::string_view tokenizer_config);
 

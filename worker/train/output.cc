@@ -81,19 +81,24 @@ absl::Status WriteProfile(const std::string& directory, const std::string& name,
   return WriteDurably(directory + "/profile.json", json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
 }
 
-absl::Status WriteModel(const std::string& directory, const std::string& source, bool bf16, Learner& learner) {
-  std::error_code error;
-  std::filesystem::create_directories(directory, error);
-  if (error) return absl::UnavailableError(absl::StrCat(directory, ": ", error.message()));
+absl::StatusOr<std::string> MergedConfig(const std::string& source, bool bf16) {
   KVLINK_ASSIGN_OR_RETURN(const std::string text,
                           model::ReadSmallFile(source + "/config.json", model::kMaxConfigBytes));
   // What lies deeper than any configuration is left out, since this kind of JSON is copied by recursion.
   const auto shallow = [](int depth, Json::parse_event_t, Json&) { return depth < 32; };
-  Json config = Json::parse(text, shallow, /*allow_exceptions=*/false);
+  Json config = Json::parse(model::QuoteNonFinite(text), shallow, /*allow_exceptions=*/false);
   if (!config.is_object()) return absl::InvalidArgumentError(absl::StrCat(source, "/config.json: not a JSON object"));
   config.erase("dtype");
   config.erase("quantization_config");
   config["torch_dtype"] = bf16 ? "bfloat16" : "float32";
+  return model::UnquoteNonFinite(config.dump(2)) + "\n";
+}
+
+absl::Status WriteModel(const std::string& directory, const std::string& source, bool bf16, Learner& learner) {
+  std::error_code error;
+  std::filesystem::create_directories(directory, error);
+  if (error) return absl::UnavailableError(absl::StrCat(directory, ": ", error.message()));
+  KVLINK_ASSIGN_OR_RETURN(const std::string config, MergedConfig(source, bf16));
   for (const char* name : kCopied) {
     const auto bytes = model::ReadSmallFile(absl::StrCat(source, "/", name), kMaxTokenizerBytes);
     if (absl::IsNotFound(bytes.status())) continue;
@@ -104,7 +109,7 @@ absl::Status WriteModel(const std::string& directory, const std::string& source,
                           TensorWriter::Create(directory + "/model.safetensors", learner.Parameters(), bf16));
   KVLINK_RETURN_IF_ERROR(learner.ForEachParameter([&writer](const NamedTensor& tensor) { return writer.Add(tensor); }));
   KVLINK_RETURN_IF_ERROR(writer.Commit());
-  return WriteDurably(directory + "/config.json", config.dump(2) + "\n");
+  return WriteDurably(directory + "/config.json", config);
 }
 
 }  // namespace kvlink::train

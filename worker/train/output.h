@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "worker/link/profile.h"
 #include "worker/train/learner.h"
@@ -21,8 +22,12 @@ namespace kvlink::train {
 absl::Status WriteProfile(const std::string& directory, const std::string& name, const link::LinkProfile& base,
                           const Settings& settings, absl::Span<const NamedTensor> trained);
 
-// Writes a Hugging Face model: config.json (with the element type of the new weights) and the tokenizer's files of
-// `source`, and model.safetensors with the learner's parameters.
+// The config.json of a model that is made of `source`, with the element type of the new weights. INVALID_ARGUMENT: not
+// JSON; whoever trains asks before the first step.
+absl::StatusOr<std::string> MergedConfig(const std::string& source, bool bf16);
+
+// Writes a Hugging Face model: MergedConfig and the tokenizer's files of `source`, and model.safetensors with the
+// learner's parameters.
 absl::Status WriteModel(const std::string& directory, const std::string& source, bool bf16, Learner& learner);
 
 }  // namespace kvlink::train

@@ -28,7 +28,9 @@ namespace {
 
 using ::testing::HasSubstr;
 
+using ::testing::AllOf;
 std::string Bytes(const std::string& path) {
+using ::testing::Not;
   std::ifstream file(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(file), {}};
 }
@@ -471,3 +473,26 @@ TEST(Events, AreRecordsWithChecksums) {
 
 }  // namespace
 }  // namespace kvlink::train
+    EXPECT_EQ(Bytes(path + "/config.json"), *MergedConfig(Path("model"), bf16));
+TEST_F(Training, TheConfigurationOfAMergedModelKeepsWhatPythonWrites) {
+  std::string config = Bytes(Path("model") + "/config.json");
+  const std::string deep(300'000, '['), end(300'000, ']');
+  config.insert(
+      config.find('{') + 1,
+      absl::StrCat(
+          R"("limit": [Infinity, -Infinity, NaN], "said": "NaN, \"Infinity\"", "dtype": "float16", "a": {"deep": )",
+          deep, end, "}, "));
+  std::ofstream(Path("model") + "/config.json") << config;
+  const auto merged = MergedConfig(Path("model"), /*bf16=*/true);
+  ASSERT_TRUE(merged.ok()) << merged.status();
+  EXPECT_THAT(absl::StrReplaceAll(*merged, {{"\n", ""}, {" ", ""}}),
+              AllOf(HasSubstr(R"("limit":[Infinity,-Infinity,NaN])"), HasSubstr(R"("said":"NaN,\"Infinity\"")"),
+                    HasSubstr(R"("torch_dtype":"bfloat16")"), Not(HasSubstr("\"dtype\""))));
+  std::ofstream(Path("model") + "/config.json") << *merged;
+  const auto weights = model::OpenWeights(Path("model"));
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  EXPECT_EQ((*weights)->config().Canonical(), weights_->config().Canonical());
+  std::ofstream(Path("model") + "/config.json") << "[]";
+  EXPECT_THAT(MergedConfig(Path("model"), true).status().message(), HasSubstr("config.json: not a JSON object"));
+}
+

@@ -194,6 +194,9 @@ absl::StatusOr<Opened> Open(const Flags& flags) {
   KVLINK_ASSIGN_OR_RETURN(const model::ModelPath path, model::ResolveModelPath(flags.model));
   if (!train::Frozen(flags.settings.mode) && path.directory.empty()) {
     return absl::InvalidArgumentError(absl::StrCat("option --model: the mode ", train::ModeName(flags.settings.mode),
+  if (!train::Frozen(flags.settings.mode)) {
+    KVLINK_RETURN_IF_ERROR(train::MergedConfig(path.directory, flags.save == "bf16").status());
+  }
                                                    " writes a merged Hugging Face model, so it needs a "
                                                    "directory with config.json and safetensors files, and no .gguf"));
   }
