@@ -26,7 +26,7 @@ constexpr uint64_t kMaxCount = uint64_t{1} << 32;  // of steps and examples, whi
 constexpr absl::string_view kNote = "run";
 constexpr absl::string_view kChosen = "chosen.";
 // Of a run. A checkpoint without them is of a build that did not compare them.
-constexpr absl::string_view kLater[] = {"weights", "tokenizer", "chat_template"};
+constexpr absl::string_view kLater[] = {"weights", "tokenizer", "chat_template", "marks", "cut"};
 
 Json OptionalNumber(const std::optional<double>& value) { return value ? Json(*value) : Json(nullptr); }
 

@@ -22,6 +22,7 @@
 #include "worker/files/open_tokenizer.h"
 #include "worker/link/profile.h"
 #include "worker/train/output.h"
+#include "worker/train/identity.h"
 
 namespace kvlink::train {
 namespace {
@@ -371,6 +372,40 @@ TEST_F(Training, ChatsThatTheTemplateRefusesAreLeftOut) {
       << "\n"
       << R"({"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]})"
       << "\n";
+// What earlier builds compared means the same, and what they did not is compared from now on.
+TEST_F(Training, CheckpointsOfEarlierBuildsAreOfTheSameRun) {
+  profile_.mem_start = 5;
+  const auto identity = [this] {
+    return IdentityOf(Path("model"), weights_.get(), weights_->config(), "t", *tokenizer_, profile_);
+  };
+  Checkpoint checkpoint;
+  checkpoint.run = identity();
+  const auto status = [&] {
+    EXPECT_TRUE(WriteCheckpoint(Path("c"), checkpoint).ok());
+    return ReadCheckpoint(Path("c"), identity()).status();
+  };
+  EXPECT_TRUE(status().ok());
+  std::string hashes;
+  for (int32_t id = 0; id < tokenizer_->vocab_size(); ++id) {
+    const std::string bytes = tokenizer_->TokenBytes(id);
+    AppendField(Xxh3(bytes.data(), bytes.size()), &hashes);
+  }
+  Checkpoint old;
+  for (const char* name : {"model", "configuration", "weights", "chat_template", "document_template"}) {
+    old.run[name] = checkpoint.run.at(name);
+  }
+  old.run["tokenizer"] = absl::StrCat(absl::Hex(Xxh3(hashes.data(), hashes.size()), absl::kZeroPad16));
+  old.run["place"] = "in-user";
+  std::swap(old, checkpoint);
+  EXPECT_TRUE(status().ok()) << status();
+  std::swap(old, checkpoint);
+  profile_.mem_end = 6;
+  EXPECT_THAT(status().message(), HasSubstr("marks was 5 none and is 5 6"));
+  profile_.mem_end.reset();
+  checkpoint.run["cut"] = "another";
+  EXPECT_THAT(status().message(), HasSubstr("cut was another"));
+}
+
   mixture_ = *ParseMixture(R"({"sources": [{"format": "chat", "path": "c.jsonl"}]})", directory_.path());
   const std::string turns = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}";
   Settings settings = SettingsOf(Mode::kWrapper);

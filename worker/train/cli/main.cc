@@ -9,17 +9,13 @@
 #include <set>
 #include <utility>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_join.h"
-#include "base/checksum.h"
 #include "base/cli/args.h"
 #include "base/cli/gnuplot.h"
 #include "base/cli/program.h"
 #include "base/cli/progress.h"
 #include "base/cli/standard_streams.h"
-#include "base/little_endian.h"
 #include "base/status.h"
 #include "worker/cli/interrupt.h"
 #include "worker/files/hf_config.h"
@@ -28,6 +24,7 @@
 #include "worker/files/open_tokenizer.h"
 #include "worker/files/weights.h"
 #include "worker/link/plan.h"
+#include "worker/train/identity.h"
 #include "worker/train/output.h"
 #include "worker/train/trainer.h"
 
@@ -194,11 +191,11 @@ absl::StatusOr<Opened> Open(const Flags& flags) {
   KVLINK_ASSIGN_OR_RETURN(const model::ModelPath path, model::ResolveModelPath(flags.model));
   if (!train::Frozen(flags.settings.mode) && path.directory.empty()) {
     return absl::InvalidArgumentError(absl::StrCat("option --model: the mode ", train::ModeName(flags.settings.mode),
-  if (!train::Frozen(flags.settings.mode)) {
-    KVLINK_RETURN_IF_ERROR(train::MergedConfig(path.directory, flags.save == "bf16").status());
-  }
                                                    " writes a merged Hugging Face model, so it needs a "
                                                    "directory with config.json and safetensors files, and no .gguf"));
+  }
+  if (!train::Frozen(flags.settings.mode)) {
+    KVLINK_RETURN_IF_ERROR(train::MergedConfig(path.directory, flags.save == "bf16").status());
   }
   KVLINK_ASSIGN_OR_RETURN(opened.mixture, OpenMixture(flags));
   KVLINK_ASSIGN_OR_RETURN(opened.profile, link::LoadLinkProfile(flags.profile));
@@ -213,64 +210,6 @@ absl::StatusOr<Opened> Open(const Flags& flags) {
   KVLINK_ASSIGN_OR_RETURN(opened.tokenizer, model::OpenTokenizer(flags.model));
   KVLINK_ASSIGN_OR_RETURN(opened.chat, link::OpenChat(opened.template_source, opened.config, *opened.tokenizer));
   return opened;
-}
-
-// Of a list of texts.
-class Digest {
- public:
-  void Add(absl::string_view bytes) { AppendField(Xxh3(bytes.data(), bytes.size()), &of_each_); }
-  std::string Hex() const { return absl::StrCat(absl::Hex(Xxh3(of_each_.data(), of_each_.size()), absl::kZeroPad16)); }
-
- private:
-  std::string of_each_;
-};
-
-std::string DigestOf(const model::Weights& weights) {
-  Digest digest;
-  for (const model::SourceTensor& tensor : weights.tensors()) {
-    digest.Add(absl::StrCat(tensor.name, " ", tensor.type, " ", absl::StrJoin(tensor.shape, ",")));
-    digest.Add({reinterpret_cast<const char*>(tensor.bytes.data()), tensor.bytes.size()});
-  }
-  return digest.Hex();
-}
-
-std::string DigestOf(const model::Tokenizer& tokenizer) {
-  Digest digest;
-  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
-    digest.Add(absl::StrCat(tokenizer.TokenBytes(id), tokenizer.IsSpecial(id) ? " special" : ""));
-  }
-  // How it cuts a text, which depends on much else.
-  const auto cut = tokenizer.Encode(
-      "In 1987, Zo\u00eb's caf\u00e9 sold 12345 \u5929\u6c17 cakes;  WE'LL see\n\n\tthe  unbelievable x+=y/2...",
-      /*parse_special=*/false);
-  digest.Add(cut.ok() ? absl::StrJoin(*cut, " ") : cut.status().message());
-  return digest.Hex();
-}
-
-// What a checkpoint has to agree with beside the settings.
-std::map<std::string, std::string> IdentityOf(const Flags& flags, const Opened& opened) {
-  uint64_t bytes = 0;
-  for (const std::string& file : opened.weights == nullptr ? std::vector<std::string>() : opened.weights->files()) {
-    std::error_code error;
-    const auto size = std::filesystem::file_size(file, error);
-    if (!error) bytes += size;
-  }
-  std::filesystem::path model(flags.model);
-  if (!model.has_filename()) model = model.parent_path();
-  Digest chat;
-  chat.Add(opened.template_source);
-  std::map<std::string, std::string> identity = {
-      {"model", absl::StrCat(absl::CHexEscape(model.filename().string()), " of ", bytes, " bytes")},
-      {"configuration", opened.config.Canonical()},
-      {"tokenizer", DigestOf(*opened.tokenizer)},
-      {"chat_template", chat.Hex()},
-      {"document_template", opened.profile.document_template},
-      {"place", opened.profile.place == link::LinkProfile::Place::kAfterSystem ? "after-system" : "in-user"}};
-  for (const std::optional<int32_t>& mark : {opened.profile.mem_start, opened.profile.mem_end}) {
-    if (mark) absl::StrAppend(&identity["place"], " ", *mark);
-  }
-  if (opened.weights != nullptr) identity["weights"] = DigestOf(*opened.weights);
-  return identity;
 }
 
 absl::Status WriteOutputs(const Flags& flags, const Opened& opened, train::Learner& learner) {
@@ -318,7 +257,8 @@ absl::Status Train(Flags& flags) {
   const CatchInterrupt caught;
   train::Run run;
   run.settings = flags.settings;
-  run.identity = IdentityOf(flags, opened);
+  run.identity = train::IdentityOf(flags.model, opened.weights.get(), opened.config, opened.template_source,
+                                   *opened.tokenizer, opened.profile);
   run.directory = flags.out;
   run.learner = learner.get();
   run.maker = &maker;
@@ -327,6 +267,7 @@ absl::Status Train(Flags& flags) {
     bar.Clear();
     std::fprintf(stderr, "[%s: %s]\n", std::string(what).c_str(), Printable(std::string(message)).c_str());
   };
+  run.reader.interrupt = &SignalInterrupt();
   run.reader.max_skipped = flags.skip_damaged;
   std::set<std::string> skipped;  // files are read again and again
   run.reader.on_skipped = [&](const absl::Status& status) {
