@@ -14,7 +14,7 @@ export CCACHE_SLOPPINESS := pch_defines,time_macros
 # Without a run of the preprocessor for each file that is not cached.
 export CCACHE_DEPEND := 1
 
-.PHONY: deps release debug demo demo-cluster quick test annotations release-tests asan-build asan tsan-build tsan fuzz fuzz-build cuda-check bench soak format check-format lint clean
+.PHONY: deps release debug demo demo-cluster demo-serve quick test annotations release-tests asan-build asan tsan-build tsan fuzz fuzz-build cuda-check bench soak format check-format lint clean
 
 release:
 	$(call BUILD,release,all)
@@ -35,6 +35,11 @@ demo: deps
 demo-cluster: deps
 	$(call BUILD,release,kvlink)
 	deploy/demo/cluster.sh
+
+# The demo's documents behind OpenAI's and Anthropic's APIs, until ^C.
+demo-serve: deps
+	$(call BUILD,release,kvlink)
+	deploy/demo/serve.sh
 
 # What a change needs before it is shown: format, layers, and the tests of the folders that it touches, without the slow ones.
 quick: check-format

@@ -111,18 +111,7 @@ absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& fl
                  &flags.min_p);
   arguments.Integer("seed", "N", "Random seed, used if --temperature is above 0.", 0, INT64_MAX, &flags.seed);
   arguments.Number("timeout", "SECONDS", "Time limit for one answer.", &flags.timeout);
-  arguments.Bytes("device-memory",
-                  "With --device cuda: device memory for encodings. It must hold all encodings of one request.",
-                  &flags.ask.device_memory);
-  arguments.Bytes("host-memory",
-                  "With --device cuda: host memory for copies of encodings, from which evicted encodings return to the "
-                  "device; 0: none.",
-                  &flags.ask.host_memory);
-  arguments.Bytes("device-buffer",
-                  "With --device cuda and a node read over UCX: device memory, in addition to --device-memory, that "
-                  "receives encodings straight from the network if UCX can reach it. Encodings that do not fit come "
-                  "through the host; 0: all do.",
-                  &flags.ask.device_buffer);
+  AddDeviceFlags(arguments, flags.ask.device);
   arguments.Flag("quiet", "Print only answers.", &flags.quiet);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
@@ -141,12 +130,7 @@ absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& fl
   if (flags.question.empty() && flags.questions.empty() && !flags.chat) {
     return absl::InvalidArgumentError("no question; give one as an operand, or use --questions or --chat");
   }
-  if (flags.ask.host_memory > 0 && flags.ask.model.device == "cpu") {
-    return absl::InvalidArgumentError("--host-memory requires --device cuda");
-  }
-  if (arguments.given("device-buffer") && flags.ask.model.device == "cpu") {
-    return absl::InvalidArgumentError("--device-buffer requires --device cuda");
-  }
+  KVLINK_RETURN_IF_ERROR(CheckDeviceFlags(arguments, flags.ask.model, flags.ask.device));
   if (flags.chat && flags.compare) return absl::InvalidArgumentError("--chat and --compare cannot be combined");
   flags.ask.sampling.temperature = static_cast<float>(flags.temperature);
   flags.ask.sampling.top_k = static_cast<int32_t>(flags.top_k);
@@ -311,7 +295,8 @@ void PrintFormNote(AskSession& session, const Flags& flags) {
 
 absl::Status AnswerOne(AskSession& session, const Flags& flags, const Question& question, Totals* totals) {
   std::vector<infer::RequestDocument> documents;
-  for (const DocumentParts& wanted : question.documents) KVLINK_RETURN_IF_ERROR(session.AddStored(wanted, &documents));
+  for (const encode::DocumentParts& wanted : question.documents)
+    KVLINK_RETURN_IF_ERROR(session.AddStored(wanted, &documents));
   PrintFormNote(session, flags);
   if (flags.compare) return Compare(session, flags, question, documents, totals);
   const auto chat = session.NewChat(session.linker(), std::move(documents));
@@ -328,9 +313,24 @@ absl::Status AnswerQuestions(AskSession& session, const Flags& flags, const std:
   for (; asked < questions.size() && !Interrupted() && !OutputFailed(); ++asked) {
     const Question& question = questions[asked];
     if (!flags.quiet) {
-      absl::PrintF("\n[%d/%d] %s\n  documents     %s\n", asked + 1, questions.size(), Printable(question.text),
-                   Printable(absl::StrJoin(question.documents, ", ", [](std::string* out, const DocumentParts& parts) {
-                     out->append(Spelled(parts));
+      absl::PrintF(
+          "\n[%d/%d] %s\n  documents     %s\n", asked + 1, questions.size(), Printable(question.text),
+          Printable(absl::StrJoin(question.documents, ", ", [](std::string* out, const encode::DocumentParts& parts) {
+            out->append(Spelled(parts));
+          })));
+      std::fflush(stdout);
+    }
+    const absl::Status status = AnswerOne(session, flags, question, &totals);
+    if (status.ok() || Interrupted()) continue;
+    std::fprintf(stderr, "%s\n", OneLine(absl::StrCat("kvlink ask: question ", asked + 1), status.message()).c_str());
+    ++failed;
+  }
+  if (!flags.quiet) PrintTotals(totals, flags.compare);
+  if (asked < questions.size() || Interrupted()) return absl::CancelledError("interrupted");
+  if (failed == 0) return absl::OkStatus();
+  return absl::AbortedError(absl::StrCat(failed, " of ", questions.size(), " questions were not answered"));
+}
+
 // The lines of standard input. A signal ends the wait for one.
 class InputLines {
  public:
@@ -358,20 +358,6 @@ class InputLines {
  private:
   std::string read_;  // and not returned yet
 };
-
-                   })));
-      std::fflush(stdout);
-    }
-    const absl::Status status = AnswerOne(session, flags, question, &totals);
-    if (status.ok() || Interrupted()) continue;
-    std::fprintf(stderr, "%s\n", OneLine(absl::StrCat("kvlink ask: question ", asked + 1), status.message()).c_str());
-    ++failed;
-  }
-  if (!flags.quiet) PrintTotals(totals, flags.compare);
-  if (asked < questions.size() || Interrupted()) return absl::CancelledError("interrupted");
-  if (failed == 0) return absl::OkStatus();
-  return absl::AbortedError(absl::StrCat(failed, " of ", questions.size(), " questions were not answered"));
-}
 
 absl::Status Converse(AskSession& session, const Flags& flags, std::vector<infer::RequestDocument> documents) {
   const auto chat = session.NewChat(session.linker(), std::move(documents));
@@ -417,15 +403,15 @@ absl::Status RunAsk(absl::Span<char* const> args) {
   if (!flags.questions.empty()) {
     KVLINK_ASSIGN_OR_RETURN(questions, ReadQuestions(flags.questions));
   }
-  std::vector<DocumentParts> stored;
+  std::vector<encode::DocumentParts> stored;
   for (const std::string& id : flags.documents) stored.push_back({.id = id});
   for (const std::string& text : flags.parts) {
-    KVLINK_ASSIGN_OR_RETURN(DocumentParts parts, ParseDocumentParts(text));
+    KVLINK_ASSIGN_OR_RETURN(encode::DocumentParts parts, encode::ParseDocumentParts(text));
     stored.push_back(std::move(parts));
   }
   KVLINK_ASSIGN_OR_RETURN(const auto session, AskSession::Open(flags.ask));
   std::vector<infer::RequestDocument> documents;
-  for (const DocumentParts& wanted : stored) KVLINK_RETURN_IF_ERROR(session->AddStored(wanted, &documents));
+  for (const encode::DocumentParts& wanted : stored) KVLINK_RETURN_IF_ERROR(session->AddStored(wanted, &documents));
   PrintFormNote(*session, flags);
   for (const std::string& path : flags.files) KVLINK_RETURN_IF_ERROR(session->AddFromFile(path, &documents));
   if (!flags.quiet && session->generator().options().device_buffer_bytes > 0 &&

@@ -51,22 +51,13 @@ absl::StatusOr<std::unique_ptr<AskSession>> AskSession::Open(const AskOptions& o
   OpenedModel& opened = session->opened_;
   const model::ModelConfig& config = opened.model->config();
   KVLINK_ASSIGN_OR_RETURN(session->chat_, link::OpenChat(opened.weights->chat_template(), config, *opened.tokenizer));
-  infer::GeneratorOptions generator;
-  generator.ns = options.store.ns;
-  KVLINK_ASSIGN_OR_RETURN(generator.codec, ParseCodec(options.store.codec));
-  generator.tenant_secret = options.tenant_secret;
-  generator.profile = opened.profile;
-  generator.wrapper = opened.wrapper;
+  KVLINK_ASSIGN_OR_RETURN(infer::GeneratorOptions generator, GeneratorOptionsOf(opened, options.store, options.model,
+                                                                                options.device, options.tenant_secret));
   // Over encodings alone little private KV is needed; everything else may fill the context (0).
   const link::Linker linker = session->linker();
   if (linker.base == link::Linker::kConcat && linker.head == 0 && linker.choice == link::Linker::kNone) {
     generator.private_tokens = std::min(options.private_tokens, config.context);
   }
-  generator.resident_budget_bytes = options.model.device == "cpu" ? options.store.memory / 2 : options.device_memory;
-  generator.host_bytes = options.host_memory;
-  KVLINK_ASSIGN_OR_RETURN(const PlaceKind kind, PlaceOf(options.store));
-  if (options.model.device != "cpu" && kind != PlaceKind::kDirectory)
-    generator.device_buffer_bytes = options.device_buffer;
   KVLINK_ASSIGN_OR_RETURN(session->generator_,
                           infer::Generator::Create(opened.model.get(), opened.fingerprint, session->store_.store.get(),
                                                    std::move(generator)));
@@ -99,7 +90,8 @@ absl::Status AskSession::OpenScratch() {
   return absl::OkStatus();
 }
 
-absl::Status AskSession::AddStored(const DocumentParts& wanted, std::vector<infer::RequestDocument>* documents) {
+absl::Status AskSession::AddStored(const encode::DocumentParts& wanted,
+                                   std::vector<infer::RequestDocument>* documents) {
   if (Interrupted()) return absl::CancelledError("interrupted");
   const std::string& id = wanted.id;
   const auto entry = store_.store->GetDocument(options_.store.ns, id);
@@ -109,17 +101,10 @@ absl::Status AskSession::AddStored(const DocumentParts& wanted, std::vector<infe
                                             "; kvlink inspect documents lists its documents"));
   }
   KVLINK_RETURN_IF_ERROR(entry.status());
-  KVLINK_RETURN_IF_ERROR(CheckEntry(id, *entry, opened_.fingerprint, options_.tenant_secret, opened_.wrapper));
+  KVLINK_RETURN_IF_ERROR(encode::CheckEntry(id, *entry, opened_.fingerprint, options_.tenant_secret, opened_.wrapper));
   NoteForm(id, *entry);
-  const int64_t parts = static_cast<int64_t>(entry->parts.size());
-  const int64_t named = wanted.last.value_or(wanted.first);
-  if (named > std::max<int64_t>(parts, 1)) {
-    return absl::OutOfRangeError(absl::StrCat("document '", absl::Utf8SafeCEscape(id), "' has ", parts,
-                                              parts == 1 ? " part" : " parts", "; there is no part ", named));
-  }
-  for (int64_t i = wanted.first - 1; i < std::min(wanted.last.value_or(parts), parts); ++i) {
-    documents->push_back({entry->parts[i].tokens});
-  }
+  KVLINK_ASSIGN_OR_RETURN(std::vector<std::vector<int32_t>> parts, encode::PartsOf(*entry, wanted));
+  for (std::vector<int32_t>& tokens : parts) documents->push_back({std::move(tokens)});
   return absl::OkStatus();
 }
 

@@ -13,9 +13,10 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "store/cli/place.h"
-#include "worker/cli/document_parts.h"
+#include "worker/cli/generator_flags.h"
 #include "worker/cli/interrupt.h"
 #include "worker/cli/open.h"
+#include "worker/encode/stored_document.h"
 #include "worker/infer/chat.h"
 #include "worker/infer/generator.h"
 #include "worker/ingest/source/document_source.h"
@@ -31,12 +32,10 @@ struct AskOptions {
   std::string system;
   int64_t max_tokens = 256;
   kernels::SampleParams sampling;
-  int64_t device_memory = int64_t{4} << 30;    // bytes of device memory for encodings
-  int64_t host_memory = 0;                     // bytes of host memory for copies of encodings beside a device; 0: none
-  int64_t device_buffer = int64_t{512} << 20;  // bytes of device memory in which encodings arrive from a node; 0: none
-  bool store_needed = true;                    // some document is named by id
-  bool scratch_store = false;                  // a temporary store, whatever `store` names
-  int64_t private_tokens = 0;                  // GeneratorOptions, with the linker concat
+  DeviceFlags device;
+  bool store_needed = true;    // some document is named by id
+  bool scratch_store = false;  // a temporary store, whatever `store` names
+  int64_t private_tokens = 0;  // GeneratorOptions, with the linker concat
 };
 
 // A temporary directory for a store, removed with the object. Used on request, and when no store exists and the answer
@@ -62,7 +61,7 @@ class AskSession {
   // Adds parts of a catalogued document, each as a document of the request. NOT_FOUND naming it; OUT_OF_RANGE if it has
   // fewer parts; FAILED_PRECONDITION if it was written by another model or under another secret. CANCELLED:
   // interrupted.
-  absl::Status AddStored(const DocumentParts& wanted, std::vector<infer::RequestDocument>* documents);
+  absl::Status AddStored(const encode::DocumentParts& wanted, std::vector<infer::RequestDocument>* documents);
   // Adds the documents of a text or JSON lines file (or a directory of these), tokenised as ingest does. CANCELLED:
   // interrupted.
   absl::Status AddFromFile(const std::string& path, std::vector<infer::RequestDocument>* documents);

@@ -10,6 +10,7 @@ namespace kvlink::cli {
 
 absl::Status RunIngest(absl::Span<char* const> args);
 absl::Status RunAsk(absl::Span<char* const> args);
+absl::Status RunServe(absl::Span<char* const> args);
 absl::Status RunEval(absl::Span<char* const> args);
 absl::Status RunInspect(absl::Span<char* const> args);
 absl::Status RunPlan(absl::Span<char* const> args);

@@ -134,7 +134,7 @@ void AddFlags(Arguments& arguments, Flags& flags) {
   arguments.Number("timeout", "SECONDS", "Time limit for one question with all linkers.", &flags.timeout);
   arguments.Bytes("device-memory",
                   "With --device cuda: device memory for encodings. It must hold all encodings of one question.",
-                  &flags.ask.device_memory);
+                  &flags.ask.device.memory);
 }
 
 DataOptions DataOptionsOf(const Flags& flags, const Arguments& arguments) {

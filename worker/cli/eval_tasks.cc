@@ -44,7 +44,7 @@ class OfFile final : public EvalTasks {
     task.kind = "file";
     task.question = question.text;
     task.answers = question.expected;
-    for (const DocumentParts& wanted : question.documents) {
+    for (const encode::DocumentParts& wanted : question.documents) {
       KVLINK_RETURN_IF_ERROR(Annotate(session.AddStored(wanted, &task.documents), absl::StrCat("question ", next_)));
     }
     // What it asks and of which tokens, so that a results file serves a changed file of questions as well.

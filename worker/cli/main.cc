@@ -8,6 +8,7 @@ namespace {
 constexpr kvlink::cli::Command kCommands[] = {
     {"ingest", kvlink::cli::RunIngest, "encode documents and store the encodings"},
     {"ask", kvlink::cli::RunAsk, "answer a question from stored documents"},
+    {"serve", kvlink::cli::RunServe, "answer requests over HTTP from stored documents"},
     {"eval", kvlink::cli::RunEval, "measure how good a model's answers are with each linker"},
     {"inspect", kvlink::cli::RunInspect, "show the contents of a store, a document or a model"},
     {"plan", kvlink::cli::RunPlan, "estimate the size of a corpus's encodings, and when loading them pays off"},
@@ -33,7 +34,9 @@ int main(int argc, char** argv) {
            "  kvlink ask --doc moon --doc mars \"What are the names of the two moons of Mars?\"\n\n"
            "Serve a store to share it among processes and hosts:\n\n"
            "  kvlink store --listen 127.0.0.1:7400 &\n"
-           "  kvlink ingest --store 127.0.0.1:7400 documents.jsonl\n\n",
+           "  kvlink ingest --store 127.0.0.1:7400 documents.jsonl\n\n"
+           "Serve answers over HTTP, in the APIs of OpenAI and Anthropic:\n\n"
+           "  kvlink serve --listen 127.0.0.1:8080\n\n",
        .commands = kCommands,
        .closing = "KVLINK_MODEL and KVLINK_STORE set the default model and store.\n"},
       argc, argv);

@@ -1,6 +1,5 @@
 #include "worker/cli/open.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -63,30 +62,6 @@ absl::StatusOr<OpenedModel> OpenModel(const ModelFlags& flags) {
   KVLINK_ASSIGN_OR_RETURN(opened.fingerprint, encode::FingerprintOf(*opened.weights, /*use_cache=*/true));
   KVLINK_ASSIGN_OR_RETURN(opened.model, model::Model::Load(opened.backend.get(), *opened.weights, {}));
   return opened;
-}
-
-absl::Status CheckEntry(absl::string_view id, const CatalogEntry& entry, const Fingerprint& fingerprint,
-                        absl::string_view tenant_secret, const encode::Wrapper& wrapper) {
-  if (entry.model != fingerprint) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("document '", id, "' was ingested with another model (", entry.model.Hex().substr(0, 16),
-                     ", this one is ", fingerprint.Hex().substr(0, 16),
-                     "); name that model with --model, or ingest the document again with this one"));
-  }
-  const auto named_in = [&](const std::string& context, absl::string_view secret) {
-    return std::all_of(entry.parts.begin(), entry.parts.end(), [&](const CatalogPart& part) {
-      return part.identity == ComputeIdentity({fingerprint, context, part.tokens}, secret);
-    });
-  };
-  const auto named_under = [&](absl::string_view secret) {
-    return named_in(entry.context_digest, secret) || named_in(wrapper.digest, secret);
-  };
-  if (named_under(tenant_secret)) return absl::OkStatus();
-  const absl::string_view what = tenant_secret.empty() ? "with a tenant secret; name its file with --secret-file"
-                                 : named_under("")     ? "without a tenant secret; leave out --secret-file"
-                                                       : "with another tenant secret; name its file with --secret-file";
-  return absl::FailedPreconditionError(
-      absl::StrCat("document '", id, "' was ingested ", what, ", or ingest the document again"));
 }
 
 }  // namespace kvlink::cli

@@ -7,12 +7,9 @@
 #include <memory>
 #include <string>
 
-#include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/string_view.h"
 #include "base/cli/args.h"
 #include "kernels/kernels.h"
-#include "proto/catalog.h"
 #include "proto/digest.h"
 #include "worker/encode/wrapper.h"
 #include "worker/files/weights.h"
@@ -49,12 +46,6 @@ struct OpenedModel {
   encode::Wrapper wrapper;  // the profile's
 };
 absl::StatusOr<OpenedModel> OpenModel(const ModelFlags& flags);
-
-// FAILED_PRECONDITION, naming the document and what to do, if `entry` was written by another model than `fingerprint`
-// or under another secret: a user who cannot compute a document's identities must not get its encodings. Its wrapper
-// may be any that it names, or the profile's, since nodes of an earlier build drop the name.
-absl::Status CheckEntry(absl::string_view id, const CatalogEntry& entry, const Fingerprint& fingerprint,
-                        absl::string_view tenant_secret, const encode::Wrapper& wrapper);
 
 }  // namespace kvlink::cli
 

@@ -31,12 +31,12 @@ absl::StatusOr<std::vector<std::string>> ReadSpellings(absl::string_view name, c
 }
 
 // "id" or {"id": "...", "parts": "2-5"}.
-absl::StatusOr<DocumentParts> ParseDocument(const Json& json) {
-  if (json.is_string()) return DocumentParts{.id = json.get<std::string>()};
+absl::StatusOr<encode::DocumentParts> ParseDocument(const Json& json) {
+  if (json.is_string()) return encode::DocumentParts{.id = json.get<std::string>()};
   if (json.is_object() && json.contains("id") && json["id"].is_string()) {
     const std::string id = json["id"].get<std::string>();
-    if (!json.contains("parts")) return DocumentParts{.id = id};
-    if (json["parts"].is_string()) return ParsePartRange(id, json["parts"].get<std::string>());
+    if (!json.contains("parts")) return encode::DocumentParts{.id = id};
+    if (json["parts"].is_string()) return encode::ParsePartRange(id, json["parts"].get<std::string>());
   }
   return absl::InvalidArgumentError("\"documents\" must contain ids or {\"id\": \"...\", \"parts\": \"2-5\"}");
 }
@@ -54,7 +54,7 @@ absl::StatusOr<Question> ParseQuestion(const std::string& line) {
     return absl::InvalidArgumentError("\"documents\" is missing or not an array");
   }
   for (const Json& document : *documents) {
-    KVLINK_ASSIGN_OR_RETURN(DocumentParts parts, ParseDocument(document));
+    KVLINK_ASSIGN_OR_RETURN(encode::DocumentParts parts, ParseDocument(document));
     question.documents.push_back(std::move(parts));
   }
   for (const char* name : {"answers", "answer"}) {

@@ -8,14 +8,14 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "worker/cli/document_parts.h"
+#include "worker/encode/stored_document.h"
 
 namespace kvlink::cli {
 
 struct Question {
   std::string text;
-  std::vector<DocumentParts> documents;  // in order
-  std::vector<std::string> expected;     // accepted spellings, the one to display first; empty: nothing is expected
+  std::vector<encode::DocumentParts> documents;  // in order
+  std::vector<std::string> expected;  // accepted spellings, the one to display first; empty: nothing is expected
 };
 
 // JSON lines: {"question": "...", "documents": ["id", ...], "answer": "..." or ["...", ...]}. In place of an id, {"id":

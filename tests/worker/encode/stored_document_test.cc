@@ -1,14 +1,52 @@
-#include "worker/cli/open.h"
+#include "worker/encode/stored_document.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-namespace kvlink::cli {
+namespace kvlink::encode {
 namespace {
 
 using ::testing::HasSubstr;
 
-TEST(Open, AnEntryOfAnotherModelIsRefusedByName) {
+TEST(DocumentParts, ARangeStandsBehindTheLastEqualsSign) {
+  const auto one = ParseDocumentParts("moon=3");
+  ASSERT_TRUE(one.ok()) << one.status();
+  EXPECT_EQ(one->id, "moon");
+  EXPECT_EQ(one->first, 3);
+  EXPECT_EQ(one->last, 3);
+  const auto some = ParseDocumentParts("a=b=2-5@1-4#7=2-5");
+  ASSERT_TRUE(some.ok()) << some.status();
+  EXPECT_EQ(some->id, "a=b=2-5@1-4#7");
+  EXPECT_EQ(some->first, 2);
+  EXPECT_EQ(some->last, 5);
+  const auto open = ParseDocumentParts("moon=2-");
+  ASSERT_TRUE(open.ok()) << open.status();
+  EXPECT_EQ(open->first, 2);
+  EXPECT_FALSE(open->last.has_value());
+  for (const char* text : {"moon=3", "a=b=2-5@1-4#7=2-5", "moon=2-"})
+    EXPECT_EQ(Spelled(*ParseDocumentParts(text)), text);
+  EXPECT_EQ(Spelled({.id = "moon"}), "moon");
+}
+
+TEST(DocumentParts, RefusesWhatIsNoRange) {
+  for (const char* text : {"", "moon", "=2", "moon=", "moon=0", "moon=-2", "moon=5-2", "moon=2-0", "moon=x",
+                           "moon=1-2-3", "moon=1,2", "moon= 1", "moon=+1", "moon=99999999999"}) {
+    EXPECT_EQ(ParseDocumentParts(text).status().code(), absl::StatusCode::kInvalidArgument) << text;
+  }
+}
+
+TEST(DocumentParts, PartsOfAnEntry) {
+  CatalogEntry entry;
+  for (int32_t i = 1; i <= 3; ++i) entry.parts.push_back({{}, {i}});
+  EXPECT_EQ(PartsOf(entry, {.id = "moon"})->size(), 3u);
+  EXPECT_EQ(*PartsOf(entry, {.id = "moon", .first = 2}), (std::vector<std::vector<int32_t>>{{2}, {3}}));
+  EXPECT_EQ(*PartsOf(entry, {.id = "moon", .first = 2, .last = 2}), (std::vector<std::vector<int32_t>>{{2}}));
+  const absl::Status none = PartsOf(entry, {.id = "moon", .first = 2, .last = 4}).status();
+  EXPECT_EQ(none.code(), absl::StatusCode::kOutOfRange);
+  EXPECT_THAT(std::string(none.message()), HasSubstr("'moon' has 3 parts; there is no part 4"));
+}
+
+TEST(CheckEntry, AnEntryOfAnotherModelIsRefusedByName) {
   CatalogEntry entry;
   Fingerprint fingerprint;
   EXPECT_TRUE(CheckEntry("a", entry, fingerprint, "", {}).ok());
@@ -19,7 +57,7 @@ TEST(Open, AnEntryOfAnotherModelIsRefusedByName) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("--model"));
 }
 
-TEST(Open, AnEntryOfAnotherSecretIsRefusedByName) {
+TEST(CheckEntry, AnEntryOfAnotherSecretIsRefusedByName) {
   const std::string secrets[] = {"", "sixteen bytes, 01", "sixteen bytes, 02"};
   const std::vector<int32_t> tokens = {1, 2, 3};
   for (const std::string& written : secrets) {
@@ -38,7 +76,7 @@ TEST(Open, AnEntryOfAnotherSecretIsRefusedByName) {
   }
 }
 
-TEST(Open, AnEntryInsideAnotherWrapperIsOfTheSameSecret) {
+TEST(CheckEntry, AnEntryInsideAnotherWrapperIsOfTheSameSecret) {
   const std::vector<int32_t> tokens = {1, 2, 3};
   const std::string secret = "sixteen bytes, 01", wrapper(32, 'w');
   CatalogEntry entry;
@@ -53,4 +91,4 @@ TEST(Open, AnEntryInsideAnotherWrapperIsOfTheSameSecret) {
 }
 
 }  // namespace
-}  // namespace kvlink::cli
+}  // namespace kvlink::encode
