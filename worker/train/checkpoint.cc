@@ -22,7 +22,7 @@ using Json = nlohmann::json;
 constexpr absl::string_view kMagic = "KVTC";
 constexpr uint8_t kMajor = 1, kMinor = 0;
 constexpr size_t kHeaderBytes = 24;
-constexpr uint64_t kMaxCount = uint64_t{1} << 32;  // of steps and examples, which a continued run passes over
+constexpr uint64_t kMaxCount = uint64_t{1} << 32;  // of steps and examples
 constexpr absl::string_view kNote = "run";
 constexpr absl::string_view kChosen = "chosen.";
 // Of a run. A checkpoint without them is of a build that did not compare them.

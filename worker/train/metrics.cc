@@ -58,6 +58,11 @@ absl::StatusOr<Metric> ParseLine(absl::string_view line) {
   return metric;
 }
 
+bool IsOfHeldOut(const Metric& metric) {
+  return std::any_of(metric.values.begin(), metric.values.end(),
+                     [](const auto& value) { return absl::StartsWith(value.first, "held_out_"); });
+}
+
 void AppendRecord(const std::string& message, std::string* out) {
   std::string length;
   AppendField(uint64_t{message.size()}, &length);
@@ -111,10 +116,9 @@ std::string CurvesPlot(const std::vector<Metric>& metrics) {
     }
   }
   if (curves.empty()) return "";
-  // What is measured only before the first step is a level to compare with.
   for (auto& [name, points] : curves) {
-    const size_t space = points.find(' ');
-    if (points.find('\n') + 1 == points.size()) absl::StrAppend(&points, metrics.back().step, points.substr(space));
+    if (!absl::StartsWith(name, "concat_")) continue;
+    absl::StrAppend(&points, metrics.back().step, points.substr(points.find(' ')));
   }
   std::string script = "set xlabel 'step'\nset ylabel 'nats per learned token'\nset grid\n";
   std::vector<std::string> plots;
@@ -125,7 +129,7 @@ std::string CurvesPlot(const std::vector<Metric>& metrics) {
   return absl::StrCat(script, "plot ", absl::StrJoin(plots, ", "), "\n");
 }
 
-absl::StatusOr<std::unique_ptr<Metrics>> Metrics::Open(const std::string& directory, int64_t step) {
+absl::StatusOr<std::unique_ptr<Metrics>> Metrics::Open(const std::string& directory, int64_t step, bool measured) {
   std::unique_ptr<Metrics> metrics(new Metrics(directory));
   const std::string path = directory + "/metrics.jsonl";
   metrics->file_ = Descriptor(open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644));
@@ -134,11 +138,11 @@ absl::StatusOr<std::unique_ptr<Metrics>> Metrics::Open(const std::string& direct
     if (errno != EWOULDBLOCK) return absl::ErrnoToStatus(errno, path);
     return absl::UnavailableError(absl::StrCat(path, ": another process is training there"));
   }
-  KVLINK_RETURN_IF_ERROR(Annotate(metrics->Read(step), path));
+  KVLINK_RETURN_IF_ERROR(Annotate(metrics->Read(step, measured), path));
   return metrics;
 }
 
-absl::Status Metrics::Read(int64_t step) {
+absl::Status Metrics::Read(int64_t step, bool measured) {
   struct stat state = {};
   if (fstat(file_.get(), &state) != 0) return absl::ErrnoToStatus(errno, "stat");
   if (!S_ISREG(state.st_mode) || state.st_size > kMaxBytes) {
@@ -158,7 +162,7 @@ absl::Status Metrics::Read(int64_t step) {
     if (end - kept > kMaxLineBytes) return absl::InvalidArgumentError(absl::StrCat("line ", number, ": too long"));
     auto metric = ParseLine(absl::string_view(bytes).substr(kept, end - kept));
     KVLINK_RETURN_IF_ERROR(Annotate(metric.status(), absl::StrCat("line ", number)));
-    if (metric->step > step) break;
+    if (metric->step > step || (metric->step == step && !measured && IsOfHeldOut(*metric))) break;
     metrics_.push_back(*std::move(metric));
     kept = end + 1;
   }

@@ -24,14 +24,17 @@ struct Metric {
 
 // Bytes of a TensorBoard event file (TFRecord of Event messages).
 std::string EncodeEvents(const std::vector<Metric>& metrics);
-// A script for cli::DrawPng that draws the losses; empty if there are none.
+// A script for cli::DrawPng that draws the losses; empty if there are none. Those of `concat`, which are measured once,
+// are levels.
 std::string CurvesPlot(const std::vector<Metric>& metrics);
 
 class Metrics {
  public:
-  // Opens DIRECTORY/metrics.jsonl and drops what it holds of later steps than `step`, so that a continued run writes
-  // each once. UNAVAILABLE: another process is writing it; INVALID_ARGUMENT naming the line: not such a file.
-  static absl::StatusOr<std::unique_ptr<Metrics>> Open(const std::string& directory, int64_t step);
+  // Opens DIRECTORY/metrics.jsonl and drops what it holds of later steps than `step`, and of that step what was
+  // measured of held-out examples unless `measured`, so that a continued run writes each once. UNAVAILABLE: another
+  // process is writing it; INVALID_ARGUMENT naming the line: not such a file.
+  static absl::StatusOr<std::unique_ptr<Metrics>> Open(const std::string& directory, int64_t step,
+                                                       bool measured = true);
 
   const std::vector<Metric>& all() const { return metrics_; }
   absl::Status Append(Metric metric);
@@ -40,7 +43,7 @@ class Metrics {
 
  private:
   explicit Metrics(std::string directory) : directory_(std::move(directory)) {}
-  absl::Status Read(int64_t step);
+  absl::Status Read(int64_t step, bool measured);
 
   const std::string directory_;
   Descriptor file_;

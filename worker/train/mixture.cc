@@ -23,6 +23,7 @@ constexpr int64_t kHeldOutItems = int64_t{1} << 40;  // indices of generated ite
 constexpr int64_t kSegmentTokens = 100;
 constexpr size_t kMaxSources = 64;
 constexpr int64_t kMaxCut = 1 << 20;
+constexpr int64_t kAskEvery = 1024;  // examples
 
 // Bits that have nothing to do with those of neighbouring positions.
 data::Random At(uint64_t seed, int64_t position, uint64_t purpose) {
@@ -209,8 +210,12 @@ std::string DescribeMixture(const Mixture& mixture) {
   return absl::StrJoin(mixture.sources, "; ", append);
 }
 
-ExampleStream::ExampleStream(const Mixture* mixture, uint64_t seed, bool held_out, const data::ReaderOptions& reader)
-    : seed_(seed ^ (held_out ? 0x68656c646f757421 : 0)), held_out_(held_out), reader_(reader) {
+ExampleStream::ExampleStream(const Mixture* mixture, uint64_t seed, bool held_out, const data::ReaderOptions& reader,
+                             std::function<bool()> stopped)
+    : seed_(seed ^ (held_out ? 0x68656c646f757421 : 0)),
+      held_out_(held_out),
+      reader_(reader),
+      stopped_(std::move(stopped)) {
   for (const Source& source : mixture->sources) {
     total_ += source.weight;
     states_.push_back({&source, nullptr, 0, 0});
@@ -218,8 +223,9 @@ ExampleStream::ExampleStream(const Mixture* mixture, uint64_t seed, bool held_ou
 }
 
 absl::StatusOr<std::unique_ptr<ExampleStream>> ExampleStream::Open(const Mixture* mixture, uint64_t seed, bool held_out,
-                                                                   const data::ReaderOptions& reader) {
-  std::unique_ptr<ExampleStream> stream(new ExampleStream(mixture, seed, held_out, reader));
+                                                                   const data::ReaderOptions& reader,
+                                                                   std::function<bool()> stopped) {
+  std::unique_ptr<ExampleStream> stream(new ExampleStream(mixture, seed, held_out, reader, std::move(stopped)));
   for (State& state : stream->states_) {  // so that a missing file is reported now
     if (!state.source->format) continue;
     if (state.source->path == "-") {
@@ -244,6 +250,11 @@ size_t ExampleStream::Choose() const {
   for (size_t i = 0; i + 1 < states_.size(); ++i) {
     at -= states_[i].source->weight;
     if (at < 0) return i;
+absl::Status ExampleStream::Count() {
+  if (++counted_ % kAskEvery != 0 || !stopped_ || !stopped_()) return absl::OkStatus();
+  return absl::CancelledError("stopped while examples were drawn");
+}
+
   }
   return states_.size() - 1;
 }
@@ -277,6 +288,7 @@ absl::StatusOr<data::Example> ExampleStream::Read(State& state) {
     if (((state.read++ % kHeldOutEvery) == kHeldOutEvery - 1) == held_out_) return *std::move(example);
   }
   return absl::InvalidArgumentError(absl::StrCat(state.source->path, ": fewer than ", held_out_ ? kHeldOutEvery : 1,
+    KVLINK_RETURN_IF_ERROR(Count());
                                                  " examples, so none can be ", held_out_ ? "held out" : "learned"));
 }
 
@@ -295,6 +307,7 @@ absl::StatusOr<ExampleStream::Drawn> ExampleStream::Next() {
 }
 
 absl::Status ExampleStream::Skip(int64_t drawn) {
+    KVLINK_RETURN_IF_ERROR(Count());
   if (drawn < drawn_) return absl::InternalError("a stream of examples does not go back");
   while (drawn_ < drawn) {
     State& state = states_[Choose()];
@@ -305,3 +318,4 @@ absl::Status ExampleStream::Skip(int64_t drawn) {
 }
 
 }  // namespace kvlink::train
+    KVLINK_RETURN_IF_ERROR(Count());

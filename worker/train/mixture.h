@@ -14,6 +14,7 @@
 #define KVLINK_WORKER_TRAIN_MIXTURE_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -68,12 +69,14 @@ class ExampleStream {
     const Source* source = nullptr;
   };
   // `mixture` outlives the stream. The same seed draws the same examples. `reader`: of files; what is skipped counts in
-  // each reading. INVALID_ARGUMENT: standard input, which cannot be read again; errors of data::Reader.
+  // each reading. `stopped` (may be empty): asked now and then. INVALID_ARGUMENT: standard input, which cannot be read
+  // again; errors of data::Reader.
   static absl::StatusOr<std::unique_ptr<ExampleStream>> Open(const Mixture* mixture, uint64_t seed, bool held_out,
-                                                             const data::ReaderOptions& reader = {});
-  // INVALID_ARGUMENT for a damaged example, as data::Reader says, and for a file without examples.
+                                                             const data::ReaderOptions& reader = {},
+                                                             std::function<bool()> stopped = nullptr);
+  // INVALID_ARGUMENT for a damaged example, as data::Reader says, and for a file without examples. CANCELLED: stopped.
   absl::StatusOr<Drawn> Next();
-  // Skips to where a stream is after `drawn` calls of Next.
+  // Skips to where a stream is after `drawn` calls of Next. CANCELLED: stopped.
   absl::Status Skip(int64_t drawn);
   int64_t drawn() const { return drawn_; }
 
@@ -84,9 +87,12 @@ class ExampleStream {
     int64_t read = 0;                      // since it was opened
     int64_t skipped = 0;                   // to be read and dropped
   };
-  ExampleStream(const Mixture* mixture, uint64_t seed, bool held_out, const data::ReaderOptions& reader);
+  ExampleStream(const Mixture* mixture, uint64_t seed, bool held_out, const data::ReaderOptions& reader,
+                std::function<bool()> stopped);
   absl::Status Reopen(State& state) const;
   size_t Choose() const;
+  // Called for each example that is read, made or passed over. CANCELLED: stopped.
+  absl::Status Count();
   absl::StatusOr<data::Example> Generate(const Source& source) const;
   absl::StatusOr<data::Example> Read(State& state);
 
@@ -94,6 +100,8 @@ class ExampleStream {
   const bool held_out_;
   const data::ReaderOptions reader_;
   double total_ = 0;  // of the weights
+  const std::function<bool()> stopped_;
+  int64_t counted_ = 0;
   int64_t drawn_ = 0;
   std::vector<State> states_;
 };

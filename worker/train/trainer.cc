@@ -15,6 +15,12 @@ namespace {
 constexpr int kMaxUnfit = 1000;       // examples in a row
 constexpr double kRecentDecay = 0.9;  // of the running mean
 
+// Examples that a step draws at most: its packs are full of lessons of one token, one more does not fit, and each is
+// found at the last try.
+int64_t MaxDrawn(const Settings& settings) {
+  return kMaxUnfit * (settings.batch * (settings.pack ? settings.tokens : 1) + 1);
+}
+
 double Mean(double sum, int64_t count) { return sum / static_cast<double>(std::max<int64_t>(1, count)); }
 
 }  // namespace
@@ -40,14 +46,21 @@ absl::Status Trainer::Prepare() {
   path_ = run_.directory + "/checkpoint.kvtc";
   KVLINK_ASSIGN_OR_RETURN(std::optional<Checkpoint> there, ReadCheckpoint(path_, state_.run));
   if (there) {
+    if (there->drawn / MaxDrawn(settings_) > there->step) {
+      return absl::InvalidArgumentError(absl::StrCat(path_, ": the training checkpoint is damaged: ", there->drawn,
+                                                     " examples are more than ", there->step,
+                                                     " steps draw; move it away to begin anew"));
+    }
     KVLINK_RETURN_IF_ERROR(Annotate(run_.learner->Set(there->state), path_));
     there->run = std::move(state_.run);  // an earlier build may have named less
     state_ = *std::move(there);
     state_.state.clear();
     saved_ = true;
   }
-  KVLINK_ASSIGN_OR_RETURN(metrics_, Metrics::Open(run_.directory, there ? state_.step : -1));
-  KVLINK_ASSIGN_OR_RETURN(stream_, ExampleStream::Open(run_.mixture, settings_.seed, /*held_out=*/false, run_.reader));
+  KVLINK_ASSIGN_OR_RETURN(metrics_,
+                          Metrics::Open(run_.directory, there ? state_.step : -1, state_.measured == state_.step));
+  KVLINK_ASSIGN_OR_RETURN(
+      stream_, ExampleStream::Open(run_.mixture, settings_.seed, /*held_out=*/false, run_.reader, run_.stopped));
   KVLINK_RETURN_IF_ERROR(stream_->Skip(state_.drawn));
   return HoldOut();
 }
@@ -77,8 +90,8 @@ absl::StatusOr<Lesson> Trainer::FittingLesson(ExampleStream& stream) {
 
 absl::Status Trainer::HoldOut() {
   if (settings_.held_out == 0) return absl::OkStatus();
-  KVLINK_ASSIGN_OR_RETURN(const auto stream,
-                          ExampleStream::Open(run_.mixture, settings_.seed, /*held_out=*/true, run_.reader));
+  KVLINK_ASSIGN_OR_RETURN(const auto stream, ExampleStream::Open(run_.mixture, settings_.seed, /*held_out=*/true,
+                                                                 run_.reader, run_.stopped));
   while (static_cast<int64_t>(held_out_.size()) < settings_.held_out) {
     KVLINK_ASSIGN_OR_RETURN(Lesson lesson, FittingLesson(*stream));
     held_out_.push_back({std::move(lesson)});
@@ -151,15 +164,21 @@ absl::Status Trainer::Judge(const Learner::Losses& sum, const std::optional<Lear
     if (settings_.divergence > 0) metric.values.emplace_back("concat_divergence", Mean(concat->divergence, sum.tokens));
     metric.values.emplace_back("concat_cross_entropy", Mean(concat->cross_entropy, sum.tokens));
   }
-  KVLINK_RETURN_IF_ERROR(metrics_->Append(std::move(metric)));
   // What is chosen is nearest to full attention; without a teacher, what answers best.
   const double measure = Mean(settings_.divergence > 0 ? sum.divergence : sum.cross_entropy, sum.tokens);
-  if (!std::isfinite(measure) || (state_.best && measure >= *state_.best)) {
+  const bool better = std::isfinite(measure) && !(state_.best && measure >= *state_.best);
+  // First what may fail: after an error, a checkpoint names the step of the tensors that it holds, and the measurement,
+  // which is then made again, is not written.
+  std::vector<NamedTensor> trained;
+  if (better) {
+    KVLINK_ASSIGN_OR_RETURN(trained, run_.learner->Trained());
+  }
+  KVLINK_RETURN_IF_ERROR(metrics_->Append(std::move(metric)));
+  if (!better) {
     ++state_.worse;
     return absl::OkStatus();
   }
-  // First what may fail: a checkpoint after an error names the step of the tensors that it holds.
-  KVLINK_ASSIGN_OR_RETURN(state_.chosen, run_.learner->Trained());
+  state_.chosen = std::move(trained);
   state_.best = measure;
   state_.best_step = state_.step;
   state_.worse = 0;
@@ -253,6 +272,7 @@ absl::StatusOr<Outcome::End> Trainer::Steps() {
 absl::StatusOr<Outcome> Trainer::Loop() {
   const absl::StatusOr<Outcome::End> end = Steps();
   if (end.ok()) return Finish(*end);
+  if (absl::IsCancelled(end.status())) return Finish(Outcome::End::kStopped);  // where examples are drawn
   if (!torn_ && Save().ok() && state_.step > 0) {
     return absl::Status(end.status().code(),
                         absl::StrCat(end.status().message(), "; the checkpoint is of step ", state_.step));

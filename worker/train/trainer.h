@@ -40,7 +40,7 @@ struct Run {
   data::ReaderOptions reader;  // of the mixture's files
   // May be empty.
   std::function<void(const Progress&)> progress;
-  std::function<bool()> stopped;                     // asked between packs, also of held-out examples
+  std::function<bool()> stopped;  // asked between packs, also of held-out examples, and while many examples are drawn
   std::function<void(const std::string&)> left_out;  // told the first example that the chat template refuses, and why
 };
 
@@ -60,7 +60,8 @@ class Trainer {
   // and the events there. At the end the learner holds the tensors with the best held-out loss; the latest if nothing
   // is held out; after a ruined run the last good ones. INVALID_ARGUMENT: settings and data do not fit each other;
   // FAILED_PRECONDITION: the checkpoint is of another run; RESOURCE_EXHAUSTED: no memory, or no room on the disk, where
-  // the last checkpoint stays; errors of ExampleStream and Metrics. What was learned before an error is in the
+  // the last checkpoint stays; CANCELLED: stopped before it came to where the checkpoint is, and nothing has changed;
+  // errors of ExampleStream and Metrics. What was learned before an error is in the
   // checkpoint if it can be written.
   static absl::StatusOr<Outcome> Train(const Run& run);
 

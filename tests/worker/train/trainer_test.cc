@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <csignal>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -21,17 +22,17 @@
 #include "tests/support/tiny_model.h"
 #include "worker/files/open_tokenizer.h"
 #include "worker/link/profile.h"
-#include "worker/train/output.h"
 #include "worker/train/identity.h"
+#include "worker/train/output.h"
 
 namespace kvlink::train {
 namespace {
 
-using ::testing::HasSubstr;
-
 using ::testing::AllOf;
-std::string Bytes(const std::string& path) {
+using ::testing::HasSubstr;
 using ::testing::Not;
+
+std::string Bytes(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(file), {}};
 }
@@ -137,6 +138,66 @@ TEST_F(Training, AnInterruptedRunContinuesToTheBit) {
   }
 }
 
+// Killed between a measurement's line and the checkpoint that knows of it.
+TEST_F(Training, AMeasurementIsWrittenOnce) {
+  Settings settings = SettingsOf(Mode::kWrapper);
+  settings.steps = 2;
+  ASSERT_TRUE(Train(settings, "whole").ok());
+  const auto begun = Train(settings, "parts", 1);
+  ASSERT_TRUE(begun.ok()) << begun.status();
+  EXPECT_EQ(begun->end, Outcome::End::kStopped);
+  EXPECT_EQ(begun->step, 0);
+  const std::string metrics = Bytes(Path("whole") + "/metrics.jsonl");
+  EXPECT_THAT(metrics.substr(0, metrics.find('\n')), AllOf(HasSubstr("\"step\":0"), HasSubstr("held_out_divergence")));
+  std::ofstream(Path("parts") + "/metrics.jsonl", std::ios::app) << metrics.substr(0, metrics.find('\n') + 1);
+  ASSERT_TRUE(Train(settings, "parts").ok());
+  EXPECT_EQ(metrics, Bytes(Path("parts") + "/metrics.jsonl"));
+}
+
+TEST(Curves, OnlyWhatConcatLosesIsALevel) {
+  const std::string plot = CurvesPlot({{0, {{"held_out_divergence", 2}, {"concat_divergence", 3}}},
+                                       {1, {{"divergence", 4}}},
+                                       {2, {{"divergence", 5}}}});
+  EXPECT_THAT(plot, HasSubstr("$concat_divergence << END\n0 3\n2 3\nEND\n"));
+  EXPECT_THAT(plot, HasSubstr("$held_out_divergence << END\n0 2\nEND\n"));
+  EXPECT_THAT(plot, HasSubstr("$divergence << END\n1 4\n2 5\nEND\n"));
+}
+
+TEST_F(Training, AContinuedRunCanBeStoppedWhileItSkips) {
+  std::ofstream file(Path("s.jsonl"));
+  for (int i = 0; i < 60; ++i)
+    file << R"({"id": "i", "dialogue": "A: hi", "summary": "b"})"
+         << "\n";
+  file.close();
+  mixture_ = *ParseMixture(R"({"sources": [{"format": "samsum", "path": "s.jsonl"}]})", directory_.path());
+  Settings settings = SettingsOf(Mode::kWrapper);
+  settings.steps = 2;
+  settings.held_out = 0;
+  settings.schedule = Schedule::kConstant;
+  ASSERT_TRUE(Train(settings, "run").ok());
+  const std::string path = Path("run") + "/checkpoint.kvtc";
+  auto checkpoint = DecodeCheckpoint(Bytes(path));
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  // More than these steps can draw.
+  checkpoint->drawn = int64_t{1} << 32;
+  ASSERT_TRUE(WriteCheckpoint(path, *checkpoint).ok());
+  EXPECT_THAT(Train(settings, "run").status().message(), HasSubstr("4294967296 examples are more than 2 steps draw"));
+  checkpoint->step = int64_t{1} << 31;
+  ASSERT_TRUE(WriteCheckpoint(path, *checkpoint).ok());
+  const std::string before = Bytes(path);
+  EXPECT_EQ(Train(settings, "run", /*passes=*/0).status().code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(Bytes(path), before);
+  // What is passed over in files is read by the first step.
+  checkpoint->step = 1 << 20;
+  checkpoint->drawn = 1 << 20;
+  ASSERT_TRUE(WriteCheckpoint(path, *checkpoint).ok());
+  settings.steps = 1 << 21;
+  const auto stopped = Train(settings, "run", /*passes=*/(1 << 20) / 1024);
+  ASSERT_TRUE(stopped.ok()) << stopped.status();
+  EXPECT_EQ(stopped->end, Outcome::End::kStopped);
+  EXPECT_EQ(stopped->step, 1 << 20);
+}
+
 TEST_F(Training, LearnsAndEndsWithTheBest) {
   Settings settings = SettingsOf(Mode::kWrapper);
   settings.steps = 20;
@@ -158,7 +219,16 @@ TEST_F(Training, LearnsAndEndsWithTheBest) {
   EXPECT_GT(concat[0], 0);
   EXPECT_THAT(outcome->curves, HasSubstr(absl::StrCat("$concat_divergence << END\n0 ", concat[0], "\n20 ", concat[0])));
   EXPECT_LT(*outcome->held_out, 0.9 * held_out.front());
-  EXPECT_EQ(*outcome->held_out, *std::min_element(held_out.begin(), held_out.end()));
+  const auto least = std::min_element(held_out.begin(), held_out.end());
+  EXPECT_EQ(*outcome->held_out, *least);
+  EXPECT_EQ(outcome->chosen, (least - held_out.begin()) * settings.every);
+  const auto checkpoint = DecodeCheckpoint(Bytes(Path("run") + "/checkpoint.kvtc"));
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  EXPECT_EQ(checkpoint->best_step, outcome->chosen);
+  const auto trained = learner_->Trained();
+  ASSERT_TRUE(trained.ok()) << trained.status();
+  ASSERT_EQ(checkpoint->chosen.size(), trained->size());
+  for (size_t i = 0; i < trained->size(); ++i) EXPECT_EQ(checkpoint->chosen[i].values, (*trained)[i].values);
 }
 
 TEST_F(Training, EndsWhenNothingGetsBetter) {
@@ -279,6 +349,12 @@ TEST(Checkpoints, RefuseAnotherNote) {
   EXPECT_EQ(measured("7")->measured, 7);
   EXPECT_FALSE(measured("-1").ok());
   EXPECT_FALSE(measured("18446744073709551615").ok());
+  // Counts are 0 to 2^32.
+  for (const char* field : {"\"step\": 1", "\"drawn\": 2", "\"best_step\": 1", "\"worse\": 0"}) {
+    const std::string name(field, std::strchr(field, ' '));
+    EXPECT_TRUE(decode(absl::StrReplaceAll(good, {{field, name + " 4294967296"}})).ok()) << field;
+    EXPECT_FALSE(decode(absl::StrReplaceAll(good, {{field, name + " 4294967297"}})).ok()) << field;
+  }
 }
 
 TEST(Checkpoints, MayLackWhatEarlierBuildsDidNotCompare) {
@@ -294,6 +370,40 @@ TEST(Checkpoints, MayLackWhatEarlierBuildsDidNotCompare) {
   ASSERT_TRUE(WriteCheckpoint(path, checkpoint).ok());
   EXPECT_THAT(ReadCheckpoint(path, {{"lr", "1"}, {"weights", "a"}}).status().message(),
               HasSubstr("weights was b and is a"));
+}
+
+// What earlier builds compared means the same, and what they did not is compared from now on.
+TEST_F(Training, CheckpointsOfEarlierBuildsAreOfTheSameRun) {
+  profile_.mem_start = 5;
+  const auto identity = [this] {
+    return IdentityOf(Path("model"), weights_.get(), weights_->config(), "t", *tokenizer_, profile_);
+  };
+  Checkpoint checkpoint;
+  checkpoint.run = identity();
+  const auto status = [&] {
+    EXPECT_TRUE(WriteCheckpoint(Path("c"), checkpoint).ok());
+    return ReadCheckpoint(Path("c"), identity()).status();
+  };
+  EXPECT_TRUE(status().ok());
+  std::string hashes;
+  for (int32_t id = 0; id < tokenizer_->vocab_size(); ++id) {
+    const std::string bytes = tokenizer_->TokenBytes(id);
+    AppendField(Xxh3(bytes.data(), bytes.size()), &hashes);
+  }
+  Checkpoint old;
+  for (const char* name : {"model", "configuration", "weights", "chat_template", "document_template"}) {
+    old.run[name] = checkpoint.run.at(name);
+  }
+  old.run["tokenizer"] = absl::StrCat(absl::Hex(Xxh3(hashes.data(), hashes.size()), absl::kZeroPad16));
+  old.run["place"] = "in-user";
+  std::swap(old, checkpoint);
+  EXPECT_TRUE(status().ok()) << status();
+  std::swap(old, checkpoint);
+  profile_.mem_end = 6;
+  EXPECT_THAT(status().message(), HasSubstr("marks was 5 none and is 5 6"));
+  profile_.mem_end.reset();
+  checkpoint.run["cut"] = "another";
+  EXPECT_THAT(status().message(), HasSubstr("cut was another"));
 }
 
 TEST(MetricsFile, RefusesNamesThatAreNoNames) {
@@ -372,40 +482,6 @@ TEST_F(Training, ChatsThatTheTemplateRefusesAreLeftOut) {
       << "\n"
       << R"({"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]})"
       << "\n";
-// What earlier builds compared means the same, and what they did not is compared from now on.
-TEST_F(Training, CheckpointsOfEarlierBuildsAreOfTheSameRun) {
-  profile_.mem_start = 5;
-  const auto identity = [this] {
-    return IdentityOf(Path("model"), weights_.get(), weights_->config(), "t", *tokenizer_, profile_);
-  };
-  Checkpoint checkpoint;
-  checkpoint.run = identity();
-  const auto status = [&] {
-    EXPECT_TRUE(WriteCheckpoint(Path("c"), checkpoint).ok());
-    return ReadCheckpoint(Path("c"), identity()).status();
-  };
-  EXPECT_TRUE(status().ok());
-  std::string hashes;
-  for (int32_t id = 0; id < tokenizer_->vocab_size(); ++id) {
-    const std::string bytes = tokenizer_->TokenBytes(id);
-    AppendField(Xxh3(bytes.data(), bytes.size()), &hashes);
-  }
-  Checkpoint old;
-  for (const char* name : {"model", "configuration", "weights", "chat_template", "document_template"}) {
-    old.run[name] = checkpoint.run.at(name);
-  }
-  old.run["tokenizer"] = absl::StrCat(absl::Hex(Xxh3(hashes.data(), hashes.size()), absl::kZeroPad16));
-  old.run["place"] = "in-user";
-  std::swap(old, checkpoint);
-  EXPECT_TRUE(status().ok()) << status();
-  std::swap(old, checkpoint);
-  profile_.mem_end = 6;
-  EXPECT_THAT(status().message(), HasSubstr("marks was 5 none and is 5 6"));
-  profile_.mem_end.reset();
-  checkpoint.run["cut"] = "another";
-  EXPECT_THAT(status().message(), HasSubstr("cut was another"));
-}
-
   mixture_ = *ParseMixture(R"({"sources": [{"format": "chat", "path": "c.jsonl"}]})", directory_.path());
   const std::string turns = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}";
   Settings settings = SettingsOf(Mode::kWrapper);
@@ -473,6 +549,7 @@ TEST_F(Training, WritesAModelThatLoads) {
     EXPECT_EQ((*weights)->config().Canonical(), weights_->config().Canonical());
     EXPECT_EQ((*weights)->chat_template(), weights_->chat_template());
     EXPECT_TRUE(model::OpenTokenizer(path).ok());
+    EXPECT_EQ(Bytes(path + "/config.json"), *MergedConfig(Path("model"), bf16));
     double changed = 0;
     ASSERT_TRUE(learner_
                     ->ForEachParameter([&](const NamedTensor& tensor) {
@@ -490,25 +567,6 @@ TEST_F(Training, WritesAModelThatLoads) {
   }
 }
 
-// As TensorBoard's own writer makes it but for the times of events. The checksum of the length 24 is known from files
-// of that writer.
-TEST(Events, AreRecordsWithChecksums) {
-  const std::string bytes = EncodeEvents({{3, {{"some_losses", 1.5}}}});
-  const std::string version =
-      "\x1a\x0d"
-      "brain.Event:2";
-  EXPECT_EQ(bytes.substr(0, 8), std::string("\x0f\0\0\0\0\0\0\0", 8));
-  EXPECT_EQ(bytes.substr(12, version.size()), version);
-  const std::string event("\x10\x03\x2a\x14\x0a\x12\x0a\x0bsome_losses\x15\0\0\xc0\x3f", 24);
-  const size_t second = 8 + 4 + version.size() + 4;
-  EXPECT_EQ(bytes.substr(second, 12), std::string("\x18\0\0\0\0\0\0\0\xa3\x7fK\"", 12));
-  EXPECT_EQ(bytes.substr(second + 12, event.size()), event);
-  EXPECT_EQ(bytes.size(), second + 12 + event.size() + 4);
-}
-
-}  // namespace
-}  // namespace kvlink::train
-    EXPECT_EQ(Bytes(path + "/config.json"), *MergedConfig(Path("model"), bf16));
 TEST_F(Training, TheConfigurationOfAMergedModelKeepsWhatPythonWrites) {
   std::string config = Bytes(Path("model") + "/config.json");
   const std::string deep(300'000, '['), end(300'000, ']');
@@ -531,3 +589,21 @@ TEST_F(Training, TheConfigurationOfAMergedModelKeepsWhatPythonWrites) {
   EXPECT_THAT(MergedConfig(Path("model"), true).status().message(), HasSubstr("config.json: not a JSON object"));
 }
 
+// As TensorBoard's own writer makes it but for the times of events. The checksum of the length 24 is known from files
+// of that writer.
+TEST(Events, AreRecordsWithChecksums) {
+  const std::string bytes = EncodeEvents({{3, {{"some_losses", 1.5}}}});
+  const std::string version =
+      "\x1a\x0d"
+      "brain.Event:2";
+  EXPECT_EQ(bytes.substr(0, 8), std::string("\x0f\0\0\0\0\0\0\0", 8));
+  EXPECT_EQ(bytes.substr(12, version.size()), version);
+  const std::string event("\x10\x03\x2a\x14\x0a\x12\x0a\x0bsome_losses\x15\0\0\xc0\x3f", 24);
+  const size_t second = 8 + 4 + version.size() + 4;
+  EXPECT_EQ(bytes.substr(second, 12), std::string("\x18\0\0\0\0\0\0\0\xa3\x7fK\"", 12));
+  EXPECT_EQ(bytes.substr(second + 12, event.size()), event);
+  EXPECT_EQ(bytes.size(), second + 12 + event.size() + 4);
+}
+
+}  // namespace
+}  // namespace kvlink::train
