@@ -17,13 +17,12 @@ run() {
       -artifact_prefix="$findings/$name-" -seed="$seed" "$corpora/$name" "tests/fuzz/corpus/$name" >"$log" 2>&1; then
     echo "$name: $seconds s, $(sed -n 's/^stat::number_of_executed_units: */runs /p' "$log")"
   else
-    echo "$name: FAILED, input in $findings, log in $log"
-    grep -m 1 -E 'ERROR: |SUMMARY: ' "$log"
+    local input lines
+    input=$(sed -n 's/.*Test unit written to //p' "$log" | tail -1)
+    lines="$name: FAILED, input ${input:-none}, log in $log"$'\n'$(grep -m 1 -E 'ERROR: |SUMMARY: ' "$log")
     # A finding outlives its machine, if it is small: base64 -d >FILE, then build/fuzz/bin/NAME FILE.
-    local input
-    input=$(ls -t "$findings/$name-"* 2>/dev/null | head -1)
-    [ -z "$input" ] || [ "$(stat -c %s "$input")" -gt 4096 ] || base64 -w0 "$input"
-    echo
+    if [ -f "$input" ] && [ "$(stat -c %s "$input")" -le 2048 ]; then lines+=$'\n'$(base64 -w0 "$input"); fi
+    printf '%s\n' "$lines"  # at once, and less than a pipe takes whole: other fuzzers print, too
     return 1
   fi
 }
