@@ -46,7 +46,6 @@ void Connection::TurnAway(absl::string_view answer) {
 void Connection::Drain() {
   asio::post(socket_.get_executor(), [self = shared_from_this()] {
     if (self->closed_) return;
-    if (self->response_ != nullptr) self->response_->CloseConnection();
     const bool waiting = self->phase_ == Phase::kHeader || self->phase_ == Phase::kIdle;
     if (waiting && self->parser_ == nullptr) self->Linger();
   });
@@ -59,7 +58,7 @@ void Connection::Close() {
 void Connection::Handshake() {
   const auto begin = [this] {
     phase_ = Phase::kHeader;
-    if (connections_->draining) return Linger();
+    if (*connections_->draining) return Linger();
     SetTimeout(connections_->options.header_timeout);
     Read();
   };
@@ -146,12 +145,13 @@ void Connection::Parse() {
 }
 
 std::shared_ptr<Response> Connection::NewResponse(RequestParser::Parsed parsed) {
+  auto wake = [weak = weak_from_this()] {
+    const std::shared_ptr<Connection> self = weak.lock();
+    if (self == nullptr) return;
+    asio::post(self->socket_.get_executor(), [self] { self->Flush(); });
+  };
   return std::make_shared<Response>(std::move(parsed.request), std::move(parsed.charge), parsed.framing,
-                                    connections_->options.max_unread_bytes, [weak = weak_from_this()] {
-                                      const std::shared_ptr<Connection> self = weak.lock();
-                                      if (self == nullptr) return;
-                                      asio::post(self->socket_.get_executor(), [self] { self->Flush(); });
-                                    });
+                                    connections_->options.max_unread_bytes, connections_->draining, std::move(wake));
 }
 
 void Connection::Dispatch() {
@@ -160,7 +160,6 @@ void Connection::Dispatch() {
   if (input_.empty()) Clear(&input_);
   phase_ = Phase::kResponding;
   if (!sending_) SetTimeout(absl::InfiniteDuration());
-  if (connections_->draining) parsed.framing.keep_alive = false;
   ++connections_->requests;
   response_ = NewResponse(std::move(parsed));
   connections_->handler(MakeExchange(response_));
@@ -231,7 +230,7 @@ void Connection::OnSent(const error_code& ec, size_t bytes) {
 }
 
 void Connection::FinishResponse() {
-  const bool keep_alive = response_->keep_alive() && !connections_->draining;
+  const bool keep_alive = response_->keep_alive() && !*connections_->draining;
   response_.reset();
   if (!keep_alive) return Linger();
   if (input_.empty()) {

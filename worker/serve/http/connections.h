@@ -62,7 +62,8 @@ class Connections {
   const std::shared_ptr<BodyBudget> bodies;
   asio::io_context io;
   std::optional<asio::ssl::context> tls;  // set before the first connection
-  std::atomic<bool> draining = false;
+  // By itself, because exchanges hold it, too, and may outlive the server.
+  const std::shared_ptr<std::atomic<bool>> draining = std::make_shared<std::atomic<bool>>(false);
   std::atomic<int64_t> accepted = 0, refused = 0, requests = 0, malformed = 0, timed_out = 0, gone = 0;
 
  private:

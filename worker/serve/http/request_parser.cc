@@ -12,12 +12,9 @@
 #include "worker/serve/http/request.h"
 
 namespace kvlink::serve {
-namespace {
 
 namespace http = boost::beast::http;
 using boost::system::error_code;
-
-constexpr size_t kMaxFields = 100;
 
 // A body that takes what it needs from the budget. Its memory grows with the bytes that came, never with those that
 // were announced.
@@ -53,6 +50,10 @@ struct ChargedBody {
     value_type& body_;
   };
 };
+
+namespace {
+
+constexpr size_t kMaxFields = 100;
 
 absl::string_view View(boost::beast::string_view text) { return {text.data(), text.size()}; }
 

@@ -92,11 +92,12 @@ std::shared_ptr<HttpExchange> MakeExchange(std::shared_ptr<Response> response) {
 }
 
 Response::Response(HttpRequest request, BodyCharge charge, const Framing& framing, int64_t max_unread_bytes,
-                   std::function<void()> wake)
+                   std::shared_ptr<const std::atomic<bool>> draining, std::function<void()> wake)
     : request_(std::move(request)),
       charge_(std::move(charge)),
       framing_(framing),
       max_unread_bytes_(max_unread_bytes),
+      draining_(std::move(draining)),
       wake_(std::move(wake)),
       keep_alive_(framing.keep_alive) {}
 
@@ -221,11 +222,6 @@ bool Response::keep_alive() const {
   return keep_alive_;
 }
 
-void Response::CloseConnection() {
-  MutexLock lock(&mutex_);
-  keep_alive_ = false;
-}
-
 bool Response::Close() {
   std::function<void()> gone;
   bool missing = false;
@@ -243,6 +239,7 @@ bool Response::Close() {
 
 void Response::AppendHead(int status, absl::string_view content_type, const HttpHeaders& headers, int64_t body_length) {
   begun_ = true;
+  if (*draining_) keep_alive_ = false;
   bodiless_ = framing_.head || status == 204 || status == 304;
   const bool framed = status != 204 && status != 304;
   if (body_length < 0 && framed) {

@@ -8,6 +8,7 @@
 #ifndef KVLINK_WORKER_SERVE_HTTP_RESPONSE_H_
 #define KVLINK_WORKER_SERVE_HTTP_RESPONSE_H_
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -36,9 +37,10 @@ struct Refusal {
 
 class Response {
  public:
-  // `wake`: there is something new for the connection. Called by any thread, under a lock of this object.
+  // `draining`: no connection serves another request. `wake`: there is something new for the connection; called by any
+  // thread, under a lock of this object.
   Response(HttpRequest request, BodyCharge charge, const Framing& framing, int64_t max_unread_bytes,
-           std::function<void()> wake);
+           std::shared_ptr<const std::atomic<bool>> draining, std::function<void()> wake);
 
   // For the handler, as HttpExchange. Whatever is called out of order, or after Close(), does nothing.
   const HttpRequest& request() const { return request_; }
@@ -67,8 +69,6 @@ class Response {
   bool ended() const;
   // After kComplete: whether the connection serves another request.
   bool keep_alive() const;
-  // Says "Connection: close", if the header has not been written yet.
-  void CloseConnection();
   // The connection is gone: calls OnGone's function unless the response has ended. Returns whether bytes remained
   // unsent.
   bool Close();
@@ -84,6 +84,7 @@ class Response {
   const BodyCharge charge_;
   const Framing framing_;
   const int64_t max_unread_bytes_;
+  const std::shared_ptr<const std::atomic<bool>> draining_;
   const std::function<void()> wake_;
 
   mutable Mutex mutex_;

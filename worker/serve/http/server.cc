@@ -166,7 +166,7 @@ void HttpServer::Impl::StopListening() {
 }
 
 void HttpServer::Impl::Drain(absl::Time deadline) {
-  connections_->draining = true;
+  *connections_->draining = true;
   StopListening();
   for (const auto& connection : connections_->Close()) connection->Drain();
   connections_->WaitUntilNone(deadline);

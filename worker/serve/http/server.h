@@ -46,7 +46,8 @@ class HttpExchange {
   virtual void Write(std::string piece) = 0;
   virtual void End() = 0;
   // Calls `gone`, from a thread of the server, if the client goes away, or reads too slowly, before the response is
-  // complete; at once if that has happened. Called once; `gone` is released when the response is complete.
+  // complete; at once if that has happened. A client that closes its side of the connection has gone. Called once, also
+  // when the server is destroyed; `gone` is released when the response is complete.
   virtual void OnGone(std::function<void()> gone) = 0;
 };
 
@@ -73,7 +74,7 @@ class HttpServer {
   // INVALID_ARGUMENT: a malformed address, or PEM files that do not fit each other. NOT_FOUND: there is no such file.
   // UNAVAILABLE: the address cannot be listened on.
   static absl::StatusOr<std::unique_ptr<HttpServer>> Start(const Options& options, Handler handler);
-  // Closes all connections at once.
+  // Closes all connections at once. Not called by a thread of the server.
   ~HttpServer();
 
   // The address it listens on, with the port the system chose.
