@@ -25,6 +25,11 @@ struct Question {
   // The answer first, then wrong ones; empty, or at least two.
   std::vector<std::string> candidates;
   std::vector<int64_t> gold;  // documents that the answer follows from, ascending; empty: not known
+  // Further questions about the same documents, which only training asks.
+  struct More {
+    std::string question, stem, answer;
+  };
+  std::vector<More> more;
 };
 
 struct Summary {

@@ -75,6 +75,7 @@ class Writer {
         break;
     }
     PlaceDocuments();
+    AskMore();
     return std::move(item_);
   }
 
@@ -126,6 +127,7 @@ class Writer {
     const std::string statement =
         plain ? absl::StrCat(Capitalised(relation.phrase), " is {o}.") : std::string(random_.Pick(relation.statements));
     draft.facts.push_back(absl::StrReplaceAll(statement, {{"{s}", subject}, {"{o}", object}}));
+    facts_.push_back({&relation, subject, object});
   }
   // A relation of the document's subject other than `asked`, if any is.
   void StateOther(Draft& draft, const Relation* asked) {
@@ -139,12 +141,17 @@ class Writer {
     return drafts_.back();
   }
 
-  void Ask(const std::string& phrase, Type answer_type, const std::string& answer) {
+  std::string QuestionFor(const std::string& phrase, Type answer_type) {
     const bool person = answer_type == Type::kPerson;
-    item_.question =
-        absl::StrReplaceAll(random_.Pick(language_.questions),
-                            {{"{Who}", person ? "Who" : "What"}, {"{who}", person ? "who" : "what"}, {"{p}", phrase}});
-    item_.stem = absl::StrCat(Capitalised(phrase), " is");
+    return absl::StrReplaceAll(
+        random_.Pick(language_.questions),
+        {{"{Who}", person ? "Who" : "What"}, {"{who}", person ? "who" : "what"}, {"{p}", phrase}});
+  }
+  std::string StemFor(const std::string& phrase) const { return absl::StrCat(Capitalised(phrase), " is"); }
+
+  void Ask(const std::string& phrase, Type answer_type, const std::string& answer) {
+    item_.question = QuestionFor(phrase, answer_type);
+    item_.stem = StemFor(phrase);
     item_.answers = {answer};
     std::vector<std::string> wrong;
     for (const auto& [type, name] : named_) {
@@ -317,6 +324,34 @@ class Writer {
     }
   }
 
+  struct Fact {
+    const Relation* relation = nullptr;
+    std::string subject, object;
+  };
+  // REQUIRES: nothing random follows, so that the item itself does not depend on how much is asked.
+  void AskMore() {
+    struct Asked {
+      std::string phrase;
+      const Fact* fact = nullptr;
+    };
+    std::vector<Asked> possible;
+    for (const Fact& fact : facts_) {
+      const std::string phrase = Phrase(*fact.relation, fact.subject);
+      possible.push_back({phrase, &fact});
+      for (const Fact& next : facts_) {
+        if (next.subject == fact.object) possible.push_back({Phrase(*next.relation, phrase), &next});
+      }
+    }
+    random_.Shuffle(possible);
+    for (const Asked& asked : possible) {
+      if (static_cast<int64_t>(item_.more.size()) == options_.more) break;
+      std::string stem = StemFor(asked.phrase);
+      if (stem == item_.stem) continue;
+      item_.more.push_back(
+          {QuestionFor(asked.phrase, asked.fact->relation->object), std::move(stem), asked.fact->object});
+    }
+  }
+
   const ItemOptions& options_;
   const Language& language_;
   Random random_;
@@ -324,6 +359,7 @@ class Writer {
   std::vector<Draft> drafts_;  // the one that the question begins with is first
   std::set<std::string> used_;
   std::vector<std::pair<Type, std::string>> named_;
+  std::vector<Fact> facts_;
 };
 
 absl::Status CheckRange(absl::string_view what, int64_t value, int64_t min, int64_t max) {
@@ -377,7 +413,7 @@ absl::StatusOr<Item> MakeItem(const ItemOptions& options, Kind kind, int64_t ind
   for (const absl::Status& status :
        {CheckRange("documents", options.documents, kMinDocuments, kMaxDocuments),
         CheckRange("tokens per document", options.document_tokens, kMinDocumentTokens, kMaxDocumentTokens),
-        CheckRange("as the index", index, 0, INT64_MAX)}) {
+        CheckRange("further questions", options.more, 0, kMaxMore), CheckRange("as the index", index, 0, INT64_MAX)}) {
     if (!status.ok()) return status;
   }
   uint64_t seed = options.seed;

@@ -45,6 +45,7 @@ std::vector<std::string> UnknownAnswers();
 
 inline constexpr int64_t kMinDocuments = 2, kMaxDocuments = 32;
 inline constexpr int64_t kMinDocumentTokens = 50, kMaxDocumentTokens = 8000;
+inline constexpr int64_t kMaxMore = 64;
 
 struct ItemOptions {
   Split split = Split::kTest;
@@ -53,6 +54,9 @@ struct ItemOptions {
   // Approximate length of each document: three words for four tokens, as byte-level vocabularies take for this text.
   // Facts are never left out, so that a very short document may be longer.
   int64_t document_tokens = 200;
+  // The most further questions: for facts, and for facts about their objects, of all documents. Nothing else of the
+  // item depends on it.
+  int64_t more = 0;
 };
 
 // With answers, stem, candidates and gold: wrong candidates are of the answer's type and occur in the documents; of

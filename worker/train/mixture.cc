@@ -88,6 +88,11 @@ absl::Status TakeMember(const std::string& name, const Json& value, absl::string
   } else if (name == "answers" && generated) {
     if (value != "names" && value != "sentences") return Wrong(name, "must be \"names\" or \"sentences\"");
     source->sentences = value == "sentences";
+  } else if (name == "questions" && generated) {
+    if (!value.is_number_integer() || value < 1 || value > data::kMaxMore + 1) {
+      return Wrong(name, absl::StrCat("must be a number from 1 to ", data::kMaxMore + 1));
+    }
+    source->questions = value.get<int64_t>();
   } else if (name == "seed" && generated) {
     if (!value.is_number_unsigned()) return Wrong(name, "must be a number from 0");
     source->seed = value.get<uint64_t>();
@@ -124,7 +129,8 @@ std::string DescribeSource(const Source& source) {
     return absl::StrCat("generated-", data::kGeneratorVersion, " ", source.weight, " ", reading, " ",
                         absl::StrJoin(source.kinds, ",", append), " documents ", RangeText(source.documents),
                         " tokens ", RangeText(source.document_tokens), " seed ", source.seed,
-                        source.sentences ? " sentences" : "");
+                        source.sentences ? " sentences" : "",
+                        source.questions > 1 ? absl::StrCat(" questions ", source.questions) : "");
   }
   std::error_code error;
   const auto bytes = std::filesystem::file_size(source.path, error);
@@ -244,17 +250,17 @@ absl::Status ExampleStream::Reopen(State& state) const {
   return absl::OkStatus();
 }
 
+absl::Status ExampleStream::Count() {
+  if (++counted_ % kAskEvery != 0 || !stopped_ || !stopped_()) return absl::OkStatus();
+  return absl::CancelledError("stopped while examples were drawn");
+}
+
 size_t ExampleStream::Choose() const {
   data::Random random = At(seed_, drawn_, 0x736f75726365);
   double at = random.Uniform() * total_;
   for (size_t i = 0; i + 1 < states_.size(); ++i) {
     at -= states_[i].source->weight;
     if (at < 0) return i;
-absl::Status ExampleStream::Count() {
-  if (++counted_ % kAskEvery != 0 || !stopped_ || !stopped_()) return absl::OkStatus();
-  return absl::CancelledError("stopped while examples were drawn");
-}
-
   }
   return states_.size() - 1;
 }
@@ -266,18 +272,23 @@ absl::StatusOr<data::Example> ExampleStream::Generate(const Source& source) cons
   options.seed = source.seed;
   options.documents = Between(random, source.documents);
   options.document_tokens = Between(random, source.document_tokens);
+  options.more = source.questions - 1;
   const data::Kind kind = random.Pick(source.kinds);
   KVLINK_ASSIGN_OR_RETURN(data::Item item, data::MakeItem(options, kind, (held_out_ ? kHeldOutItems : 0) + drawn_));
   data::Example example;
   example.id = item.id;
   example.kind = std::string(data::KindName(kind));
-  if (source.sentences) item.answers = {absl::StrCat(item.stem, " ", item.answers.front(), ".")};
+  if (source.sentences) {
+    item.answers = {absl::StrCat(item.stem, " ", item.answers.front(), ".")};
+    for (data::Question::More& more : item.more) more.answer = absl::StrCat(more.stem, " ", more.answer, ".");
+  }
   example.task = static_cast<data::Question&&>(std::move(item));
   return example;
 }
 
 absl::StatusOr<data::Example> ExampleStream::Read(State& state) {
   for (int openings = 0; openings < 2;) {
+    KVLINK_RETURN_IF_ERROR(Count());
     if (state.reader == nullptr) KVLINK_RETURN_IF_ERROR(Reopen(state));
     KVLINK_ASSIGN_OR_RETURN(std::optional<data::Example> example, state.reader->Next());
     if (!example) {
@@ -288,7 +299,6 @@ absl::StatusOr<data::Example> ExampleStream::Read(State& state) {
     if (((state.read++ % kHeldOutEvery) == kHeldOutEvery - 1) == held_out_) return *std::move(example);
   }
   return absl::InvalidArgumentError(absl::StrCat(state.source->path, ": fewer than ", held_out_ ? kHeldOutEvery : 1,
-    KVLINK_RETURN_IF_ERROR(Count());
                                                  " examples, so none can be ", held_out_ ? "held out" : "learned"));
 }
 
@@ -297,6 +307,7 @@ absl::StatusOr<ExampleStream::Drawn> ExampleStream::Next() {
   Drawn drawn;
   drawn.source = state.source;
   if (!state.source->format) {
+    KVLINK_RETURN_IF_ERROR(Count());
     KVLINK_ASSIGN_OR_RETURN(drawn.example, Generate(*state.source));
   } else {
     for (; state.skipped > 0; --state.skipped) KVLINK_RETURN_IF_ERROR(Read(state).status());
@@ -307,9 +318,9 @@ absl::StatusOr<ExampleStream::Drawn> ExampleStream::Next() {
 }
 
 absl::Status ExampleStream::Skip(int64_t drawn) {
-    KVLINK_RETURN_IF_ERROR(Count());
   if (drawn < drawn_) return absl::InternalError("a stream of examples does not go back");
   while (drawn_ < drawn) {
+    KVLINK_RETURN_IF_ERROR(Count());
     State& state = states_[Choose()];
     if (state.source->format) ++state.skipped;
     ++drawn_;
@@ -318,4 +329,3 @@ absl::Status ExampleStream::Skip(int64_t drawn) {
 }
 
 }  // namespace kvlink::train
-    KVLINK_RETURN_IF_ERROR(Count());

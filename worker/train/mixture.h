@@ -42,6 +42,7 @@ struct Source {
   std::pair<int64_t, int64_t> document_tokens = {50, 250};
   std::vector<data::Kind> kinds;  // not empty
   bool sentences = false;         // as answers
+  int64_t questions = 1;          // the most about the same documents
   uint64_t seed = 1;
 };
 struct Mixture {
@@ -90,18 +91,18 @@ class ExampleStream {
   ExampleStream(const Mixture* mixture, uint64_t seed, bool held_out, const data::ReaderOptions& reader,
                 std::function<bool()> stopped);
   absl::Status Reopen(State& state) const;
-  size_t Choose() const;
   // Called for each example that is read, made or passed over. CANCELLED: stopped.
   absl::Status Count();
+  size_t Choose() const;
   absl::StatusOr<data::Example> Generate(const Source& source) const;
   absl::StatusOr<data::Example> Read(State& state);
 
   const uint64_t seed_;
   const bool held_out_;
   const data::ReaderOptions reader_;
-  double total_ = 0;  // of the weights
   const std::function<bool()> stopped_;
   int64_t counted_ = 0;
+  double total_ = 0;  // of the weights
   int64_t drawn_ = 0;
   std::vector<State> states_;
 };

@@ -84,6 +84,7 @@ absl::StatusOr<std::optional<Lesson>> SequenceMaker::Make(const data::Example& e
   absl::StatusOr<Parts> parts;
   if (const auto* question = std::get_if<data::Question>(&example.task)) {
     parts = PartsOfDocuments(question->documents, document_tokens, question->question, question->answers.front());
+    if (parts.ok() && !question->more.empty()) KVLINK_RETURN_IF_ERROR(AddMore(*question, &*parts));
   } else if (const auto* summary = std::get_if<data::Summary>(&example.task)) {
     parts = PartsOfDocuments(summary->documents, document_tokens, summary->instruction, summary->summary);
   } else if (const auto* chat = std::get_if<data::Chat>(&example.task)) {
@@ -141,6 +142,20 @@ absl::StatusOr<SequenceMaker::Parts> SequenceMaker::PartsOfDocuments(absl::Span<
   parts.after.push_back({std::move(prompt.after), false});
   parts.after.push_back({std::move(tokens), true});
   return parts;
+}
+
+// The rounds of a chat in which everything is asked, but for the first, which stands behind the documents.
+absl::Status SequenceMaker::AddMore(const data::Question& question, Parts* parts) const {
+  using Role = data::Turn::Role;
+  data::Chat chat;
+  chat.turns = {{Role::kUser, question.question}, {Role::kAssistant, question.answers.front()}};
+  for (const data::Question::More& more : question.more) {
+    chat.turns.push_back({Role::kUser, more.question});
+    chat.turns.push_back({Role::kAssistant, more.answer});
+  }
+  KVLINK_ASSIGN_OR_RETURN(Parts rounds, PartsOfChat(chat, /*linked=*/false));
+  std::move(rounds.after.begin() + 2, rounds.after.end(), std::back_inserter(parts->after));
+  return absl::OkStatus();
 }
 
 // Marks stand around each answer. A round is everything up to an answer's end; what the template writes behind the end

@@ -90,6 +90,8 @@ class SequenceMaker {
   absl::StatusOr<Parts> PartsOfDocuments(absl::Span<const data::Document> documents, int64_t document_tokens,
                                          const std::string& question, const std::string& answer) const;
   absl::StatusOr<Parts> PartsOfChat(const data::Chat& chat, bool linked) const;
+  // Adds the rounds of further questions.
+  absl::Status AddMore(const data::Question& question, Parts* parts) const;
   absl::StatusOr<std::vector<int32_t>> AnswerTokens(int32_t previous, const std::string& answer) const;
   absl::StatusOr<Sequence> LayOut(const Parts& parts, bool linked) const;
 

@@ -321,12 +321,43 @@ TEST(QuestionGenerator, DocumentsHaveAboutTheLengthAskedFor) {
   }
 }
 
+TEST(QuestionGenerator, FurtherQuestionsAskWhatTheDocumentsSay) {
+  int64_t hops = 0;
+  for (const Split split : kSplits) {
+    for (const Kind kind : AllKinds()) {
+      for (int64_t i = 0; i < 20; ++i) {
+        ItemOptions options{.split = split, .documents = 4};
+        const std::string alone = TextOf(Make(options, kind, i));
+        options.more = kMaxMore;
+        const Item item = Make(options, kind, i);
+        SCOPED_TRACE(alone);
+        EXPECT_EQ(TextOf(item), alone);
+        std::set<std::string> stems = {item.stem};
+        EXPECT_GE(item.more.size(), 3u);
+        for (const Question::More& more : item.more) {
+          EXPECT_TRUE(stems.insert(more.stem).second) << more.stem;
+          EXPECT_FALSE(DocumentsWith(item, more.answer).empty()) << more.answer;
+          // Where a document says it in these words, it gives this answer.
+          for (const int64_t document : DocumentsWith(item, more.stem)) {
+            EXPECT_THAT(item.documents[static_cast<size_t>(document)].text, HasSubstr(more.stem + " " + more.answer));
+          }
+          hops += DocumentsWith(item, more.stem).empty() && absl::StrContains(more.stem, " of the ");
+        }
+        options.more = 2;
+        EXPECT_EQ(Make(options, kind, i).more.size(), 2u);
+      }
+    }
+  }
+  EXPECT_GT(hops, 100);
+}
+
 TEST(QuestionGenerator, BadOptionsAreRefused) {
   const std::pair<ItemOptions, const char*> cases[] = {
       {{.documents = 1}, "1 documents"},
       {{.documents = 33}, "33 documents"},
       {{.document_tokens = 49}, "49 tokens per document"},
       {{.document_tokens = 8001}, "8001 tokens per document"},
+      {{.more = 65}, "65 further questions"},
   };
   for (const auto& [options, message] : cases) {
     const absl::Status status = MakeItem(options, Kind::kLookup, 0).status();

@@ -128,6 +128,21 @@ TEST_F(Sequences, WhatDoesNotFitIsLeftOut) {
   EXPECT_FALSE(Maker({}).Make({"t", "text", data::Text{""}}, Reading::kFull, 0, 5)->has_value());
 }
 
+TEST_F(Sequences, FurtherQuestionsFollowAsRounds) {
+  data::Example example = Question();
+  std::get<data::Question>(example.task).more = {{"How red?", "", "much"}, {"Where?", "", "here"}};
+  const auto one = Maker({}).Make(Question(), Reading::kLinked, 0, 1000);
+  const auto all = Maker({}).Make(example, Reading::kLinked, 0, 1000);
+  ASSERT_TRUE(one.ok() && one->has_value() && all.ok() && all->has_value()) << all.status();
+  const std::string more =
+      "\n<|im_start|>user\nHow red?<|im_end|>\n<|im_start|>assistant\nmuch<|im_end|>"
+      "\n<|im_start|>user\nWhere?<|im_end|>\n<|im_start|>assistant\nhere<|im_end|>";
+  EXPECT_EQ(All((*all)->student), All((*one)->student) + more);
+  EXPECT_EQ((*all)->student.documents, (*one)->student.documents);
+  EXPECT_EQ(Learned((*all)->student), "very<|im_end|>much<|im_end|>here<|im_end|>");
+  EXPECT_EQ(Learned((*all)->teacher), Learned((*all)->student));
+}
+
 TEST_F(Sequences, SummariesReadSegments) {
   data::Summary summary{{{"", "abcdefghijkl"}}, "Sum up.", "abc"};
   const auto lesson = Maker({}).Make({"s", "test", summary}, Reading::kLinked, 5, 1000);
@@ -220,6 +235,17 @@ TEST_F(Mixtures, AnswersMayBeSentences) {
   EXPECT_THAT(sentence.answers, ElementsAre(absl::StrCat(name.stem, " ", name.answers.front(), ".")));
 }
 
+TEST_F(Mixtures, MayAskMoreAboutTheSameDocuments) {
+  const auto mixture = ParseMixture(
+      R"({"sources": [{"format": "generated", "kinds": ["lookup"], "answers": "sentences", "questions": 4}]})", "");
+  ASSERT_TRUE(mixture.ok()) << mixture.status();
+  const auto drawn = (*ExampleStream::Open(&*mixture, 5, false))->Next();
+  ASSERT_TRUE(drawn.ok()) << drawn.status();
+  const auto& question = std::get<data::Question>(drawn->example.task);
+  ASSERT_EQ(question.more.size(), 3u);
+  for (const data::Question::More& more : question.more) EXPECT_THAT(more.answer, HasSubstr(more.stem + " "));
+}
+
 TEST_F(Mixtures, OfThePaperNeedFiles) {
   const std::string path = Write("s.jsonl", 1);
   EXPECT_THAT(PaperMixture({}).status().message(), HasSubstr("--data text:FILE"));
@@ -262,6 +288,7 @@ TEST_F(Mixtures, RefuseBadMembers) {
       {R"({"sources": [{"format": "generated", "reading": "slow"}]})", "'reading'"},
       {R"({"sources": [{"format": "generated", "answers": "long"}]})", "'answers'"},
       {R"({"sources": [{"format": "samsum", "path": "x", "answers": "names"}]})", "'answers' is no member"},
+      {R"({"sources": [{"format": "generated", "questions": 0}]})", "'questions' must be a number from 1 to 65"},
       {R"({"sources": [{"format": "samsum", "path": "x", "document_tokens": 0}]})", "'document_tokens'"},
   };
   for (const auto& [json, message] : bad) {
