@@ -46,6 +46,8 @@ constexpr absl::string_view kSummary =
     "Without --access-file everyone who can reach the server may do everything, so it listens on this\n"
     "host only. The file is that of kvlink store: each line is NAME KEY read|write|admin NAMESPACES, and\n"
     "writing documents needs the right write. SIGHUP reloads it.\n\n"
+    "--secret-file names the secret that the documents were ingested with; those with another secret, or\n"
+    "none, are refused.\n\n"
     "When ready, it prints one line of JSON with its address. It logs to standard error, one JSON object\n"
     "per line, and never the text of a request or an answer. SIGTERM or SIGINT stops it after the answers\n"
     "under way have ended; a second signal stops it at once.";

@@ -7,6 +7,16 @@
 #include "base/clock.h"
 
 namespace kvlink::serve {
+namespace {
+
+constexpr char kEvents[] = "text/event-stream";
+// Neither proxies nor browsers keep or collect what is streamed.
+const HttpHeaders& EventHeaders() {
+  static const HttpHeaders headers = {{"cache-control", "no-cache"}, {"x-accel-buffering", "no"}};
+  return headers;
+}
+
+}  // namespace
 
 bool AnswerStream::OnToken(int32_t token) {
   const absl::Time now = SteadyNow();
@@ -16,7 +26,7 @@ bool AnswerStream::OnToken(int32_t token) {
     if (stream_) {
       Usage known;
       known.prompt_tokens = size_.tokens;
-      call_->Begin(200, "text/event-stream", {{"cache-control", "no-cache"}});
+      call_->Begin(200, kEvents, EventHeaders());
       call_->Write(writer_->Begin(known));
     }
   } else {
@@ -63,7 +73,7 @@ void AnswerStream::OnEnd(const absl::Status& status, infer::Scheduler::End end, 
     return call_->Respond(200, "application/json", writer_->Whole(whole_, finish, text_.stop_string(), usage));
   }
   if (!begun) {  // the model ended its answer at once
-    call_->Begin(200, "text/event-stream", {{"cache-control", "no-cache"}});
+    call_->Begin(200, kEvents, EventHeaders());
     call_->Write(writer_->Begin(usage));
   }
   call_->Write(writer_->End(finish, text_.stop_string(), usage));

@@ -38,7 +38,8 @@ std::vector<Reading> ReadingsOf(const infer::Scheduler::Stats& scheduler, const 
   return {
       {"requests_waiting", "Answers that wait for their documents or for memory", false, Number(scheduler.waiting)},
       {"requests_running", "Answers under way", false, Number(scheduler.running)},
-      {"requests_refused_total", "Answers refused because too many wait", true, Number(scheduler.refused)},
+      {"requests_refused_total", "Answers that could not begin: too many wait, or they do not fit", true,
+       Number(scheduler.refused)},
       ended("done", scheduler.ended),
       ended("failed", scheduler.failed),
       ended("cancelled", scheduler.cancelled),

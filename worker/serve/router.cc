@@ -82,9 +82,9 @@ Router::Router(const Parts& parts, Options options)
 
 Router::~Router() = default;
 
-void Router::Ended(const Record& record) {
+void Router::Ended(const Record& record, bool quiet) {
   metrics_.Ended(record.route, record.status, record.took);
-  if (options_.log) options_.log(record);
+  if (options_.log && !quiet) options_.log(record);
 }
 
 absl::StatusOr<Caller> Router::CallerOf(const HttpRequest& request) const {
@@ -112,7 +112,8 @@ void Router::Handle(std::shared_ptr<HttpExchange> exchange) {
   }
   const auto call = std::make_shared<Call>(std::move(exchange), found == nullptr ? "none" : found->name,
                                            found == nullptr ? &ChatDialect() : &found->dialect(),
-                                           [this](const Record& record) { Ended(record); });
+                                           [this, quiet = found != nullptr && found->needs == Needs::kNothing](
+                                               const Record& record) { Ended(record, quiet); });
   if (found != nullptr) return Dispatch(*found, call);
   if (allowed.empty()) {
     return call->Fail(absl::NotFoundError(absl::StrCat("there is no ", Quoted(request.path), " here")));

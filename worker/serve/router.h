@@ -1,7 +1,8 @@
 // The server's routes: finds the one of a request, checks its key, and has it handled on a thread that may wait. The
 // threads of the HTTP server only look a request up and hand it on.
 //
-// Thread-safety: all methods. Lifetime: what the parts point to outlives the router, which outlives the HTTP server.
+// Thread-safety: all methods. Lifetime: what the parts point to outlives the router, which outlives the HTTP server and
+// every answer that it gave to the scheduler (Scheduler::Drain).
 #ifndef KVLINK_WORKER_SERVE_ROUTER_H_
 #define KVLINK_WORKER_SERVE_ROUTER_H_
 
@@ -33,7 +34,7 @@ class Router {
   struct Options {
     // Whose key it is; UNAUTHENTICATED. Empty: no key is asked for, and everybody may do everything.
     std::function<absl::StatusOr<Caller>(absl::string_view key)> authorize;
-    // Called at the end of every response; must not block. May be empty.
+    // Called at the end of every response, except those of probes; must not block. May be empty.
     std::function<void(const Record&)> log;
     int threads = 4;                                      // that look up, read and tokenise what requests name
     int max_queued = 1024;                                // requests that wait for them
@@ -59,7 +60,8 @@ class Router {
 
   absl::StatusOr<Caller> CallerOf(const HttpRequest& request) const;
   void Dispatch(const Route& route, CallPtr call);
-  void Ended(const Record& record);
+  // `quiet`: of a route that is asked every few seconds, which is not logged.
+  void Ended(const Record& record, bool quiet);
 
   // Each answers one kind of request.
   void Live(const CallPtr& call);
