@@ -72,6 +72,62 @@ TEST_F(PromptTest, OrBehindTheSystemTurn) {
   EXPECT_EQ(sides.after, "<|im_start|>user\nHow far is the Moon?<|im_end|>\n<|im_start|>assistant\n");
 }
 
+TEST_F(PromptTest, InALongChatTheyStandWithTheFirstUserTurn) {
+  const std::vector<Turn> turns = {
+      {"system", "Be brief."}, {"user", "How far is the Moon?"}, {"assistant", "384,400 km."}, {"user", "And Mars?"}};
+  const std::string before = "<|im_start|>system\nBe brief.<|im_end|>\n";
+  const std::string opening = "<|im_start|>user\n";
+  const std::string after =
+      "How far is the Moon?<|im_end|>\n<|im_start|>assistant\n384,400 km.<|im_end|>\n"
+      "<|im_start|>user\nAnd Mars?<|im_end|>\n<|im_start|>assistant\n";
+  for (const std::string& source : {own_template_, std::string(model::ChatMlTemplate())}) {
+    const auto chat = model::ChatTemplate::Parse(source);
+    profile_.place = LinkProfile::Place::kInUser;
+    const auto in_user = MakePrompt(*tokenizer_, **chat, {}, profile_, turns);
+    ASSERT_TRUE(in_user.ok()) << in_user.status();
+    EXPECT_EQ(tokenizer_->Decode(in_user->before, false), before + opening);
+    EXPECT_EQ(tokenizer_->Decode(in_user->after, false), after);
+    profile_.place = LinkProfile::Place::kAfterSystem;
+    const auto after_system = MakePrompt(*tokenizer_, **chat, {}, profile_, turns);
+    ASSERT_TRUE(after_system.ok()) << after_system.status();
+    EXPECT_EQ(tokenizer_->Decode(after_system->before, false), before);
+    EXPECT_EQ(tokenizer_->Decode(after_system->after, false), opening + after);
+  }
+}
+
+// What a conversation would have fed turn by turn: the first prompt, the answer, and what a rendering with a mark in
+// place of the answer has behind it.
+TEST_F(PromptTest, ALongChatIsItsTurnsOneByOne) {
+  const std::string first = "How far is the Moon?", answer = " 384,400 km <|im_end|> away", second = "And Mars?";
+  for (const std::string& source : {own_template_, std::string(model::ChatMlTemplate())}) {
+    const auto chat = model::ChatTemplate::Parse(source);
+    const auto whole = MakePrompt(*tokenizer_, **chat, {}, profile_,
+                                  std::vector<Turn>{{"user", first}, {"assistant", answer}, {"user", second}});
+    ASSERT_TRUE(whole.ok()) << whole.status();
+    PromptTokens fed = *MakePrompt(*tokenizer_, **chat, {}, profile_, "", first);
+    const auto append = [&](const std::vector<int32_t>& tokens) {
+      fed.after.insert(fed.after.end(), tokens.begin(), tokens.end());
+    };
+    append(*tokenizer_->Encode(answer, false));
+    const auto spans = (*chat)->Render({{"user", {{first}}}, {"assistant", {{"", 0}}}, {"user", {{second}}}}, {});
+    std::vector<model::TextSpan> behind;
+    bool passed = false;
+    for (const model::RenderedSpan& span : *spans) {
+      if (passed) behind.push_back({span.text, span.trusted});
+      passed = passed || span.mark == 0;
+    }
+    append(*model::EncodeSpans(*tokenizer_, behind));
+    EXPECT_EQ(whole->before, fed.before);
+    EXPECT_EQ(whole->after, fed.after);
+  }
+}
+
+TEST_F(PromptTest, AChatWithoutAUserIsRefused) {
+  const auto chat = model::ChatTemplate::Parse(own_template_);
+  const auto prompt = MakePrompt(*tokenizer_, **chat, {}, profile_, std::vector<Turn>{{"system", "Be brief."}});
+  EXPECT_EQ(prompt.status().code(), absl::StatusCode::kInvalidArgument);
+}
+
 // The documents' place in the templates of the families, as their model cards publish them: after the system turn where
 // there is one, given or of the template's own, else in the user's turn.
 TEST_F(PromptTest, AfterTheSystemTurnOfEveryFamily) {
