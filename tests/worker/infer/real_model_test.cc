@@ -1,5 +1,6 @@
 // With SmolLM2: linked answers from bf16 encodings beside one masked pass in f32, and conversations in text.
 #include <algorithm>
+#include <cstdio>
 #include <fstream>
 #include <numeric>
 
@@ -10,6 +11,7 @@
 #include "tests_source_dir.h"
 #include "worker/files/open_tokenizer.h"
 #include "worker/infer/chat.h"
+#include "worker/infer/scheduler.h"
 #include "worker/link/plan.h"
 
 namespace kvlink::infer {
@@ -238,6 +240,12 @@ TEST_F(RealModelTest, AConversationGoesOnWithOnlyTheNewTurn) {
       {"<|im_end|>\n<|im_start|>user\n", true}, {second, false}, {"<|im_end|>\n<|im_start|>assistant\n", true}};
   const auto turn_tokens = model::EncodeSpans(*tokenizer_, turn);
   request.prompt.after.insert(request.prompt.after.end(), turn_tokens->begin(), turn_tokens->end());
+  // As they are when a client sends the whole conversation.
+  const std::vector<link::Turn> turns = {{"user", first}, {"assistant", answer->text}, {"user", second}};
+  const auto whole = link::MakePrompt(*tokenizer_, *template_, {}, profile_, turns);
+  ASSERT_TRUE(whole.ok()) << whole.status();
+  EXPECT_EQ(whole->before, request.prompt.before);
+  EXPECT_EQ(whole->after, request.prompt.after);
   again = generator->Start(request);
   ASSERT_TRUE(again.ok()) << again.status();
   model::StreamDecoder decoder(tokenizer_);
@@ -265,6 +273,53 @@ TEST_F(RealModelTest, ACancelledAnswerCanBeFollowedByAnotherQuestion) {
   ASSERT_TRUE(next.ok()) << next.status();
   EXPECT_EQ(next->tokens, 8);
   EXPECT_EQ(next->stop, Stop::kMaxTokens);
+}
+
+// Prints the rates; with KVLINK_SOAK those of more and longer answers.
+TEST_F(RealModelTest, ManyQuestionsAtOnceAreAnsweredAsEachAlone) {
+  const auto generator = MakeGenerator(Codec::kRawBf16);
+  const std::vector<std::string> asked = {"What are the names of the moons of Mars?", "How long is a day on Mars?",
+                                          "Why is Mars red?", "Who discovered the moons of Mars?"};
+  class Listener final : public Scheduler::Listener {
+   public:
+    bool OnToken(int32_t token) override {
+      tokens.push_back(token);
+      return true;
+    }
+    void OnEnd(const absl::Status& ended, Scheduler::End, const RequestStats&) override { status = ended; }
+    std::vector<int32_t> tokens;
+    absl::Status status = absl::UnknownError("it has not ended");
+  };
+  Scheduler::Job job;
+  job.request.documents = Documents({"mars", "moon"});
+  job.max_tokens = Soak() ? 64 : 6;
+  job.request.prompt = Prompt(asked[0]);
+  ASSERT_TRUE(generator->Start(job.request).ok());  // encodes the documents
+  for (const int count : Soak() ? std::vector<int>{1, 4, 16} : std::vector<int>{4}) {
+    std::vector<std::shared_ptr<Listener>> listeners;
+    Scheduler scheduler(generator.get(), {});
+    const absl::Time began = SteadyNow();
+    for (int i = 0; i < count; ++i) {
+      job.request.prompt = Prompt(asked[i % asked.size()]);
+      listeners.push_back(std::make_shared<Listener>());
+      ASSERT_TRUE(scheduler.Submit(job, listeners.back()).ok());
+    }
+    scheduler.Drain(began + absl::Minutes(10));
+    const double seconds = absl::ToDoubleSeconds(SteadyNow() - began);
+    std::printf("%d at once: %.1f tokens/s in %d passes\n", count,
+                static_cast<double>(scheduler.stats().answer_tokens) / seconds,
+                static_cast<int>(scheduler.stats().passes));
+    for (int i = 0; i < count; ++i) {
+      EXPECT_TRUE(listeners[i]->status.ok()) << listeners[i]->status;
+      job.request.prompt = Prompt(asked[i % asked.size()]);
+      const auto alone = generator->Start(job.request);
+      ASSERT_TRUE(alone.ok()) << alone.status();
+      for (const int32_t token : listeners[i]->tokens) {
+        ASSERT_EQ(token, (*alone)->next());
+        ASSERT_TRUE(generator->Step(**alone, {}).ok());
+      }
+    }
+  }
 }
 
 }  // namespace

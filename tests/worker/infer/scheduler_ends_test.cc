@@ -47,13 +47,13 @@ TEST_P(SchedulerEndsTest, CancelAndDeadlineEndEachPhase) {
     EXPECT_EQ(scheduler->stats().waiting, 0);
     gate.Open();
     // One that runs, and one that has landed but may not run.
-    const Submitted running = Submit(*scheduler, JobOf(endless, 400));
+    const Submitted running = Submit(*scheduler, JobOf(endless, kEndless));
     const Submitted landed = Submit(*scheduler, limited({0, 1}, 4));
     end(landed);
     scheduler->Cancel(running.number);
     ExpectEnd(running, absl::StatusCode::kCancelled);
     // And one that runs.
-    Scheduler::Job job = JobOf(endless, 400);
+    Scheduler::Job job = JobOf(endless, kEndless);
     if (!cancel) job.deadline = SteadyNow() + kSoon;
     Submitted self;
     Gate known;

@@ -63,7 +63,7 @@ TEST_P(SchedulerTest, WhatGaveUpItsPrivateKvAnswersTheSame) {
   const auto generator = MakeGenerator(nullptr, options);
   std::mt19937_64 random(TestSeed());
   documents_[0] = {RandomTokens(random, 48, loaded_.model->config().vocab)};
-  const int count = 40;
+  const int count = testing::kSanitized ? 36 : 40;
   std::vector<Request> requests;
   std::vector<Submitted> submitted;
   {
