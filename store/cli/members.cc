@@ -226,7 +226,7 @@ absl::Status CreateTheCluster(const ClusterFlags& flags, const cluster::ClusterS
   KVLINK_ASSIGN_OR_RETURN(const auto made,
                           cluster::CreateCluster(connection.get(), settings, SteadyNow() + kCallTimeout));
   if (!made.database.empty()) {
-    // Nodes would create the tables, too; here a mistake shows earlier.
+    // The first node would create the tables, too; here a mistake shows earlier.
     const auto prepared = PrepareDatabase(made, /*make_tables=*/true, SteadyNow() + kCallTimeout);
     KVLINK_RETURN_IF_ERROR(Annotate(prepared.status(),
                                     "the cluster was created, but its nodes cannot start yet; if the connection string "
@@ -238,7 +238,7 @@ absl::Status CreateTheCluster(const ClusterFlags& flags, const cluster::ClusterS
 }
 
 // The new database is tried first: a wrong one would keep every process from starting, and an empty one would hide all
-// documents. As long as the cluster has no members, it has no documents either.
+// documents. Until the cluster has its first member, it has no documents.
 absl::Status SetTheDatabase(const ClusterFlags& flags, const std::string& database) {
   KVLINK_ASSIGN_OR_RETURN(const auto membership, OpenCluster(flags));
   cluster::ClusterSettings settings = membership->view()->settings;
@@ -250,7 +250,7 @@ absl::Status SetTheDatabase(const ClusterFlags& flags, const std::string& databa
   }
   settings.database = database;
   KVLINK_RETURN_IF_ERROR(cluster::ValidateSettings(settings));
-  const bool unused = membership->view()->status.empty();
+  const bool unused = membership->view()->placement.epoch() == 0;
   KVLINK_RETURN_IF_ERROR(PrepareDatabase(settings, /*make_tables=*/unused, SteadyNow() + kCallTimeout).status());
   KVLINK_RETURN_IF_ERROR(cluster::SetDatabase(membership->connection(), database, SteadyNow() + kCallTimeout).status());
   absl::PrintF("cluster %s: processes use this database from their next start\n", settings.name);

@@ -31,12 +31,15 @@ class Upkeep final : public Companion {
   Upkeep(const CompanionContext& context, const UpkeepOptions& options) : context_(context), options_(options) {}
 
   absl::Status Prepare(absl::Time deadline) override {
-    const ClusterSettings settings = context_.membership->view()->settings;
+    const std::shared_ptr<const View> view = context_.membership->view();
+    const ClusterSettings& settings = view->settings;
     const auto report = [events = context_.events](absl::string_view event, absl::string_view what) {
       events(Severity::kWarning, event, what);
     };
     if (!settings.database.empty()) {
-      KVLINK_ASSIGN_OR_RETURN(database_, options_.open_database(settings, deadline));
+      // etcd may have been restored from before this node joined.
+      const bool is_new = view->placement.epoch() == 0 && context_.engine->dropped().log != settings.id;
+      KVLINK_ASSIGN_OR_RETURN(database_, options_.open_database(settings, /*make_tables=*/is_new, deadline));
       DropOptions drops;
       drops.node = context_.node;
       drops.log = settings.id;

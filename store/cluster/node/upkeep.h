@@ -22,10 +22,11 @@ struct UpkeepOptions {
   client::RemoteOptions peers;
   // Limits and times of repair. Node, peers and callbacks are set here.
   RepairOptions repair;
-  // Opens the cluster's database, ready for use. Not called if the cluster names none: nothing is dropped then, and
-  // limits do not change.
+  // Opens the cluster's database, ready for use. `make_tables`: as database::DatabaseOptions; set until the cluster has
+  // its first member. Later its catalog is elsewhere if the tables are missing, as before it is restored. Not called if
+  // the cluster names no database: nothing is dropped then, and limits do not change.
   std::function<absl::StatusOr<std::unique_ptr<database::DatabaseCatalog>>(const ClusterSettings& settings,
-                                                                           absl::Time deadline)>
+                                                                           bool make_tables, absl::Time deadline)>
       open_database;
 };
 // Prepare carries out all earlier drops and applies the current limits. Errors of `open_database`,

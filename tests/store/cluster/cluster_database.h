@@ -11,10 +11,11 @@
 namespace kvlink::testing {
 
 inline absl::StatusOr<std::unique_ptr<store::database::DatabaseCatalog>> OpenDatabase(
-    const store::cluster::ClusterSettings& settings, absl::Time deadline) {
+    const store::cluster::ClusterSettings& settings, bool make_tables, absl::Time deadline) {
   store::database::DatabaseOptions options;
   options.connection = settings.database;
   options.cluster_id = settings.id;
+  options.make_tables = make_tables;
   KVLINK_ASSIGN_OR_RETURN(auto opened, store::database::DatabaseCatalog::Open(options));
   KVLINK_RETURN_IF_ERROR(opened->Prepare(deadline));
   return opened;

@@ -41,7 +41,7 @@ class FiguresTest : public ClusterTest {
     settings.database = postgres_->connection();
     auto made = cluster::CreateCluster(Connect().get(), settings, Patience());
     ASSERT_TRUE(made.ok()) << made.status();
-    auto catalog = OpenDatabase(*made, Patience());
+    auto catalog = OpenDatabase(*made, /*make_tables=*/true, Patience());
     ASSERT_TRUE(catalog.ok()) << catalog.status();
     catalog_ = *std::move(catalog);
     for (const char* name : {"a", "b"}) {

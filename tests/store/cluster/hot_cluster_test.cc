@@ -51,7 +51,7 @@ class HotClusterTest : public ClusterTest {
       return absl::c_all_of(view->placement.members(),
                             [](const auto& member) { return member.state == cluster::MemberState::kActive; });
     }));
-    opened_.catalog = *OpenDatabase(opened_.membership->view()->settings, Patience());
+    opened_.catalog = *OpenDatabase(opened_.membership->view()->settings, /*make_tables=*/false, Patience());
     store::cluster::ReplicatedOptions options;
     options.node.carrier = store::client::Carrier::kGrpc;
     options.resources.receive_bytes = int64_t{16} << 20;

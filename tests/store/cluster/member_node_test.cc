@@ -419,8 +419,8 @@ TEST_F(MemberNodeTest, RefusesPushOvertakenByDrop) {
   ASSERT_TRUE(carrier.ok() && mine.ok());
   store::database::DatabaseCatalog* database = nullptr;
   cluster::UpkeepOptions upkeep;
-  upkeep.open_database = [&database](const cluster::ClusterSettings& settings, absl::Time deadline) {
-    auto opened = OpenDatabase(settings, deadline);
+  upkeep.open_database = [&database](const cluster::ClusterSettings& settings, bool make_tables, absl::Time deadline) {
+    auto opened = OpenDatabase(settings, make_tables, deadline);
     if (opened.ok()) database = opened->get();
     return opened;
   };
@@ -453,6 +453,45 @@ TEST_F(MemberNodeTest, RefusesPushOvertakenByDrop) {
   EXPECT_TRUE(data.FinishPush("ns", other, *kept).ok());
   EXPECT_TRUE(data.Push("ns", dropped).ok());
   EXPECT_TRUE(engine->Find({"ns", dropped.manifest.identity, dropped.manifest.codec}).has_value());
+}
+
+// Tables made in the cluster's name would be empty, and in the way of the dump that is about to be restored.
+TEST_F(MemberNodeTest, OnlyTheFirstNodeOfAClusterMakesTables) {
+  KVLINK_NEEDS_POSTGRES();
+  StartEtcd(1);
+  cluster::ClusterSettings settings;
+  settings.copies = settings.acknowledged = 1;
+  settings.database = SharedServer().connection(SharedServer().NewDatabase());
+  const auto connection = Connect();
+  ASSERT_TRUE(cluster::CreateCluster(connection.get(), settings, Patience()).ok());
+  const auto options = [this](const std::string& name) {
+    auto options = OptionsOf(name);
+    cluster::UpkeepOptions upkeep;
+    upkeep.open_database = OpenDatabase;
+    options.companions = {cluster::MakeUpkeep(std::move(upkeep))};
+    return options;
+  };
+  ASSERT_NE(Start(options("first")), nullptr);
+  const std::string empty = SharedServer().NewDatabase();
+  const auto moved = cluster::SetDatabase(connection.get(), SharedServer().connection(empty), Patience());
+  ASSERT_TRUE(moved.ok()) << moved.status();
+  const auto expect_refused = [&](const std::string& name) {
+    const absl::Status refused = StartStatus(options(name));
+    EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition) << refused;
+    EXPECT_THAT(std::string(refused.message()), HasSubstr("no KVLink tables"));
+    EXPECT_EQ(SharedServer().Sql("SELECT to_regclass('kvlink.kvlink_schema') IS NULL", empty), "t");
+  };
+  expect_refused("first");
+  expect_refused("second");
+  // As long as a cluster had members, even if it has none.
+  const auto members = Open()->view()->placement.members();
+  ASSERT_EQ(members.size(), 1u);
+  ASSERT_TRUE(cluster::Remove(connection.get(), members[0].node_id, /*force=*/true, Patience()).ok());
+  expect_refused("third");
+  // etcd was restored from before the first node joined.
+  const std::string epoch = cluster::KeyOf("default", cluster::KeyKind::kEpoch);
+  ASSERT_TRUE(connection->client()->Delete(epoch, false, Patience()).ok());
+  expect_refused("first");
 }
 
 // Without its database, for example, a node must not serve.
