@@ -391,7 +391,7 @@ absl::Status DatabaseImpl::ReadDocuments(absl::string_view ns, absl::Span<const 
     KVLINK_ASSIGN_OR_RETURN(
         const auto rows, Ask({Query{&kGetDocuments, Parameters().Text(ns).Texts(
                                                         std::vector<absl::string_view>(asked.begin(), asked.end()))}},
-                             absl::InfiniteFuture()));
+                             absl::InfiniteFuture(), Tables::kLately));
     std::map<absl::string_view, int> row_of;
     for (int row = 0; row < rows[0].size(); ++row) row_of[rows[0].Bytes(row, 0)] = row;
     for (const size_t i : group) {

@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -292,13 +293,22 @@ absl::StatusOr<Rows> Connection::Receive(const Statement& statement, bool* abort
 }
 
 absl::StatusOr<std::vector<Rows>> Connection::Run(absl::Span<const Query> queries, absl::Time deadline) {
-  // For each query, whether its preparation was sent before it.
-  std::vector<bool> prepares;
+  // With the guard, which belongs into the transaction that they begin: after a BEGIN.
+  std::vector<const Query*> sent;
+  const Query* guard = in_transaction() ? nullptr : guard_;
   for (const Query& query : queries) {
-    const char* const name = query.statement->name;
+    const bool begins = query.statement == &kBegin || query.statement == &kBeginReading;
+    if (guard != nullptr && !begins) sent.push_back(std::exchange(guard, nullptr));
+    sent.push_back(&query);
+  }
+  // For each, whether its preparation was sent before it.
+  std::vector<bool> prepares;
+  for (const Query* const query : sent) {
+    const char* const name = query->statement->name;
     prepares.push_back(*name != 0 && prepared_.insert(name).second);
-    if (prepares.back() && PQsendPrepare(connection_.get(), name, query.statement->sql, 0, nullptr) != 1) return Lost();
-    KVLINK_RETURN_IF_ERROR(Send(query));
+    if (prepares.back() && PQsendPrepare(connection_.get(), name, query->statement->sql, 0, nullptr) != 1)
+      return Lost();
+    KVLINK_RETURN_IF_ERROR(Send(*query));
   }
   if (PQpipelineSync(connection_.get()) != 1) return Lost();
   KVLINK_RETURN_IF_ERROR(Flush(deadline));
@@ -319,10 +329,10 @@ absl::StatusOr<std::vector<Rows>> Connection::Run(absl::Span<const Query> querie
     if (end.ok() && *end != nullptr) Rows discarded(*end);
     return ok;
   };
-  for (size_t i = 0; i < queries.size() && !broken_; ++i) {
-    const Statement& statement = *queries[i].statement;
+  for (size_t i = 0; i < sent.size() && !broken_; ++i) {
+    const Statement& statement = *sent[i]->statement;
     if (prepares[i] && !receive(kPreparation, /*keep=*/false)) prepared_.erase(statement.name);
-    if (!broken_) receive(statement, /*keep=*/true);
+    if (!broken_) receive(statement, /*keep=*/sent[i] != guard_);
   }
   if (!broken_) {
     const auto end = NextResult(deadline);

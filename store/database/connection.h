@@ -50,6 +50,10 @@ class Connection {
   // unless they begin or end others themselves. The error is that of the first query that failed; later ones are not
   // carried out, and the caller must roll back a transaction that was begun.
   absl::StatusOr<std::vector<Rows>> Run(absl::Span<const Query> queries, absl::Time deadline);
+  // From now on Run sends `guard` with the first queries of each transaction, as a part of it and in the same round
+  // trip. If it fails, none of them is carried out, and its error is returned; its rows are not. Null: nothing more is
+  // sent.
+  void SetGuard(const Query* guard) { guard_ = guard; }
   bool in_transaction() const;
   // Whether the connection can no longer be used. Notices without blocking that the server has closed it.
   bool broken();
@@ -79,6 +83,7 @@ class Connection {
   const Host& host_;
   std::unique_ptr<pg_conn, Finish> connection_;
   absl::flat_hash_set<std::string> prepared_;
+  const Query* guard_ = nullptr;
   bool broken_ = false;
 };
 

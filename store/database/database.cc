@@ -28,19 +28,22 @@ absl::StatusOr<std::unique_ptr<DatabaseCatalog>> DatabaseCatalog::Open(const Dat
   return std::unique_ptr<DatabaseCatalog>(std::make_unique<DatabaseImpl>(options, std::move(hosts)));
 }
 
-absl::StatusOr<std::vector<Rows>> DatabaseImpl::Ask(absl::Span<const Query> queries, absl::Time deadline) {
+absl::StatusOr<std::vector<Rows>> DatabaseImpl::Ask(absl::Span<const Query> queries, absl::Time deadline,
+                                                    Tables tables) {
   std::vector<Rows> rows;
-  KVLINK_RETURN_IF_ERROR(pool_.Run(deadline, [&](Connection& connection, absl::Time until) -> absl::Status {
+  const auto run = [&](Connection& connection, absl::Time until) -> absl::Status {
     KVLINK_ASSIGN_OR_RETURN(rows, connection.Run(queries, until));
     return absl::OkStatus();
-  }));
+  };
+  KVLINK_RETURN_IF_ERROR(pool_.Run(deadline, run, tables));
   return rows;
 }
 
 absl::Status DatabaseImpl::Prepare(absl::Time deadline) {
-  return pool_.RunUnchecked(deadline, [this](Connection& connection, absl::Time until) {
+  const auto prepare = [this](Connection& connection, absl::Time until) {
     return PrepareSchema(connection, options_.cluster_id, options_.make_tables, until);
-  });
+  };
+  return pool_.Run(deadline, prepare, Tables::kAny);
 }
 
 absl::StatusOr<NamespaceLimits> DatabaseImpl::PutNamespace(const NamespaceChange& change, absl::Time deadline) {

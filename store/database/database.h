@@ -11,6 +11,9 @@
 // one. The system's resolver resolves host names, under its own time limit: give addresses (hostaddr) if it may hang.
 // Session poolers work, transaction poolers do not.
 //
+// Restoring. A dump may be restored into the database while clients run. Whatever writes waits until it is whole, and
+// whatever reads documents does from the next second on: until then it may find none.
+//
 // Deadlines. Every operation ends within DatabaseOptions::operation_timeout, whatever the server or the network does;
 // methods that take a deadline end at the earlier of both.
 //
@@ -29,15 +32,16 @@
 //   UNAVAILABLE          no host can be reached, takes writes or has a connection left (each is named with its reason),
 //                        or the one that did is gone and none took over within DatabaseOptions::patience; or, once
 //                        this object has been connected, a host gives a reason of FAILED_PRECONDITION, as while its TLS
-//                        files are replaced; or, once the tables were right, they or the rights to them are missing, as
-//                        while the database is restored. The last write may have been carried out
+//                        files are replaced, or of PERMISSION_DENIED; or, once the tables were right, they are not
+//                        whole, or rights to them are missing that were there, as while the database is restored from a
+//                        dump. The last write may have been carried out
 //   DEADLINE_EXCEEDED    a server did not answer in time, or no connection became free. The last write may have been
 //                        carried out
 //   UNAUTHENTICATED      the password is missing or wrong, or the server does not know the user
 //   PERMISSION_DENIED    the user may not do that; names what to grant
 //   FAILED_PRECONDITION  the connection string is empty: the cluster has no database; the server refuses plain text or
-//                        has no TLS; the database does not exist; it has no KVLink tables yet (Prepare), those of
-//                        another cluster, or those of a newer build (both versions named)
+//                        has no TLS; the database does not exist; it has no KVLink tables yet (Prepare) or not all of
+//                        them, those of another cluster, or those of a newer build (both versions named)
 //   RESOURCE_EXHAUSTED   the server has no disk space or memory left
 //   ABORTED              conflicts with other transactions persisted; nothing was changed
 //   INTERNAL             any other error of the server

@@ -52,7 +52,8 @@ class DatabaseImpl final : public DatabaseCatalog {
   absl::Status ReadDocuments(absl::string_view ns, absl::Span<const std::string> ids,
                              std::vector<std::optional<absl::StatusOr<CatalogEntry>>>& entries);
   // Runs the queries as one transaction of their own.
-  absl::StatusOr<std::vector<Rows>> Ask(absl::Span<const Query> queries, absl::Time deadline);
+  absl::StatusOr<std::vector<Rows>> Ask(absl::Span<const Query> queries, absl::Time deadline,
+                                        Tables tables = Tables::kNow);
 
   const DatabaseOptions options_;
   Pool pool_;

@@ -1,5 +1,9 @@
 // If a connection breaks, the idle ones are closed too, since they lead to the same server. The pause between attempts
 // grows from 20 ms to half a second, with jitter, so that clients do not return all at once.
+//
+// A dump may be restored under connections that stay open, and a restored table is empty at first. So each transaction
+// that writes checks, by a statement of its own (kGuard), that the tables are whole; reads do so once a second. What a
+// dump restores last of all are rights. A statement is refused for good only if the user never had more.
 #include "store/database/pool.h"
 
 #include <algorithm>
@@ -19,6 +23,7 @@ namespace {
 
 constexpr int kMaxConflicts = 20;
 constexpr absl::Duration kMinPause = absl::Milliseconds(20), kMaxPause = absl::Milliseconds(500);
+constexpr absl::Duration kLately = absl::Seconds(1);
 
 // A random duration between 0.5 and 1.5 times `pause`.
 absl::Duration Jittered(absl::Duration pause) {
@@ -28,13 +33,10 @@ absl::Duration Jittered(absl::Duration pause) {
 
 }  // namespace
 
-Pool::Pool(const DatabaseOptions& options, std::vector<Host> hosts) : options_(options), hosts_(std::move(hosts)) {}
+Pool::Pool(const DatabaseOptions& options, std::vector<Host> hosts)
+    : options_(options), hosts_(std::move(hosts)), guard_(GuardOf(options.cluster_id)) {}
 
-absl::Status Pool::Run(absl::Time deadline, Work work) { return Repeat(deadline, /*check=*/true, work); }
-
-absl::Status Pool::RunUnchecked(absl::Time deadline, Work work) { return Repeat(deadline, /*check=*/false, work); }
-
-absl::Status Pool::Repeat(absl::Time deadline, bool check, Work work) {
+absl::Status Pool::Run(absl::Time deadline, Work work, Tables tables) {
   if (options_.connection.empty()) {
     return absl::FailedPreconditionError(
         "the cluster was created without a database, so it keeps encodings but neither documents nor limits; create "
@@ -48,15 +50,16 @@ absl::Status Pool::Repeat(absl::Time deadline, bool check, Work work) {
     absl::Status status = taken.status();
     // The server had no memory left for this client, as after a failover, when all clients return together.
     const bool full = absl::IsResourceExhausted(status);
-    const bool used = taken.ok() && taken->used;
+    bool used_broke = false;
     if (taken.ok()) {
-      status = Attempt(*taken, check, deadline, work);
+      status = Attempt(*taken, tables, deadline, work);
+      used_broke = taken->used && taken->connection->broken();
       Give(*std::move(taken));
     }
     if (absl::IsAborted(status) && ++conflicts <= kMaxConflicts) {
       pause = kMinPause;
     } else if (absl::IsUnavailable(status) || full) {
-      if (used) continue;  // the idle connections are closed too, so the next one is new
+      if (used_broke) continue;  // the idle connections are closed too, so the next one is new
       patient_until = std::min(patient_until, SteadyNow() + options_.patience);
     } else {
       return status;
@@ -68,26 +71,40 @@ absl::Status Pool::Repeat(absl::Time deadline, bool check, Work work) {
   }
 }
 
-absl::Status Pool::Attempt(Pooled& pooled, bool check, absl::Time deadline, Work work) {
+absl::Status Pool::Attempt(Pooled& pooled, Tables tables, absl::Time deadline, Work work) {
   Connection& connection = *pooled.connection;
-  absl::Status status;
-  if (check && !pooled.checked) {
-    status = CheckSchema(connection, options_.cluster_id, deadline);
-    pooled.checked = status.ok();
-    MutexLock lock(&mutex_);
-    right_ = right_ || status.ok();
+  if (tables != Tables::kAny && pooled.checked == absl::InfinitePast()) {
+    KVLINK_RETURN_IF_ERROR(Check(connection, absl::OkStatus(), deadline));
+    pooled.checked = SteadyNow();
   }
-  if (status.ok()) status = work(connection, deadline);
-  if (IsUnrestored(status)) {
-    MutexLock lock(&mutex_);
-    pooled.stale = right_;
-    status = absl::Status(right_ ? absl::StatusCode::kUnavailable : status.code(), status.message());  // unmarked
-  }
+  const absl::Time began = SteadyNow();
+  const bool guarded = tables == Tables::kNow || (tables == Tables::kLately && began - pooled.checked >= kLately);
+  connection.SetGuard(guarded ? &guard_ : nullptr);
+  absl::Status status = work(connection, deadline);
+  connection.SetGuard(nullptr);
+  if (status.ok() && guarded) pooled.checked = began;
   if (!connection.broken() && connection.in_transaction()) {
     // If this fails, the connection is broken, and the server rolls back by itself.
     (void)connection.Run({Query{&kRollback, {}}}, deadline);
   }
-  return status;
+  if (!IsUnrestored(status)) return status;
+  pooled.checked = absl::InfinitePast();
+  if (tables == Tables::kAny) return absl::Status(status.code(), status.message());  // unmarked
+  return Check(connection, status, deadline);
+}
+
+absl::Status Pool::Check(Connection& connection, const absl::Status& refused, absl::Time deadline) {
+  const absl::StatusOr<int64_t> rights = CheckSchema(connection, options_.cluster_id, deadline);
+  MutexLock lock(&mutex_);
+  if (rights.ok()) {
+    const bool fewer = *rights < rights_;
+    rights_ = std::max(rights_, *rights);
+    if (refused.ok()) return absl::OkStatus();
+    if (absl::IsPermissionDenied(refused) && !fewer) return absl::Status(refused.code(), refused.message());
+  }
+  const absl::Status& why = rights.ok() ? refused : rights.status();
+  const bool may_come_back = rights_ > 0 && IsUnrestored(why);
+  return absl::Status(may_come_back ? absl::StatusCode::kUnavailable : why.code(), why.message());
 }
 
 absl::StatusOr<Pool::Pooled> Pool::Take(absl::Time deadline) {
@@ -118,7 +135,7 @@ absl::StatusOr<Pool::Pooled> Pool::Take(absl::Time deadline) {
 
 void Pool::Give(Pooled pooled) {
   std::vector<Pooled> closed;  // destroyed after the lock is released
-  const bool broken = pooled.stale || pooled.connection->broken() || pooled.connection->in_transaction();
+  const bool broken = pooled.connection->broken() || pooled.connection->in_transaction();
   MutexLock lock(&mutex_);
   --taken_;
   returned_.Signal();
@@ -158,7 +175,9 @@ absl::StatusOr<Pool::Pooled> Pool::Connect(absl::Time deadline) {
       return Pooled{*std::move(connection)};
     }
     // What was right before is being changed: TLS files are replaced one after the other, the database is restored.
-    if (connected && absl::IsFailedPrecondition(status)) status = absl::UnavailableError(status.message());
+    if (connected && (absl::IsFailedPrecondition(status) || absl::IsPermissionDenied(status))) {
+      status = absl::UnavailableError(status.message());
+    }
     reasons.emplace_back(status.message());
     // Prefers an error that another attempt would not fix: it tells most.
     if (error.ok() || absl::IsUnavailable(error)) error = status;

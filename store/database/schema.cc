@@ -90,10 +90,12 @@ absl::StatusOr<int64_t> VersionOf(const Connection& connection, const Rows& rows
 
 }  // namespace
 
-absl::Status CheckSchema(Connection& connection, const ClusterId& cluster, absl::Time deadline) {
+Query GuardOf(const ClusterId& cluster) { return {&kGuard, Parameters().Integer(kVersion).Bytes(BytesOf(cluster))}; }
+
+absl::StatusOr<int64_t> CheckSchema(Connection& connection, const ClusterId& cluster, absl::Time deadline) {
   KVLINK_ASSIGN_OR_RETURN(const auto rows, connection.Run({Query{&kReadSchema, {}}}, deadline));
   KVLINK_ASSIGN_OR_RETURN(const int64_t version, VersionOf(connection, rows[0], cluster));
-  if (version == kVersion) return absl::OkStatus();
+  if (version == kVersion) return rows[0].Integer(0, 2);
   return Refuse(connection, absl::StrCat("its tables have version ", version, ", but this build needs version ",
                                          kVersion, "; start a node of this build to migrate them"));
 }
@@ -106,7 +108,9 @@ absl::Status PrepareSchema(Connection& connection, const ClusterId& cluster, boo
     KVLINK_ASSIGN_OR_RETURN(const auto rows, connection.Run({Query{&kReadSchema, {}}}, deadline));
     KVLINK_ASSIGN_OR_RETURN(version, VersionOf(connection, rows[0], cluster));
   } else if (!make) {
-    return Refuse(connection, "it has no KVLink tables; restore the catalog of this cluster there first");
+    return Refuse(connection,
+                  "it has no KVLink tables; restore the catalog of this cluster there first. If it is lost, create "
+                  "another cluster");
   }
   std::vector<Statement> statements;
   for (int64_t next = version; next < kVersion; ++next) {

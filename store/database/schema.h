@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "store/database/connection.h"
 
@@ -15,8 +16,13 @@ namespace kvlink::store::database {
 
 using ClusterId = std::array<uint8_t, 16>;
 
-// FAILED_PRECONDITION: the tables are missing, of another version (both are named) or of another cluster.
-absl::Status CheckSchema(Connection& connection, const ClusterId& cluster, absl::Time deadline);
+// Returns how many rights to the tables the user has. FAILED_PRECONDITION: not all tables are there, or not all of
+// their contents; or they are of another version (both are named) or of another cluster.
+absl::StatusOr<int64_t> CheckSchema(Connection& connection, const ClusterId& cluster, absl::Time deadline);
+
+// Fails where CheckSchema does, and keeps the tables from being dropped until its transaction ends
+// (Connection::SetGuard).
+Query GuardOf(const ClusterId& cluster);
 
 // Makes the tables or migrates them, under a lock, in one transaction. FAILED_PRECONDITION: they are of a newer version
 // or of another cluster, or there are none and `make` is not set.

@@ -25,7 +25,9 @@ struct Meaning {
 };
 
 constexpr absl::string_view kNoTables =
-    "it has no KVLink tables: restore the cluster's catalog there, or start a node, which makes them";
+    "it has no KVLink tables, or not all of them: restore the cluster's catalog there, or, if the cluster is new, "
+    "start "
+    "a node, which makes them";
 
 // The first match applies.
 constexpr Meaning kMeanings[] = {
@@ -33,11 +35,13 @@ constexpr Meaning kMeanings[] = {
      "the password is wrong or missing: give it in PGPASSFILE (~/.pgpass), PGPASSWORD or a service file"},
     {"28", absl::StatusCode::kUnauthenticated, "the server refuses this user from this host; check pg_hba.conf"},
     {"3D000", absl::StatusCode::kFailedPrecondition, "create the database with createdb"},
+    {"55000", absl::StatusCode::kUnavailable, "it is closed to connections (ALTER DATABASE ... ALLOW_CONNECTIONS)"},
+    {"22012", absl::StatusCode::kFailedPrecondition, "its tables are not those of this cluster and build"},  // kGuard
     {"3F000", absl::StatusCode::kFailedPrecondition, kNoTables},
     {"42P01", absl::StatusCode::kFailedPrecondition, kNoTables},
     {"42501", absl::StatusCode::kPermissionDenied,
-     "grant the user CREATE on the database to create the tables; to use them, USAGE on schema kvlink, SELECT, INSERT, "
-     "UPDATE, DELETE on its tables and USAGE on its sequences"},
+     "grant the user CONNECT on the database, and CREATE to create the tables; to use them, USAGE on schema kvlink, "
+     "SELECT, INSERT, UPDATE, DELETE on its tables and USAGE on its sequences"},
     {"53100", absl::StatusCode::kResourceExhausted, "the server has no disk space left"},
     {"53300", absl::StatusCode::kUnavailable,
      "the server has no connections left: raise its max_connections, or connect through a session pooler"},
@@ -132,7 +136,7 @@ absl::Status StatementError(const pg_conn* connection, const pg_result* result, 
   const char* const text = result == nullptr ? nullptr : PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
   if (state != nullptr && text != nullptr) {
     const absl::string_view code(state);
-    const bool unrestored = code == "3F000" || code == "42P01" || code == "42501";
+    const bool unrestored = code == "3F000" || code == "42P01" || code == "42501" || code == "22012";
     absl::Status status = Make(code, FirstLine(text), host);
     return unrestored ? MarkUnrestored(std::move(status)) : status;
   }

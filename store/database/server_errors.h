@@ -19,7 +19,7 @@ namespace kvlink::store::database {
 absl::Status ConnectError(const pg_conn* connection, absl::string_view host);
 // The error of a failed statement, or of a connection that broke during one (`result` may be null).
 absl::Status StatementError(const pg_conn* connection, const pg_result* result, absl::string_view host);
-// Of a database without tables, rows of its version or rights to them: either a mistake, or it is being restored.
+// Of a database without all tables, the row of their version, or rights to them: a mistake, or it is being restored.
 absl::Status MarkUnrestored(absl::Status status);
 bool IsUnrestored(const absl::Status& status);
 

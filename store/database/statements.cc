@@ -8,6 +8,14 @@
 namespace kvlink::store::database {
 namespace {
 
+// True once a dump is restored, of which the primary keys are the last part, each after the contents of its table (but
+// for the rights to them). An error before. The names are looked up when the statement is parsed, and anew once one of
+// them is gone.
+#define KVLINK_TABLES_ARE_WHOLE                                                      \
+  "num_nulls('kvlink.consumers_pkey'::regclass, 'kvlink.documents_pkey'::regclass, " \
+  "'kvlink.drop_log_pkey'::regclass, 'kvlink.drop_log_trimmed_pkey'::regclass, "     \
+  "'kvlink.kvlink_schema_pkey'::regclass, 'kvlink.namespaces_pkey'::regclass, 'kvlink.refs_pkey'::regclass) = 0"
+
 constexpr Column kInteger = Column::kInteger, kText = Column::kText, kBytes = Column::kBytes, kFlag = Column::kFlag,
                  kTransaction = Column::kTransaction, kNothing = Column::kNothing;
 
@@ -34,8 +42,20 @@ FROM (VALUES ('statement_timeout', $1::text), ('idle_in_transaction_session_time
 
 const Statement kLockSchema = {"", "SELECT pg_advisory_xact_lock(1263943755, -1)", kOneNothing};
 const Statement kHasSchema = {"", "SELECT to_regclass('kvlink.kvlink_schema') IS NOT NULL", kOneFlag};
-constexpr Column kSchemaColumns[] = {kInteger, kBytes};
-const Statement kReadSchema = {"", "SELECT version, cluster_id FROM kvlink.kvlink_schema", kSchemaColumns};
+// With the number of rights that the user has to the tables.
+constexpr Column kSchemaColumns[] = {kInteger, kBytes, kInteger};
+const Statement kReadSchema = {"", R"sql(
+SELECT version, cluster_id,
+       (SELECT count(*) FROM pg_class c, unnest('{SELECT,INSERT,UPDATE,DELETE}'::text[]) AS r(name)
+        WHERE c.relnamespace = 'kvlink'::regnamespace AND c.relkind = 'r' AND has_table_privilege(c.oid, r.name)) +
+       has_sequence_privilege('kvlink.drop_log_sequence_seq', 'USAGE')::integer
+FROM kvlink.kvlink_schema WHERE )sql" KVLINK_TABLES_ARE_WHOLE,
+                               kSchemaColumns};
+// Fails unless the tables are whole, of version $1 and of cluster $2.
+const Statement kGuard = {"guard", R"sql(
+SELECT 1 / count(*) FROM kvlink.kvlink_schema
+WHERE version = $1::bigint AND cluster_id = $2::bytea AND )sql" KVLINK_TABLES_ARE_WHOLE,
+                          kOneInteger};
 const Statement kAddSchema = {"",
                               R"sql(
 INSERT INTO kvlink.kvlink_schema AS s (version, cluster_id) VALUES ($1::bigint, $2::bytea)
@@ -252,7 +272,7 @@ absl::Span<const Statement* const> PreparedStatements() {
       &kLockIdentities,  &kInsertDrops,   &kGetDocuments,    &kListDocuments,   &kLockPage,         &kDeleteDocuments,
       &kDeleteNamespace, &kDropNamespace, &kPutNamespace,    &kListNamespaces,  &kRegister,         &kPositionOf,
       &kReadHorizon,     &kReadDrops,     &kStorePosition,   &kForget,          &kForgetSilent,     &kPositionsOf,
-      &kSlowest,         &kTrim,          &kStoreTrimmed,
+      &kSlowest,         &kTrim,          &kStoreTrimmed,    &kGuard,
   };
   return kAll;
 }

@@ -15,7 +15,7 @@ struct Statement {
 };
 
 extern const Statement kBegin, kBeginReading, kCommit, kRollback, kScanTables;
-extern const Statement kSetSession, kLockSchema, kHasSchema, kReadSchema, kAddSchema;
+extern const Statement kSetSession, kLockSchema, kHasSchema, kReadSchema, kAddSchema, kGuard;
 extern const Statement kClock, kLockDocuments, kInsertDocuments, kUpdateDocuments;
 extern const Statement kInsertReferences, kDeleteReferences, kLockIdentities, kInsertDrops;
 extern const Statement kGetDocuments, kListDocuments, kCountDocuments, kCountDrops;

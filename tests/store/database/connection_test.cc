@@ -194,8 +194,9 @@ TEST(ConnectionTest, WhatWorkedBeforeMayComeBack) {
   DatabaseOptions options = database.options();
   options.patience = absl::Milliseconds(50);
   const auto impatient = database.Open(options), stranger = database.Open(options);
-  options.patience = absl::Minutes(1);
-  const auto patient = database.Open(options);
+  DatabaseOptions waiting = options;
+  waiting.patience = absl::Minutes(1);
+  const auto patient = database.Open(waiting);
   ASSERT_EQ(impatient->PutDocument("ns", "a", EntryWith({1}, 1)), absl::OkStatus());
   ASSERT_EQ(patient->PutDocument("ns", "b", EntryWith({1}, 1)), absl::OkStatus());
   const auto rename = [&database](const std::string& from, const std::string& to) {
@@ -211,22 +212,31 @@ TEST(ConnectionTest, WhatWorkedBeforeMayComeBack) {
   Thread waits("waits", [&] { EXPECT_EQ(patient->PutDocument("ns", "c", EntryWith({3}, 1)), absl::OkStatus()); });
   rename("elsewhere", database.name());
   waits.Join();
-  // A database that is back has no tables yet, or no rows in them, or none that others may use.
-  const auto expect_wait = [&](const char* away, const char* back) {
-    database.Sql(away);
-    const absl::Status unrestored = impatient->PutDocument("ns", "d", EntryWith({1}, 1));
-    EXPECT_TRUE(absl::IsUnavailable(unrestored)) << away << ": " << unrestored;
-    EXPECT_TRUE(absl::IsFailedPrecondition(database.Open(options)->GetDocument("ns", "a").status())) << away;
+  const auto expect_wait = [&](const std::string& where, const std::string& away, const std::string& back,
+                               absl::StatusCode of_stranger) {
+    ASSERT_EQ(impatient->PutDocument("ns", "a", EntryWith({1}, 0)), absl::OkStatus()) << "it suspects nothing";
+    SharedServer().Sql(away, where);
+    const absl::Status missing = impatient->PutDocument("ns", "d", EntryWith({1}, 1));
+    EXPECT_TRUE(absl::IsUnavailable(missing)) << away << ": " << missing;
+    EXPECT_EQ(database.Open(options)->GetDocument("ns", "a").status().code(), of_stranger) << away;
     Thread returns("returns", [&] { EXPECT_EQ(patient->PutDocument("ns", "d", EntryWith({4}, 1)), absl::OkStatus()); });
-    database.Sql(back);
+    SharedServer().Sql(back, where);
     returns.Join();
   };
-  expect_wait("ALTER SCHEMA kvlink RENAME TO aside", "ALTER SCHEMA aside RENAME TO kvlink");
-  expect_wait(
-      "ALTER TABLE kvlink.documents RENAME TO aside; CREATE TABLE kvlink.kept AS TABLE kvlink.kvlink_schema; "
-      "DELETE FROM kvlink.kvlink_schema",
-      "ALTER TABLE kvlink.aside RENAME TO documents; INSERT INTO kvlink.kvlink_schema TABLE kvlink.kept; "
-      "DROP TABLE kvlink.kept");
+  // The database takes no connections.
+  const std::string name = database.name(), alter = absl::StrCat("ALTER DATABASE ", name, " ALLOW_CONNECTIONS ");
+  const std::string end =
+      absl::StrCat("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '", name, "'");
+  expect_wait("postgres", absl::StrCat(alter, "false; ", end), absl::StrCat(alter, "true"),
+              absl::StatusCode::kUnavailable);
+  // Connections stay; the tables are not there, not whole, or nothing says whose they are.
+  expect_wait(name, "ALTER SCHEMA kvlink RENAME TO aside", "ALTER SCHEMA aside RENAME TO kvlink",
+              absl::StatusCode::kFailedPrecondition);
+  expect_wait(name, "ALTER TABLE kvlink.refs DROP CONSTRAINT refs_pkey",
+              "ALTER TABLE kvlink.refs ADD PRIMARY KEY (ns, identity, id)", absl::StatusCode::kFailedPrecondition);
+  expect_wait(name, "CREATE TABLE kvlink.kept AS TABLE kvlink.kvlink_schema; DELETE FROM kvlink.kvlink_schema",
+              "INSERT INTO kvlink.kvlink_schema TABLE kvlink.kept; DROP TABLE kvlink.kept",
+              absl::StatusCode::kFailedPrecondition);
 }
 
 TEST(ConnectionTest, ReadsCachedEntryWithoutDatabase) {
