@@ -26,7 +26,6 @@ constexpr absl::Duration kMinRetryPause = absl::Milliseconds(5), kMaxRetryPause 
 struct Change {
   std::optional<MemberRecord> record;  // to write; nullopt: delete the member
   std::string what;                    // for the record of the epoch
-  bool places = true;                  // the placement changes
   bool founds = false;                 // adds a founder
   bool done = false;                   // already in effect
 };
@@ -67,11 +66,9 @@ etcd::Transaction TransactionOf(const std::string& cluster, const NodeId& id, co
     // The node may be a member again with any of its directories.
     transaction.then.push_back(etcd::DeleteOp{KeyOf(cluster, KeyKind::kEntered, id)});
   }
-  if (change.places) {
-    transaction.conditions.push_back(
-        etcd::Compare::ModRevision(epoch_key, contents.epoch().has_value() ? contents.epoch()->revision : 0));
-    transaction.then.push_back(etcd::PutOp{epoch_key, SerializeEpoch(NextEpoch(id, contents, change))});
-  }
+  transaction.conditions.push_back(
+      etcd::Compare::ModRevision(epoch_key, contents.epoch().has_value() ? contents.epoch()->revision : 0));
+  transaction.then.push_back(etcd::PutOp{epoch_key, SerializeEpoch(NextEpoch(id, contents, change))});
   return transaction;
 }
 
@@ -103,7 +100,7 @@ absl::StatusOr<Attempt> TryOnce(Connection* connection, etcd::Client* client, co
   if (!attempt.unknown) KVLINK_RETURN_IF_ERROR(committed.status());
   if (attempt.unknown || !committed->succeeded) {
     attempt.epoch.reset();
-  } else if (change->places) {
+  } else {
     attempt.epoch = static_cast<uint64_t>(committed->revision);
   }
   return attempt;
@@ -390,14 +387,15 @@ absl::Status CheckProtocol(const Contents& contents, const NodeId& id, ProtocolR
   return absl::OkStatus();
 }
 
-absl::StatusOr<MemberRecord> SetMember(Connection* connection, const NodeId& id, const MemberRecord& record, Adds adds,
-                                       absl::Time deadline) {
+absl::StatusOr<MemberDraft> DraftMember(Connection* connection, const NodeId& id, const MemberRecord& record, Adds adds,
+                                        absl::Time deadline) {
   // A record that readers refuse would stop the whole cluster.
   KVLINK_RETURN_IF_ERROR(ParseMember(SerializeMember(record)).status());
-  MemberRecord holds;
+  MemberDraft draft;
   const auto decide = [&](const Contents& contents, const MemberRecord* there) -> absl::StatusOr<Change> {
     Change change;
-    holds = record;
+    draft = {record};
+    MemberRecord& holds = draft.record;
     KVLINK_RETURN_IF_ERROR(CheckAddress(contents, id, record.address));
     KVLINK_RETURN_IF_ERROR(CheckProtocol(contents, id, record.protocol));
     if (there != nullptr) {
@@ -405,8 +403,8 @@ absl::StatusOr<MemberRecord> SetMember(Connection* connection, const NodeId& id,
       holds.zone = there->zone;
       holds.weight = there->weight;
       holds.former = there->former;
-      change.places = false;
-      change.done = holds == *there;
+      draft.replaces = contents.members().find(id)->second.revision;
+      change.done = true;
     } else {
       if (adds == Adds::kNobody || (adds == Adds::kReturning && contents.Removed(id))) return NoMember(*connection, id);
       if (contents.members().size() >= kMaxMembers) {
@@ -421,25 +419,26 @@ absl::StatusOr<MemberRecord> SetMember(Connection* connection, const NodeId& id,
     change.record = holds;
     return change;
   };
-  KVLINK_RETURN_IF_ERROR(Carry(connection, id, decide, deadline).status());
-  return holds;
+  KVLINK_ASSIGN_OR_RETURN(const uint64_t epoch, Carry(connection, id, decide, deadline));
+  if (draft.replaces == 0) draft.replaces = static_cast<int64_t>(epoch);  // added by the same transaction
+  return draft;
 }
 
 }  // namespace
 
-absl::StatusOr<MemberRecord> AddMember(Connection* connection, const NodeId& id, const MemberRecord& record,
-                                       absl::Time deadline) {
-  return SetMember(connection, id, record, Adds::kAnyone, deadline);
+absl::StatusOr<MemberDraft> AddMember(Connection* connection, const NodeId& id, const MemberRecord& record,
+                                      absl::Time deadline) {
+  return DraftMember(connection, id, record, Adds::kAnyone, deadline);
 }
 
-absl::StatusOr<MemberRecord> ReturnMember(Connection* connection, const NodeId& id, const MemberRecord& record,
-                                          absl::Time deadline) {
-  return SetMember(connection, id, record, Adds::kReturning, deadline);
+absl::StatusOr<MemberDraft> ReturnMember(Connection* connection, const NodeId& id, const MemberRecord& record,
+                                         absl::Time deadline) {
+  return DraftMember(connection, id, record, Adds::kReturning, deadline);
 }
 
-absl::StatusOr<MemberRecord> UpdateMember(Connection* connection, const NodeId& id, const MemberRecord& record,
-                                          absl::Time deadline) {
-  return SetMember(connection, id, record, Adds::kNobody, deadline);
+absl::StatusOr<MemberDraft> UpdateMember(Connection* connection, const NodeId& id, const MemberRecord& record,
+                                         absl::Time deadline) {
+  return DraftMember(connection, id, record, Adds::kNobody, deadline);
 }
 
 }  // namespace kvlink::store::cluster

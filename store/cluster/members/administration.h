@@ -66,19 +66,25 @@ absl::StatusOr<uint64_t> CompleteMove(Connection* connection, const NodeId& id, 
 // as CompleteJoin, or it is not draining, or no other member is active.
 absl::StatusOr<uint64_t> CompleteDrain(Connection* connection, const NodeId& id, uint64_t epoch, absl::Time deadline);
 
-// For Registration. Adds the member, as joining; a founder is active at once. If the member exists, sets its address,
-// build and protocol, and keeps its state, weight and zone. Returns the resulting record. RESOURCE_EXHAUSTED: there are
-// kMaxMembers. INVALID_ARGUMENT: readers would refuse the record. ABORTED: another member is alive at its address.
-// UNIMPLEMENTED: a living member speaks none of the record's protocols.
-absl::StatusOr<MemberRecord> AddMember(Connection* connection, const NodeId& id, const MemberRecord& record,
-                                       absl::Time deadline);
+// What a member's record is to be, and the etcd revision of the one that it replaces.
+struct MemberDraft {
+  MemberRecord record;
+  int64_t replaces = 0;
+};
+// For Registration, which writes the draft in the transaction that makes the process the member: a process that comes
+// second changes nothing. Adds the member if there is none, as joining; a founder is active at once. If the member
+// exists, nothing is written; the draft has the address, build and protocol of `record`, and keeps its state, weight
+// and zone. RESOURCE_EXHAUSTED: there are kMaxMembers. INVALID_ARGUMENT: readers would refuse the record. ABORTED:
+// another member is alive at its address. UNIMPLEMENTED: a living member speaks none of the record's protocols.
+absl::StatusOr<MemberDraft> AddMember(Connection* connection, const NodeId& id, const MemberRecord& record,
+                                      absl::Time deadline);
 // As AddMember, for a node that was a member before etcd was restored to an older state. NOT_FOUND: the node was
 // removed, or left.
-absl::StatusOr<MemberRecord> ReturnMember(Connection* connection, const NodeId& id, const MemberRecord& record,
-                                          absl::Time deadline);
+absl::StatusOr<MemberDraft> ReturnMember(Connection* connection, const NodeId& id, const MemberRecord& record,
+                                         absl::Time deadline);
 // As AddMember, for an existing member only. NOT_FOUND: the node is not a member, or no longer one.
-absl::StatusOr<MemberRecord> UpdateMember(Connection* connection, const NodeId& id, const MemberRecord& record,
-                                          absl::Time deadline);
+absl::StatusOr<MemberDraft> UpdateMember(Connection* connection, const NodeId& id, const MemberRecord& record,
+                                         absl::Time deadline);
 
 }  // namespace kvlink::store::cluster
 

@@ -146,7 +146,7 @@ absl::StatusOr<std::shared_ptr<const View>> Contents::MakeView(const std::shared
     MemberStatus status{stored.record.address, stored.record.build, std::nullopt};
     if (const auto alive = alive_.find(id); alive != alive_.end()) {
       status.incarnation = alive->second.record.incarnation;
-      // Written in one commit with the entry. The member's record may hold that of a copy that was refused after it.
+      // The member's record may hold that of a copy: an older build writes it before it is refused.
       status.address = alive->second.record.address;
       status.alive_since = alive->second.revision;
     }

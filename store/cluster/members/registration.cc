@@ -1,6 +1,7 @@
 // The alive key is written under one lease at a time, on condition that it has not changed since it was read, so that
-// two processes cannot both claim it. If it names a process that this one may not displace, Enter() waits for as long
-// as an abandoned lease can live; a process that is still there after that is alive.
+// two processes cannot both claim it; the member's record is replaced in the same transaction, on the same condition.
+// If the key names a process that this one may not displace, Enter() waits for as long as an abandoned lease can live;
+// a process that is still there after that is alive.
 //
 // The number of the last entry (`entered`) is an incarnation, or one more than before if that is greater; and one more
 // once the node has left. The directory gets it before etcd: after a crash between the two, and after etcd has gone
@@ -17,7 +18,6 @@
 #include "absl/time/clock.h"
 #include "base/clock.h"
 #include "base/status.h"
-#include "store/cluster/members/administration.h"
 
 namespace kvlink::store::cluster {
 namespace {
@@ -148,7 +148,7 @@ std::optional<absl::Status> Registration::ended() const {
   return ended_;
 }
 
-// Writes the member record, then the alive key under a lease. Returns when both are written, or for kLook when they
+// Writes the member record, and the alive key under a lease. Returns when both are written, or for kLook when they
 // could be.
 absl::Status Registration::Enter(Entry entry, absl::Time deadline) {
   const absl::Time other_until = SteadyNow() + 2 * options_.ttl + kGrace;
@@ -207,8 +207,9 @@ absl::StatusOr<bool> Registration::TryEnter(Entry entry, AliveRecord* other, abs
   }
   if (entry == Entry::kLook) return true;
   // A member that was removed while disconnected must not return by itself.
-  const auto set = entry == Entry::kStart ? AddMember : entry == Entry::kReturn ? ReturnMember : UpdateMember;
-  KVLINK_ASSIGN_OR_RETURN(const MemberRecord holds, set(connection, options_.node_id, options_.record, by));
+  const auto make = entry == Entry::kStart ? AddMember : entry == Entry::kReturn ? ReturnMember : UpdateMember;
+  KVLINK_ASSIGN_OR_RETURN(const MemberDraft draft, make(connection, options_.node_id, options_.record, by));
+  const MemberRecord& holds = draft.record;
   if (entry == Entry::kStart && (holds.weight != options_.record.weight || holds.zone != options_.record.zone)) {
     Tell(Severity::kInfo, "member_settings_kept",
          absl::StrCat("this member keeps weight ", holds.weight, " and zone '", holds.zone, "', not the ",
@@ -218,24 +219,24 @@ absl::StatusOr<bool> Registration::TryEnter(Entry entry, AliveRecord* other, abs
   // Greater than in any copy, also if a clock was set back and the incarnation is not.
   Keep(std::max(options_.incarnation, options_.entered + 1));
   const auto revision = [](const etcd::GetResult& of) { return of.found.empty() ? 0 : of.found[0].mod_revision; };
-  return Take(client, revision(got), revision(entered), by);
+  return Take(client, draft, revision(got), revision(entered), by);
 }
 
-absl::StatusOr<bool> Registration::Take(std::shared_ptr<etcd::Client> client, int64_t alive_revision,
-                                        int64_t entered_revision, absl::Time deadline) {
+absl::StatusOr<bool> Registration::Take(std::shared_ptr<etcd::Client> client, const MemberDraft& draft,
+                                        int64_t alive_revision, int64_t entered_revision, absl::Time deadline) {
   const std::string& cluster = membership_->connection()->cluster();
+  const std::string member_key = KeyOf(cluster, KeyKind::kMember, options_.node_id);
   const std::string key = KeyOf(cluster, KeyKind::kAlive, options_.node_id);
   const std::string entered_key = KeyOf(cluster, KeyKind::kEntered, options_.node_id);
   KVLINK_ASSIGN_OR_RETURN(const etcd::Lease lease, client->Grant(options_.ttl, deadline));
-  etcd::Compare member = etcd::Compare::ModRevision(KeyOf(cluster, KeyKind::kMember, options_.node_id), 0);
-  member.relation = etcd::Compare::Relation::kGreater;
-  const auto committed =
-      client->Commit({{etcd::Compare::ModRevision(key, alive_revision),
-                       etcd::Compare::ModRevision(entered_key, entered_revision), std::move(member)},
-                      {etcd::PutOp{key, SerializeAlive({options_.incarnation, options_.record.address}), lease.id},
-                       etcd::PutOp{entered_key, SerializeAlive({entered_, options_.record.address})}},
-                      {}},
-                     deadline);
+  const auto committed = client->Commit(
+      {{etcd::Compare::ModRevision(key, alive_revision), etcd::Compare::ModRevision(entered_key, entered_revision),
+        etcd::Compare::ModRevision(member_key, draft.replaces)},
+       {etcd::PutOp{key, SerializeAlive({options_.incarnation, options_.record.address}), lease.id},
+        etcd::PutOp{entered_key, SerializeAlive({entered_, options_.record.address})},
+        etcd::PutOp{member_key, SerializeMember(draft.record)}},
+       {}},
+      deadline);
   if (!committed.ok() || !committed->succeeded) {
     unanswered_ = unanswered_ || !committed.ok();
     client->Revoke(lease.id, deadline).IgnoreError();

@@ -27,6 +27,7 @@
 #include "absl/time/time.h"
 #include "base/mutex.h"
 #include "base/thread.h"
+#include "store/cluster/members/administration.h"
 #include "store/cluster/members/membership.h"
 #include "store/cluster/members/records.h"
 
@@ -98,8 +99,8 @@ class Registration {
   Registration(Membership* membership, RegistrationOptions options);
   absl::Status Enter(Entry entry, absl::Time deadline);
   absl::StatusOr<bool> TryEnter(Entry entry, AliveRecord* other, absl::Time deadline);
-  absl::StatusOr<bool> Take(std::shared_ptr<etcd::Client> client, int64_t alive_revision, int64_t entered_revision,
-                            absl::Time deadline);
+  absl::StatusOr<bool> Take(std::shared_ptr<etcd::Client> client, const MemberDraft& draft, int64_t alive_revision,
+                            int64_t entered_revision, absl::Time deadline);
   void Keep(uint64_t entered);
   void GiveBack();
   void Leave(etcd::LeaseId lease, absl::Time deadline);

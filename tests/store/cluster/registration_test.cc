@@ -171,18 +171,53 @@ TEST_F(RegistrationTest, RefusesCopyWhileNodeIsDown) {
   EXPECT_TRUE(after.ok()) << after;
 }
 
-// A copy that loses the race has written its address into the member's record.
+// A copy of an older build that loses the race has written its address into the member's record.
 TEST_F(RegistrationTest, ANodesAddressIsThatOfItsEntry) {
   StartEtcd(1);
   Create();
   const auto membership = Open();
   const auto node = Register(membership.get(), 1, 5);
   ASSERT_TRUE(node.ok()) << node.status();
-  const auto copy = RegistrationOf(1, 6, "127.0.0.1:7777");
-  ASSERT_TRUE(cluster::AddMember(membership->connection(), NodeOf(1), copy.record, Patience()).ok());
+  const std::string member = cluster::KeyOf("default", cluster::KeyKind::kMember, NodeOf(1));
+  const std::string of_copy = cluster::SerializeMember(RegistrationOf(1, 6, "127.0.0.1:7777").record);
+  ASSERT_TRUE(membership->connection()->client()->Put(member, of_copy, etcd::kNoLease, Patience()).ok());
   ASSERT_TRUE(Register(membership.get(), 2, 5).ok());  // the view has seen what came before
   ASSERT_EQ(membership->view()->status.size(), 2u);
   EXPECT_EQ(membership->view()->status[0].address, "127.0.0.1:7001");
+}
+
+// Its address, build and protocol would be taken for the node's once the node's lease has ended.
+TEST_F(RegistrationTest, ACopyThatCameSecondWritesNothing) {
+  StartEtcd(1);
+  Create();
+  const auto membership = Open();
+  ASSERT_TRUE(Register(membership.get(), 1, 5).ok());
+  const auto client = membership->connection()->client();
+  const auto record = [&] {
+    const auto got = client->Get(cluster::KeyOf("default", cluster::KeyKind::kMember, NodeOf(1)), {}, Patience());
+    return got.ok() && got->found.size() == 1 ? got->found[0].value : "";
+  };
+  std::unique_ptr<cluster::Registration> node;
+  std::string of_node;
+  auto copy = RegistrationOf(1, 100, "127.0.0.1:7777");
+  copy.record.build = "another";
+  copy.record.protocol = {kProtocols.max, kProtocols.max + 1};
+  copy.keep = [&](uint64_t) {
+    if (node != nullptr) return absl::OkStatus();
+    auto first = Register(membership.get(), 1, 7);
+    if (first.ok()) node = *std::move(first);
+    of_node = record();
+    return first.status();
+  };
+  const absl::Status second = cluster::Registration::Start(membership.get(), copy, Patience()).status();
+  EXPECT_EQ(second.code(), absl::StatusCode::kAlreadyExists) << second;
+  ASSERT_NE(node, nullptr);
+  EXPECT_EQ(record(), of_node);
+  EXPECT_THAT(of_node, AllOf(HasSubstr("127.0.0.1:7001"), HasSubstr("\"test\"")));
+  node = nullptr;
+  ASSERT_TRUE(Eventually([&] { return !AliveIn(*membership->view(), 1); }));
+  EXPECT_EQ(membership->view()->status[0].address, "127.0.0.1:7001");
+  EXPECT_EQ(record(), of_node);
 }
 
 // Else a copy that another process came before could pass for the node later.
