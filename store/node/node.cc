@@ -27,7 +27,6 @@ namespace {
 
 // How often time limits are checked: while work is in progress, and otherwise.
 constexpr absl::Duration kSweepBusy = absl::Milliseconds(250), kSweepIdle = absl::Seconds(1);
-constexpr absl::Duration kTlsLook = absl::Seconds(1);
 constexpr absl::Duration kForget = absl::Seconds(10);  // between searches for empty namespaces
 // A departed crowd leaves holes in the heap, hundreds of megabytes of them.
 constexpr absl::Duration kTrim = absl::Minutes(1);
@@ -218,7 +217,6 @@ absl::Status Node::Open(NodeOptions* options) {
   service->core.namespaces.Know(NamespacesIn(service->core.engine.get()));
   KVLINK_RETURN_IF_ERROR(OpenPorts(options));
   sweeper_ = Thread("node-sweep", [this] { Sweep(); });
-  tls_looker_ = Thread("tls-files", [this] { LookAtTlsFiles(); });
   KVLINK_RETURN_IF_ERROR(OpenControl(*options));
   if (!options->metrics_address.empty()) {
     KVLINK_ASSIGN_OR_RETURN(addresses_.metrics, service->core.metrics->Serve(options->metrics_address));
@@ -290,6 +288,7 @@ void Node::Sweep() {
   Service* const service = service_.get();
   absl::Time trimmed = SteadyNow(), forgot = trimmed;
   StrangerLog strangers(service);
+  TlsLog tls(&service->core.log);
   while (true) {
     {
       MutexLock lock(&mutex_);
@@ -303,6 +302,7 @@ void Node::Sweep() {
     for (const auto& connection : service->data.connections.All()) connection->Sweep(now);
     service->core.strangers.Sweep();
     strangers.Look(now);
+    tls.Look();
     if (now - forgot >= kForget) {
       service->core.namespaces.Forget(NamespacesIn(service->core.engine.get()),
                                       now - service->core.limits.namespace_idle);
@@ -311,18 +311,6 @@ void Node::Sweep() {
     if (!idle() || now - trimmed < kTrim) continue;
     malloc_trim(0);
     trimmed = now;
-  }
-}
-
-// A thread of its own, since a hung file system holds it up, as nothing else.
-void Node::LookAtTlsFiles() {
-  TlsLog tls(&service_->core.log);
-  while (true) {
-    tls.Look();
-    MutexLock lock(&mutex_);
-    const absl::Time again = SteadyNow() + kTlsLook;
-    while (!closing_ && SteadyNow() < again) (void)wake_.WaitUntil(&mutex_, again);
-    if (closing_) return;
   }
 }
 
@@ -377,7 +365,6 @@ Node::~Node() {
     wake_.SignalAll();
   }
   sweeper_.Join();
-  tls_looker_.Join();
   service->data.serving->Stop();
   service->data.indexing->Stop();
   service->data.checking->Stop();

@@ -106,7 +106,6 @@ class Node {
   absl::Status OpenPorts(NodeOptions* options);
   absl::Status OpenControl(const NodeOptions& options);
   void Sweep();
-  void LookAtTlsFiles();
   void CloseLinks();
 
   const std::unique_ptr<Service> service_;
@@ -119,7 +118,7 @@ class Node {
   Mutex mutex_;
   CondVar wake_;
   bool closing_ ABSL_GUARDED_BY(mutex_) = false;
-  Thread sweeper_, tls_looker_;
+  Thread sweeper_;
 };
 
 }  // namespace kvlink::store::node

@@ -118,13 +118,12 @@ class TlsTest : public ::testing::Test {
   static absl::StatusOr<std::shared_ptr<Connection>> Connect(GrpcTransport* client, const TlsServer& server) {
     return client->Connect(server.address(), std::make_shared<Inbox>(), SteadyNow() + absl::Seconds(10));
   }
-  // Waits until the client can connect; looks at the files, as a node does.
+  // Waits until the client can connect.
   static void AwaitConnected(GrpcTransport* client, const TlsServer& server) {
     const absl::Time deadline = Patience();
     auto connected = Connect(client, server);
     while (!connected.ok() && SteadyNow() < deadline) {
       absl::SleepFor(kLook);
-      (void)TlsStates();
       connected = Connect(client, server);
     }
     EXPECT_TRUE(connected.ok()) << connected.status();
@@ -200,19 +199,35 @@ TEST_F(TlsTest, WhatIsNotWholeIsNotUsed) {
   EXPECT_EQ(TlsTrouble(ServerFiles()), "");
 }
 
-// As on a file system that hangs: whoever looks waits, but no handshake does.
-TEST_F(TlsTest, NoHandshakeReadsFiles) {
+// As on a file system that hangs. Only what reads the file waits, and nobody for it.
+TEST_F(TlsTest, AFileThatHangsHoldsUpNobody) {
   TlsServer server(ServerFiles());
-  const auto client = Client(ClientFiles(Set("old")));
+  const TlsOptions own = ClientFiles(live_.path());
+  const auto client = Client(own);
+  const auto used = ChannelCredentials(own), of_server = ChannelCredentials(ServerFiles());
+  ASSERT_TRUE(used.ok() && of_server.ok());
   fs::remove(File("node.pem"));
   ASSERT_EQ(mkfifo(File("node.pem").c_str(), 0600), 0);
-  absl::SleepFor(absl::Seconds(1));  // until the files would be looked at again
+  // Can be opened once somebody reads, who then waits for what is never written.
+  int writer = -1;
+  for (const absl::Time deadline = Patience(); writer < 0 && SteadyNow() < deadline; absl::SleepFor(kLook)) {
+    writer = open(File("node.pem").c_str(), O_WRONLY | O_NONBLOCK);
+  }
+  ASSERT_GE(writer, 0) << "nobody reads the file";
   const auto connected = Connect(client.get(), server);
   EXPECT_TRUE(connected.ok()) << connected.status();
-  // Ends a look.
-  const int writer = open(File("node.pem").c_str(), O_WRONLY | O_NONBLOCK);
-  EXPECT_LT(writer, 0) << "somebody reads";
-  if (writer >= 0) close(writer);
+  EXPECT_EQ(NewerCredentials(ServerFiles(), *of_server), nullptr);
+  EXPECT_TRUE(StateOfServerFiles().status.ok()) << StateOfServerFiles().status;
+  EXPECT_EQ(TlsTrouble(ServerFiles()), "");
+  // Other files are followed.
+  for (const char* name : {"client.pem", "client.key"}) Install("new", name);
+  std::shared_ptr<grpc::ChannelCredentials> newer;
+  for (const absl::Time deadline = Patience(); newer == nullptr && SteadyNow() < deadline; absl::SleepFor(kLook)) {
+    newer = NewerCredentials(own, *used);
+  }
+  EXPECT_NE(newer, nullptr);
+  close(writer);  // the reader finds an empty file
+  AwaitRefused("not in PEM format");
   fs::remove(File("node.pem"));
 }
 

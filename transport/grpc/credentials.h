@@ -1,7 +1,8 @@
 // Credentials for connections over gRPC, made from TlsOptions. They follow the files: when certificates are renewed,
 // connections made from then on use them, and existing ones are not disturbed. New contents that cannot be used are
 // not used: the last good ones are (tls_files.h).
-// Thread-safety: all functions may be called from any thread; they may read the files.
+// Thread-safety: all functions may be called from any thread. Each reads files only if they are named for the first
+// time in this process.
 #ifndef KVLINK_TRANSPORT_GRPC_CREDENTIALS_H_
 #define KVLINK_TRANSPORT_GRPC_CREDENTIALS_H_
 
@@ -25,7 +26,7 @@ namespace kvlink::transport {
 //
 // A channel keeps the credentials it was made with. NewerCredentials says when to make another.
 absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> ChannelCredentials(const TlsOptions& options);
-// Follow the files as they are looked at (TlsStates). They must outlive the servers that use them.
+// They follow the files, and must outlive the servers that use them.
 absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> ServerCredentials(const TlsOptions& options);
 
 // What ChannelCredentials now returns, if that is something else than `used`, which it returned before; null otherwise.
@@ -38,8 +39,7 @@ struct TlsState {
   int64_t replaced = 0;  // how often new contents came into use
   absl::Status status;   // INVALID_ARGUMENT: what the files hold now is not in use, but what they held before; and why
 };
-// Of all sets of files from which credentials were made; looks at the files. A process with servers calls it now and
-// then, at best once a second.
+// Of all sets of files from which credentials were made.
 std::vector<TlsState> TlsStates();
 // For messages about connections that fail: "; ... the old ones are in use: ..." if that holds for these files, or "".
 std::string TlsTrouble(const TlsOptions& options);

@@ -15,7 +15,8 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "base/clock.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "base/status.h"
 
 namespace kvlink::transport {
@@ -132,9 +133,6 @@ Registry& TheRegistry() {
 
 }  // namespace
 
-TlsFiles::TlsFiles(const TlsOptions& options, std::shared_ptr<const Pem> pem)
-    : options_(options), pem_(std::move(pem)), next_look_(SteadyNow() + kBetweenLooks) {}
-
 absl::StatusOr<TlsFiles*> TlsFiles::Of(const TlsOptions& options) {
   const auto names = std::make_tuple(options.ca_file, options.certificate_file, options.key_file);
   Registry& registry = TheRegistry();
@@ -146,7 +144,17 @@ absl::StatusOr<TlsFiles*> TlsFiles::Of(const TlsOptions& options) {
   KVLINK_RETURN_IF_ERROR(Check(options, pem));
   std::unique_ptr<TlsFiles> made(new TlsFiles(options, std::make_shared<const Pem>(std::move(pem))));
   MutexLock lock(&registry.mutex);
-  return registry.files.emplace(names, std::move(made)).first->second.get();
+  const auto [kept, added] = registry.files.emplace(names, std::move(made));
+  TlsFiles* const files = kept->second.get();
+  if (added) {
+    files->looker_ = Thread("tls-files", [files] {
+      for (;;) {  // until the process ends
+        absl::SleepFor(kBetweenLooks);
+        files->Look();
+      }
+    });
+  }
+  return files;
 }
 
 std::vector<TlsFiles*> TlsFiles::All() {
@@ -158,21 +166,11 @@ std::vector<TlsFiles*> TlsFiles::All() {
 }
 
 void TlsFiles::Look() {
-  std::shared_ptr<const Pem> used;
-  {
-    MutexLock lock(&mutex_);
-    const absl::Time now = SteadyNow();
-    if (looking_ || now < next_look_) return;
-    looking_ = true;
-    next_look_ = now + kBetweenLooks;
-    used = pem_;
-  }
   absl::StatusOr<Pem> found = Read(options_);
   absl::Status status = found.status();
-  const bool changed = status.ok() && *found != *used;
+  const bool changed = status.ok() && *found != *Current();
   if (changed) status = Check(options_, *found);
   MutexLock lock(&mutex_);
-  looking_ = false;
   status_ = std::move(status);
   if (!changed || !status_.ok()) return;
   pem_ = std::make_shared<const Pem>(*std::move(found));
@@ -186,7 +184,6 @@ std::shared_ptr<const Pem> TlsFiles::Current() const {
 }
 
 std::shared_ptr<grpc::ChannelCredentials> TlsFiles::Client() {
-  Look();
   MutexLock lock(&mutex_);
   auto client = client_.lock();
   if (client == nullptr) {
@@ -196,8 +193,7 @@ std::shared_ptr<grpc::ChannelCredentials> TlsFiles::Client() {
   return client;
 }
 
-TlsState TlsFiles::State() {
-  Look();
+TlsState TlsFiles::State() const {
   MutexLock lock(&mutex_);
   return {options_, replaced_, status_};
 }

@@ -3,6 +3,7 @@
 #include "store/client/control/admin.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <grpcpp/grpcpp.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -10,6 +11,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -26,6 +28,7 @@
 #include "base/clock.h"
 #include "base/descriptor.h"
 #include "base/descriptor_limit.h"
+#include "base/thread.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "store/client/remote.h"
@@ -465,6 +468,35 @@ TEST_F(TlsTest, CertificatesAreRenewedWithoutARestart) {
   node_->Start();
   const auto status = admin->Status(Patience());
   EXPECT_TRUE(status.ok()) << status.status();
+}
+
+// As on a file system that hangs.
+TEST_F(TlsTest, ANodeEndsWhileAFileHangs) {
+  StartNode([&](store::node::NodeOptions* options) {
+    options->tls = {File("ca.pem"), File("node.pem"), File("node.key")};
+  });
+  std::filesystem::remove(File("node.pem"));
+  ASSERT_EQ(mkfifo(File("node.pem").c_str(), 0600), 0);
+  // Can be opened once somebody reads, who then waits for what is never written.
+  int writer = -1;
+  for (const absl::Time deadline = Patience(); writer < 0 && SteadyNow() < deadline;) {
+    absl::SleepFor(absl::Milliseconds(50));
+    writer = open(File("node.pem").c_str(), O_WRONLY | O_NONBLOCK);
+  }
+  ASSERT_GE(writer, 0) << "nobody reads the file";
+  std::atomic<bool> ended{false};
+  bool waited = false;
+  Thread frees("frees", [&] {
+    for (const absl::Time deadline = Patience(); !ended && SteadyNow() < deadline;) {
+      absl::SleepFor(absl::Milliseconds(50));
+    }
+    waited = !ended;
+    close(writer);
+  });
+  node_ = nullptr;
+  ended = true;
+  frees.Join();
+  EXPECT_FALSE(waited) << "the node waited for the file";
 }
 
 TEST_F(TlsTest, MistakesAreNamed) {
