@@ -313,11 +313,9 @@ void Scheduler::Impl::Return(const EntryPtr& entry) {
 }
 
 bool Scheduler::Impl::Fits(const Entry& entry) const {
-  const bool computes_alone = alone_ != nullptr;
-  const int64_t running = static_cast<int64_t>(running_.size()) + (computes_alone ? 1 : 0);
-  if (running == 0) return true;
-  if (running >= options_.max_running) return false;
-  int64_t wanted = entry.conversation->pages_wanted() + (computes_alone ? alone_pages_ : 0);
+  if (running_.empty() && alone_ == nullptr) return true;
+  if (static_cast<int64_t>(running_.size()) >= options_.max_running) return false;
+  int64_t wanted = entry.conversation->pages_wanted() + (alone_ == nullptr ? 0 : alone_pages_);
   for (const EntryPtr& one : running_) wanted += one->conversation->pages_wanted();
   return wanted <= generator_->free_pages();
 }

@@ -30,8 +30,8 @@ namespace kvlink::infer {
 class Scheduler {
  public:
   struct Options {
-    int64_t max_running = 64;   // requests that hold private KV at a time
-    int64_t max_waiting = 256;  // requests that wait for it or for their documents
+    int64_t max_running = 64;   // requests that share passes at a time
+    int64_t max_waiting = 256;  // requests that wait for that or for their documents
     int64_t pass_tokens = 256;  // rows of a pass, unless more answers are under way
     int landing_threads = 4;    // load or encode documents
   };

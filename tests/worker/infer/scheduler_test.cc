@@ -118,7 +118,7 @@ TEST_P(SchedulerTest, ASlowStoreDelaysNobodyElse) {
     testing::FaultyStore faulty(store_.get());
     faulty.HoldLayer(IdentityOf(2), 1, [&] { gate.Wait(); });
     const auto generator = MakeGenerator(&faulty, Options());
-    Scheduler scheduler(generator.get(), {});
+    Scheduler scheduler(generator.get(), {.max_running = first ? 1 : 64});
     const absl::Cleanup open = [&] { gate.Open(); };
     const Request slow = Short(random, {0, 2});
     Submitted held;
@@ -200,6 +200,29 @@ TEST_P(SchedulerTest, AConversationThatCannotBeFedFailsAlone) {
   EXPECT_EQ(lacking->length(), 64);
   holding.clear();
   EXPECT_TRUE(generator->Step(*lacking, {}).ok());
+}
+
+// Not even if others read the same documents in another order.
+TEST_P(SchedulerTest, AResultDoesNotDependOnTheRestOfThePass) {
+  const auto generator = MakeGenerator(nullptr, Options());
+  const std::vector<std::vector<int>> asked = {{3, 2, 1, 0}, {0, 1, 2, 3}, {2, 0}, {}, {1, 3, 2}};
+  std::vector<std::unique_ptr<Conversation>> alone, together;
+  std::vector<Work> works;
+  for (const std::vector<int>& documents : asked) {
+    alone.push_back(Start(*generator, Ask(documents)));
+    auto conversation = generator->Admit(Ask(documents));
+    ASSERT_TRUE(conversation.ok()) << conversation.status();
+    together.push_back(*std::move(conversation));
+    works.push_back({together.back().get(), 100});
+  }
+  for (int step = 0; step < 3; ++step) {
+    generator->Pass(absl::MakeSpan(works), {});
+    for (size_t i = 0; i < asked.size(); ++i) {
+      ASSERT_TRUE(works[i].status.ok()) << works[i].status;
+      EXPECT_EQ(LogitsOf(*together[i]), LogitsOf(*alone[i])) << i;
+      ASSERT_TRUE(generator->Step(*alone[i], {}).ok());
+    }
+  }
 }
 
 TEST_P(SchedulerTest, WhatHasLandedWaitsForNoLayer) {
