@@ -1,0 +1,297 @@
+// The routes over a tiny model, in this process, so that sanitizers see them: crowds, refusals, and the end.
+#include "worker/serve/router.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/clock.h"
+#include "nlohmann/json.hpp"
+#include "tests/support/seed.h"
+#include "tests/worker/infer/fixture.h"
+#include "tests/worker/serve/http_client.h"
+#include "worker/files/open_tokenizer.h"
+
+namespace kvlink::serve::testing {
+namespace {
+
+using kvlink::testing::kSanitized;
+using kvlink::testing::Soak;
+using kvlink::testing::TestSeed;
+using ::testing::AnyOf;
+using ::testing::HasSubstr;
+using Json = nlohmann::json;
+
+constexpr absl::Duration kPatience = absl::Minutes(2);
+
+class RouterTest : public ::testing::Test {
+ protected:
+  void Start(const infer::Scheduler::Options& scheduling = {}, Router::Options options = {}) {
+    kvlink::testing::TinyModelOptions tiny;
+    tiny.layers = 2;
+    tiny.context = 512;
+    const std::string path = directory_.path() + "/model";
+    ASSERT_TRUE(kvlink::testing::WriteTinyModel(path, tiny).ok());
+    loaded_ = infer::LoadModel(path, kernels::MakeRefBackend());
+    tokenizer_ = *model::OpenTokenizer(path);
+    const model::ModelConfig& config = loaded_.model->config();
+    chat_ = *link::OpenChat(loaded_.weights->chat_template(), config, *tokenizer_);
+    profile_ = *link::LoadLinkProfile("untuned");
+    store_ = infer::OpenStore(directory_.path() + "/store");
+    infer::GeneratorOptions generating;
+    generating.profile = profile_;
+    generating.private_tokens = 1024;
+    generator_ = *infer::Generator::Create(loaded_.model.get(), loaded_.fingerprint, store_.get(), generating);
+    encoder_ = *encode::Encoder::Create(loaded_.model.get(), loaded_.fingerprint, {});
+    const ingest::ChunkLimits limits = *ingest::ChunkLimitsOf(128, config.context);
+    writer_ = std::make_unique<ingest::DocumentWriter>(ingest::WriterInput{.tokenizer = tokenizer_.get(),
+                                                                           .profile = &profile_,
+                                                                           .limits = limits,
+                                                                           .fingerprint = loaded_.fingerprint,
+                                                                           .encoder = encoder_.get(),
+                                                                           .store = store_.get()});
+    scheduler_ = std::make_unique<infer::Scheduler>(generator_.get(), scheduling);
+    service_ = std::make_unique<Service>(
+        Service::Parts{generator_.get(), store_.get(), tokenizer_.get(), &chat_, loaded_.fingerprint},
+        Service::Options{.document = limits, .models = {"tiny"}});
+    router_ =
+        std::make_unique<Router>(Router::Parts{service_.get(), scheduler_.get(), writer_.get()}, std::move(options));
+    auto server = HttpServer::Start(
+        {.address = "127.0.0.1:0"},
+        [router = router_.get()](std::shared_ptr<HttpExchange> exchange) { router->Handle(std::move(exchange)); });
+    ASSERT_TRUE(server.ok()) << server.status();
+    server_ = *std::move(server);
+    router_->Watch(server_.get());
+  }
+  void TearDown() override {
+    if (server_ == nullptr) return;
+    scheduler_->Drain(SteadyNow());
+    server_.reset();
+  }
+
+  std::string Request(const std::string& method, const std::string& path, const std::string& body = "") const {
+    return absl::StrCat(method, " ", path,
+                        " HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: ", body.size(), "\r\n\r\n",
+                        body);
+  }
+  Answer Send(const std::string& method, const std::string& path, const std::string& body = "") const {
+    HttpClient client;
+    EXPECT_TRUE(client.Connect(server_->address()));
+    EXPECT_TRUE(client.Send(Request(method, path, body)));
+    return client.ReadAnswer(method == "HEAD");
+  }
+  static Json Chat(const std::string& question, int tokens) {
+    return {{"model", "tiny"},
+            {"messages", {{{"role", "user"}, {"content", question}}}},
+            {"temperature", 0},
+            {"max_tokens", tokens}};
+  }
+  // Waits until nothing is under way.
+  bool Idle() const {
+    const absl::Time until = SteadyNow() + kPatience;
+    while (SteadyNow() < until) {
+      const infer::Scheduler::Stats stats = scheduler_->stats();
+      if (stats.running == 0 && stats.waiting == 0) return true;
+      absl::SleepFor(absl::Milliseconds(2));
+    }
+    return false;
+  }
+
+  infer::TempDirectory directory_;
+  infer::Loaded loaded_;
+  std::unique_ptr<model::Tokenizer> tokenizer_;
+  link::ModelChat chat_;
+  link::LinkProfile profile_;
+  std::unique_ptr<store::Store> store_;
+  std::unique_ptr<infer::Generator> generator_;
+  std::unique_ptr<encode::Encoder> encoder_;
+  std::unique_ptr<ingest::DocumentWriter> writer_;
+  std::unique_ptr<infer::Scheduler> scheduler_;
+  std::unique_ptr<Service> service_;
+  std::unique_ptr<Router> router_;
+  std::unique_ptr<HttpServer> server_;
+};
+
+TEST_F(RouterTest, ADocumentIsCutAsIngestCutsIt) {
+  Start();
+  std::string text;
+  for (int i = 0; i < 20; ++i) absl::StrAppend(&text, "Glass ", i, " holds sand.\n");
+  const Answer made = Send("PUT", "/v1/documents/sand", Json{{"title", "Sand"}, {"text", text}}.dump());
+  ASSERT_EQ(made.status, 201) << made.body;
+  const Json document = Json::parse(made.body);
+  EXPECT_GT(document["parts"], 1);
+  EXPECT_EQ(document["encoded_parts"], document["parts"]);
+  // The same text in a request has the same parts, and so has a range of them.
+  Json chat = Chat("How much?", 2);
+  chat["kv"] = {{"on_miss", "fail"}, {"report", true}};
+  chat["documents"] = {{{"title", "Sand"}, {"text", text}}};
+  const Answer inline_answer = Send("POST", "/v1/chat/completions", chat.dump());
+  ASSERT_EQ(inline_answer.status, 200) << inline_answer.body;
+  chat["documents"] = {{{"id", "sand"}}};
+  const Answer named = Send("POST", "/v1/chat/completions", chat.dump());
+  EXPECT_EQ(Json::parse(named.body)["choices"], Json::parse(inline_answer.body)["choices"]);
+  EXPECT_EQ(Json::parse(named.body)["usage"], Json::parse(inline_answer.body)["usage"]);
+  EXPECT_EQ(Json::parse(named.body)["kv"]["documents"]["resident"], document["parts"]);
+  chat["documents"] = {{{"id", "sand"}, {"parts", "2"}}};
+  const Answer part = Send("POST", "/v1/chat/completions", chat.dump());
+  EXPECT_EQ(Json::parse(part.body)["kv"]["documents"]["resident"], 1) << part.body;
+}
+
+// Clients that ask, vanish, write, delete and talk nonsense, all at once. What is asked twice is answered alike.
+TEST_F(RouterTest, ACrowdGetsWhatEachWouldAlone) {
+  infer::Scheduler::Options scheduling;
+  scheduling.max_running = 6;
+  Start(scheduling);
+  ASSERT_EQ(Send("PUT", "/v1/documents/kept", R"({"text": "There are 7919 grains of sand in the glass."})").status,
+            201);
+  Json asked = Chat("How many grains?", 12);
+  asked["documents"] = Json::parse(R"([{"id": "kept"}, {"title": "More", "text": "And one more in the next."}])");
+  const std::string expected =
+      Json::parse(Send("POST", "/v1/chat/completions", asked.dump()).body)["choices"][0]["message"]["content"];
+  const int rounds = Soak() ? 200 : kSanitized ? 8 : 20;
+  std::vector<std::thread> clients;
+  for (int number = 0; number < 10; ++number) {
+    clients.emplace_back([&, number] {
+      std::mt19937_64 random(TestSeed() + number);
+      for (int round = 0; round < rounds; ++round) {
+        const std::string path = absl::StrCat("/v1/documents/d", random() % 3);
+        switch (random() % 8) {
+          case 0: {
+            HttpClient client;
+            ASSERT_TRUE(client.Connect(server_->address()));
+            Json chat = Chat(absl::StrCat("Say ", random() % 5), 200);
+            chat["stream"] = true;
+            ASSERT_TRUE(client.Send(Request("POST", "/v1/chat/completions", chat.dump())));
+            if (random() % 2 == 0) (void)client.ReadThrough("data: ");
+            client.Reset();
+            break;
+          }
+          case 1:
+            EXPECT_THAT(Send("PUT", path, R"({"text": "Sand and sand."})").status, AnyOf(200, 201, 400));
+            break;
+          case 2:
+            EXPECT_EQ(Send("DELETE", path).status, 200);
+            break;
+          case 3: {
+            Json chat = Chat("How many?", 3);
+            chat["documents"] = {{{"id", path.substr(14)}}};
+            EXPECT_THAT(Send("POST", "/v1/messages", chat.dump()).status, AnyOf(200, 404));
+            break;
+          }
+          case 4:
+            EXPECT_EQ(Send("POST", "/v1/chat/completions", "[[[[").status, 400);
+            EXPECT_EQ(Send("GET", "/metrics").status, 200);
+            break;
+          default: {
+            const Answer answer = Send("POST", "/v1/chat/completions", asked.dump());
+            ASSERT_EQ(answer.status, 200) << answer.body;
+            EXPECT_EQ(Json::parse(answer.body)["choices"][0]["message"]["content"], expected);
+          }
+        }
+      }
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  EXPECT_TRUE(Idle());
+}
+
+TEST_F(RouterTest, MoreThanMayWaitAreToldToComeAgain) {
+  infer::Scheduler::Options scheduling;
+  scheduling.max_running = 1;
+  scheduling.max_waiting = 1;
+  Start(scheduling);
+  Json chat = Chat("Go on", 300);
+  chat["stream"] = true;
+  std::vector<std::unique_ptr<HttpClient>> clients;
+  Answer refused;
+  // One runs, at most a few land or wait, and then there is no room.
+  while (refused.status != 429 && clients.size() < 40) {
+    clients.push_back(std::make_unique<HttpClient>());
+    ASSERT_TRUE(clients.back()->Connect(server_->address()));
+    ASSERT_TRUE(clients.back()->Send(Request("POST", "/v1/chat/completions", chat.dump())));
+    refused = Send("POST", "/v1/chat/completions", Chat("And I?", 300).dump());
+  }
+  EXPECT_EQ(refused.status, 429);
+  EXPECT_EQ(refused.headers["retry-after"], "1");
+  EXPECT_EQ(Json::parse(refused.body)["error"]["type"], "rate_limit_error");
+  for (auto& client : clients) client->Reset();
+  EXPECT_TRUE(Idle());
+}
+
+TEST_F(RouterTest, WhatTheEndCutsOffIsToldSo) {
+  Start();
+  Json chat = Chat("Go on", 400);
+  chat["stream"] = true;
+  HttpClient client;
+  ASSERT_TRUE(client.Connect(server_->address()));
+  ASSERT_TRUE(client.Send(Request("POST", "/v1/chat/completions", chat.dump())));
+  EXPECT_THAT(client.ReadThrough("data: "), HasSubstr("200 OK"));
+  EXPECT_EQ(Send("GET", "/readyz").status, 200);
+  router_->BeginDrain();
+  EXPECT_EQ(Send("GET", "/readyz").status, 503);
+  scheduler_->Drain(SteadyNow());
+  const std::string rest = client.ReadToEnd();
+  // Unless the answer was faster than the end.
+  EXPECT_THAT(rest, AnyOf(HasSubstr("shutting down"), HasSubstr("[DONE]")));
+  EXPECT_EQ(Send("POST", "/v1/chat/completions", Chat("And now?", 3).dump()).status, 503);
+}
+
+TEST_F(RouterTest, AnAnswerThatTakesTooLongEndsWithItsDeadline) {
+  Start();
+  Json chat = Chat("Go on", 400);
+  chat["kv"]["deadline_ms"] = 1;
+  EXPECT_EQ(Send("POST", "/v1/chat/completions", chat.dump()).status, 504);
+  chat["kv"]["deadline_ms"] = 3600000;
+  chat["max_tokens"] = 2;
+  EXPECT_EQ(Send("POST", "/v1/chat/completions", chat.dump()).status, 200);
+}
+
+TEST_F(RouterTest, KeysSayWhoMayDoWhat) {
+  Router::Options options;
+  std::vector<std::string> logged;
+  Mutex mutex;
+  options.authorize = [](absl::string_view key) -> absl::StatusOr<Caller> {
+    if (key == "writer") return Caller{"writer", true};
+    if (key == "reader") return Caller{"reader", false};
+    return absl::UnauthenticatedError("unknown");
+  };
+  options.log = [&](const Record& record) {
+    MutexLock lock(&mutex);
+    logged.push_back(absl::StrCat(record.route, " ", record.caller, " ", record.status));
+  };
+  Start({}, options);
+  const auto with = [&](const std::string& method, const std::string& path, const std::string& header) {
+    HttpClient client;
+    EXPECT_TRUE(client.Connect(server_->address()));
+    const std::string body = method == "PUT" ? R"({"text": "Sand."})" : "";
+    EXPECT_TRUE(client.Send(absl::StrCat(method, " ", path, " HTTP/1.1\r\nHost: test\r\nContent-Length: ", body.size(),
+                                         "\r\n", header, "\r\n\r\n", body)));
+    return client.ReadAnswer();
+  };
+  EXPECT_EQ(with("GET", "/v1/models", "authorization: bearer reader").status, 200);
+  EXPECT_EQ(with("GET", "/v1/models", "X-Api-Key: writer").status, 200);
+  const Answer unknown = with("GET", "/v1/models", "X-Api-Key: other");
+  EXPECT_EQ(unknown.status, 401);
+  EXPECT_EQ(unknown.headers.at("www-authenticate"), "Bearer");
+  EXPECT_EQ(Json::parse(unknown.body)["error"]["code"], "invalid_api_key");
+  EXPECT_EQ(with("GET", "/v1/models", "Authorization: Basic reader").status, 401);
+  EXPECT_EQ(with("PUT", "/v1/documents/a", "x-api-key: reader").status, 403);
+  EXPECT_EQ(with("PUT", "/v1/documents/a", "x-api-key: writer").status, 201);
+  EXPECT_EQ(with("DELETE", "/v1/documents/a", "x-api-key: reader").status, 403);
+  EXPECT_EQ(with("GET", "/metrics", "x: y").status, 200);
+  MutexLock lock(&mutex);
+  EXPECT_EQ(logged, (std::vector<std::string>{"models reader 200", "models writer 200", "models  401", "models  401",
+                                              "put_document reader 403", "put_document writer 201",
+                                              "delete_document reader 403"}));
+}
+
+}  // namespace
+}  // namespace kvlink::serve::testing
