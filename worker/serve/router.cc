@@ -18,6 +18,7 @@
 #include "worker/serve/api/json.h"
 #include "worker/serve/api/openai.h"
 #include "worker/serve/dialect.h"
+#include "worker/serve/page/page.h"
 
 namespace kvlink::serve {
 
@@ -40,7 +41,7 @@ struct Router::Route {
   const Dialect& (*dialect)();
   void (Router::*handle)(const CallPtr& call);
 
-  bool has_id() const { return absl::EndsWith(path, "/"); }
+  bool has_id() const { return path.size() > 1 && absl::EndsWith(path, "/"); }
   bool Matches(absl::string_view other) const {
     return has_id() ? absl::StartsWith(other, path) && other.size() > path.size() : other == path;
   }
@@ -65,6 +66,8 @@ absl::Span<const Router::Route> Router::Routes() {
       {"GET", "/livez", "livez", kNothing, kHere, ChatDialect, &Router::Live},
       {"GET", "/readyz", "readyz", kNothing, kHealth, ChatDialect, &Router::Ready},
       {"GET", "/metrics", "metrics", kNothing, kHere, ChatDialect, &Router::ShowMetrics},
+      {"GET", "/", "page", kNothing, kHere, ChatDialect, &Router::ShowPage},
+      {"GET", "/page.js", "page", kNothing, kHere, ChatDialect, &Router::ShowPage},
   };
   return kRoutes;
 }
@@ -128,10 +131,10 @@ void Router::Dispatch(const Route& route, CallPtr call) {
   if (route.needs != Needs::kNothing) {
     absl::StatusOr<Caller> caller = CallerOf(call->request());
     if (!caller.ok()) return call->Fail(caller.status());
-    if (route.needs == Needs::kWriting && !caller->may_write) {
+    call->caller = *std::move(caller);
+    if (route.needs == Needs::kWriting && !call->caller.may_write) {
       return call->Fail(absl::PermissionDeniedError("this key may not write documents"));
     }
-    call->caller = *std::move(caller);
   }
   if (route.has_id()) call->id = call->request().path.substr(route.path.size());
   if (route.place == Place::kHere) return (this->*route.handle)(call);
@@ -162,6 +165,19 @@ void Router::ShowMetrics(const CallPtr& call) {
   call->Respond(200, "text/plain; version=0.0.4",
                 metrics_.Page(ReadingsOf(parts_.scheduler->stats(), parts_.service->parts().generator->stats(),
                                          server == nullptr ? HttpServer::Stats() : server->stats())));
+}
+
+void Router::ShowPage(const CallPtr& call) {
+  const bool script = call->request().path != "/";
+  // Nothing in it may come from elsewhere, and no other page may show it as its own.
+  call->Respond(
+      200, script ? "text/javascript; charset=utf-8" : "text/html; charset=utf-8",
+      std::string(script ? PageScript() : PageHtml()),
+      {{"content-security-policy",
+        "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
+        "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"},
+       {"x-content-type-options", "nosniff"},
+       {"cache-control", "no-cache"}});
 }
 
 void Router::ListModels(const CallPtr& call) {

@@ -67,6 +67,7 @@ class Router {
   void Live(const CallPtr& call);
   void Ready(const CallPtr& call);
   void ShowMetrics(const CallPtr& call);
+  void ShowPage(const CallPtr& call);
   void ListModels(const CallPtr& call);
   void ShowModel(const CallPtr& call);
   void Tokenize(const CallPtr& call);
