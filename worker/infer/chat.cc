@@ -32,6 +32,7 @@ RequestStats Chat::TurnSince(const RequestStats& before, const Answer& answer, i
   turn.documents_disk -= before.documents_disk;
   turn.documents_direct -= before.documents_direct;
   turn.documents_encoded -= before.documents_encoded;
+  turn.encoded_tokens -= before.encoded_tokens;
   turn.bytes_host -= before.bytes_host;
   turn.bytes_dram -= before.bytes_dram;
   turn.bytes_segments -= before.bytes_segments;

@@ -28,7 +28,11 @@ bool Conversation::holds_documents() const {
 void Conversation::Drop(Read& read) {
   if (read.resident == nullptr) return;
   read.resident = nullptr;
-  --(stats_.*read.counted);  // only where the document is finally read counts
+  // Only where the document is finally read counts.
+  --(stats_.*read.counted);
+  if (read.counted == &RequestStats::documents_encoded) {
+    stats_.encoded_tokens -= generator_->EncodedTokens(documents_[read.document], packet_);
+  }
 }
 
 absl::Status Generator::ReadDocuments(Conversation& conversation, const Identities& computed, bool holds,
@@ -47,7 +51,7 @@ absl::Status Generator::ReadDocuments(Conversation& conversation, const Identiti
                           pool_.Acquire(wanted, {call.deadline, call.cancelled, holds}));
   std::vector<bool> missed;
   for (const ResidentPool::Acquired& one : acquired) missed.push_back(one.resident == nullptr);
-  KVLINK_RETURN_IF_ERROR(EncodeMissing(documents, conversation.packet_, absl::MakeSpan(acquired), call));
+  KVLINK_RETURN_IF_ERROR(EncodeMissing(conversation, documents, absl::MakeSpan(acquired), call));
   RequestStats& stats = conversation.stats_;
   for (Conversation::Read& read : conversation.reads_) {
     if (read.resident != nullptr) continue;
@@ -61,6 +65,7 @@ absl::Status Generator::ReadDocuments(Conversation& conversation, const Identiti
                    : dram    ? &RequestStats::documents_dram
                              : &RequestStats::documents_disk;
     ++(stats.*read.counted);
+    if (missed[i]) stats.encoded_tokens += wanted[i].tokens;
     if (!loaded) continue;
     stats.documents_direct += read.resident->received_on_device() ? 1 : 0;
     (host ? stats.bytes_host : dram ? stats.bytes_dram : stats.bytes_segments) += read.resident->stored_bytes();
@@ -68,8 +73,10 @@ absl::Status Generator::ReadDocuments(Conversation& conversation, const Identiti
   return absl::OkStatus();
 }
 
-absl::Status Generator::EncodeMissing(absl::Span<const absl::Span<const int32_t>> documents, bool packet,
+absl::Status Generator::EncodeMissing(const Conversation& conversation,
+                                      absl::Span<const absl::Span<const int32_t>> documents,
                                       absl::Span<ResidentPool::Acquired> acquired, const Call& call) {
+  const bool packet = conversation.packet_;
   const auto is_missing = [](const ResidentPool::Acquired& one) { return one.resident == nullptr; };
   if (std::none_of(acquired.begin(), acquired.end(), is_missing)) return absl::OkStatus();
   MutexLock lock(&encoder_mutex_);
@@ -108,7 +115,7 @@ absl::Status Generator::EncodeMissing(absl::Span<const absl::Span<const int32_t>
       const auto shared = std::make_shared<const encode::Encoded>(std::move(one));
       ResidentPool::Acquired& answer = acquired[missing[begin++]];
       answer.resident = pool_.Insert(shared, std::move(answer.reservation));
-      if (write_back_ != nullptr) write_back_->Offer(shared);
+      if (write_back_ != nullptr && conversation.write_back_) write_back_->Offer(shared);
     }
   }
   MutexLock stats_lock(&mutex_);

@@ -82,6 +82,7 @@ struct Request {
   kernels::SampleParams sampling;      // `position` is set by the generator
   bool allow_untrained_links = false;  // measurements only
   bool keep_logits = false;            // Conversation::logits()
+  bool write_back = true;              // store the encodings that it has to compute
   Limits limits;
 };
 
@@ -105,6 +106,7 @@ struct RequestStats {
   int64_t documents_disk = 0;
   int64_t documents_direct = 0;   // of these two, received in device memory
   int64_t documents_encoded = 0;  // missing, damaged or late
+  int64_t encoded_tokens = 0;     // in the encodings of these
   int64_t bytes_host = 0;         // of encodings, by where they were read from
   int64_t bytes_dram = 0;
   int64_t bytes_segments = 0;
@@ -179,7 +181,7 @@ class Conversation {
   kernels::SampleParams sampling_;
   int64_t length_ = 0;
   int32_t next_ = 0;
-  bool keep_logits_ = false;
+  const bool keep_logits_, write_back_;
   std::vector<float> logits_;
   RequestStats stats_;
 };
@@ -291,8 +293,8 @@ class Generator {
   int64_t EncodedTokens(const RequestDocument& document, bool packet) const {
     return static_cast<int64_t>(document.tokens.size()) + (packet ? options_.wrapper.tokens() : 0);
   }
-  // Encodes the documents of the misses.
-  absl::Status EncodeMissing(absl::Span<const absl::Span<const int32_t>> documents, bool packet,
+  // Encodes the documents of the misses, for a conversation.
+  absl::Status EncodeMissing(const Conversation& conversation, absl::Span<const absl::Span<const int32_t>> documents,
                              absl::Span<ResidentPool::Acquired> acquired, const Call& call);
   // Waits for a layer of encodings. An error that computing the encoding here would mend adds it to `useless`.
   absl::Status WaitLayer(const Residents& residents, int64_t layer, const Call& call, Residents* useless) const;

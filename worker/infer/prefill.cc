@@ -47,7 +47,8 @@ Conversation::Conversation(Generator* generator, model::KvPages* pages, const Re
       sequence_(pages),
       documents_(request.documents),
       sampling_(request.sampling),
-      keep_logits_(request.keep_logits) {}
+      keep_logits_(request.keep_logits),
+      write_back_(request.write_back) {}
 
 int64_t Conversation::prompt_left() const {
   return prompt_ == nullptr ? 0 : static_cast<int64_t>(prompt_->plan.fresh_tokens.size()) - prompt_->fed;

@@ -54,7 +54,6 @@ absl::Status Service::CheckModel(absl::string_view name) const {
 
 absl::StatusOr<infer::Scheduler::Job> Service::JobOf(const CompletionRequest& request, const std::string& owner) const {
   if (!request.cache_salt.empty()) return absl::UnimplementedError("cache_salt: is not supported yet");
-  if (!request.kv.store) return absl::UnimplementedError("kv.store: false is not supported yet");
   KVLINK_RETURN_IF_ERROR(CheckBytes(request));
   infer::Scheduler::Job job;
   KVLINK_ASSIGN_OR_RETURN(job.request.linker, LinkerOf(request, options_.linker));
@@ -64,6 +63,7 @@ absl::StatusOr<infer::Scheduler::Job> Service::JobOf(const CompletionRequest& re
     KVLINK_RETURN_IF_ERROR(CheckStored(job.request.documents, job.request.linker));
   }
   job.request.sampling = SamplingOf(request);
+  job.request.write_back = request.kv.store;
   const int64_t context = parts_.generator->model().config().context;
   const int64_t wanted = request.max_tokens > 0 ? request.max_tokens : options_.max_tokens;
   job.max_tokens = wanted > 0 ? wanted : context;
@@ -163,9 +163,9 @@ absl::Status Service::CheckStored(const std::vector<infer::RequestDocument>& doc
 }
 
 PromptSize SizeOf(const infer::Request& request, const infer::GeneratorOptions& options) {
-  PromptSize size;
-  size.documents = static_cast<int64_t>(request.documents.size());
-  size.document_tokens = request.linker.packet ? size.documents * options.wrapper.tokens() : 0;
+  PromptSize size{.stores = request.write_back};
+  const int64_t documents = static_cast<int64_t>(request.documents.size());
+  size.document_tokens = request.linker.packet ? documents * options.wrapper.tokens() : 0;
   for (const infer::RequestDocument& document : request.documents) {
     size.document_tokens += static_cast<int64_t>(document.tokens.size());
   }
@@ -183,10 +183,10 @@ Usage UsageOf(const infer::RequestStats& stats, const PromptSize& size, int64_t 
   usage.disk = stats.documents_disk;
   usage.encoded = stats.documents_encoded;
   usage.first_token_ms = absl::ToDoubleMilliseconds(stats.time_to_first_token);
-  const int64_t read = usage.resident + usage.host + usage.dram + usage.disk;
-  if (read + usage.encoded == 0) return usage;  // an ordinary prefill
-  usage.stored_tokens = size.document_tokens * usage.encoded / (read + usage.encoded);
-  usage.cached_tokens = std::max<int64_t>(size.document_tokens - usage.stored_tokens - stats.recomputed_tokens, 0);
+  const bool reads = usage.resident + usage.host + usage.dram + usage.disk + usage.encoded > 0;
+  if (!reads) return usage;  // an ordinary prefill, or one that has not begun
+  usage.stored_tokens = size.stores ? stats.encoded_tokens : 0;
+  usage.cached_tokens = std::max<int64_t>(size.document_tokens - stats.encoded_tokens - stats.recomputed_tokens, 0);
   return usage;
 }
 

@@ -71,8 +71,8 @@ class Service {
 
 // The size of a prompt before it is computed.
 struct PromptSize {
-  int64_t documents = 0;
-  int64_t document_tokens = 0;  // in their encodings
+  bool stores = true;           // Request::write_back
+  int64_t document_tokens = 0;  // in the encodings of all documents
   int64_t tokens = 0;           // of all of it, without link tokens
 };
 PromptSize SizeOf(const infer::Request& request, const infer::GeneratorOptions& options);

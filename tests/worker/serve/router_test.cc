@@ -145,6 +145,33 @@ TEST_F(RouterTest, ADocumentIsCutAsIngestCutsIt) {
   EXPECT_EQ(Json::parse(part.body)["kv"]["documents"]["resident"], 1) << part.body;
 }
 
+TEST_F(RouterTest, TheUsageSaysWhatWasReadAndWhatWasStored) {
+  Start();
+  const Answer made = Send("PUT", "/v1/documents/kept", R"({"text": "Sand is kept in the glass."})");
+  const int64_t kept = Json::parse(made.body)["tokens"];
+  const std::string texts[] = {"Water is not kept, and never was.", "Stones are kept from now on."};
+  Json chat = Chat("What is kept?", 2);
+  const auto ask = [&](const std::string& text, const Json& kv) {
+    chat["documents"] = {{{"id", "kept"}}, {{"text", text}}};
+    chat["kv"] = kv;
+    const Answer answer = Send("POST", "/v1/messages", chat.dump());
+    EXPECT_TRUE(generator_->DrainWriteBack(SteadyNow() + kPatience));
+    return Json::parse(answer.body);
+  };
+  const auto tokens = [&](const std::string& text) {
+    return static_cast<int64_t>(tokenizer_->Encode(link::DocumentText(profile_, "", text), false)->size());
+  };
+  const Json unstored = ask(texts[0], {{"store", false}})["usage"];
+  EXPECT_EQ(unstored["cache_read_input_tokens"], kept);
+  EXPECT_EQ(unstored["cache_creation_input_tokens"], 0);
+  EXPECT_GT(unstored["input_tokens"], tokens(texts[0]));
+  EXPECT_EQ(ask(texts[0], {{"on_miss", "fail"}})["type"], "error");
+  const Json stored = ask(texts[1], Json::object())["usage"];
+  EXPECT_EQ(stored["cache_read_input_tokens"], kept);
+  EXPECT_EQ(stored["cache_creation_input_tokens"], tokens(texts[1]));
+  EXPECT_EQ(ask(texts[1], {{"on_miss", "fail"}})["usage"]["cache_read_input_tokens"], kept + tokens(texts[1]));
+}
+
 // Clients that ask, vanish, write, delete and talk nonsense, all at once. What is asked twice is answered alike.
 TEST_F(RouterTest, ACrowdGetsWhatEachWouldAlone) {
   infer::Scheduler::Options scheduling;
