@@ -13,3 +13,5 @@ echo "Encoding the documents once:"
 echo
 echo "Answering from the encodings, beside a full prefill of the same text:"
 "$kvlink" ask --store "$store" --model "$model" --linker concat --questions deploy/demo/questions.jsonl --compare --max-tokens 64
+echo
+echo "kvlink serve answers over HTTP, in the APIs of OpenAI and Anthropic: make demo-serve"
