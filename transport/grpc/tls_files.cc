@@ -4,6 +4,7 @@
 // checked here, by the functions with which gRPC itself parses them.
 #include "transport/grpc/tls_files.h"
 
+#include <openssl/crypto.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/ssl.h>
@@ -24,6 +25,10 @@ namespace {
 
 constexpr size_t kMaxFileBytes = 1 << 20;
 constexpr absl::Duration kBetweenLooks = absl::Seconds(1);
+
+// When a program ends, OpenSSL would clean up by a handler of exit(), under gRPC's threads, which may be connecting and
+// would then crash. The first to initialise OpenSSL decides, so this comes before main().
+[[maybe_unused]] const int no_cleanup_at_exit = OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, nullptr);
 
 struct Free {
   void operator()(BIO* bio) const { BIO_free(bio); }
