@@ -194,8 +194,8 @@ absl::Status BpeTokenizer::InitAdded() {
     const std::optional<std::string> spelled = d_.byte_level ? UnspellBytes(token.content) : std::nullopt;
     const bool is_byte = spelled && spelled->size() == 1 && InText(static_cast<uint8_t>((*spelled)[0]));
     added_[token.id] = true;
-    if (token.special && !is_byte)
-      special_[token.id] = true;  // nothing else spells the byte, and text must not be lost
+    // Nothing else spells a byte, and text must not be lost.
+    special_[token.id] = special_[token.id] || (token.special && !is_byte);
     const bool reached = is_byte || (spelled && merged[token.id] && !special_[token.id]);
     bytes_[token.id] = reached ? *spelled : pattern;  // a normalised token decodes to what it matched
     if (bytes_[token.id] == pattern) (token.normalized ? normalized_added_ : raw_added_).Add(pattern, token);
