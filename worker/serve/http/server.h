@@ -2,6 +2,7 @@
 //
 // Whoever has not sent a whole request costs bounded bytes and bounded time: headers, bodies (each and all together),
 // connections and the time to the next byte have limits, and so have bytes that a client does not read.
+// A connection that waits takes some 10 KiB, or 80 KiB with TLS.
 //
 // Thread-safety: all methods. Lifetime: the handler's surroundings outlive the server; an exchange may outlive it, and
 // is closed then.
