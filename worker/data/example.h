@@ -22,12 +22,13 @@ struct Question {
   std::string question;
   std::vector<std::string> answers;  // accepted spellings, the one to learn first; not empty
   std::string stem;                  // a sentence that an answer completes: "The founder of X is"; may be empty
+  std::string steps;                 // sentences, each with one fact, that lead to the first answer; may be empty
   // The answer first, then wrong ones; empty, or at least two.
   std::vector<std::string> candidates;
   std::vector<int64_t> gold;  // documents that the answer follows from, ascending; empty: not known
   // Further questions about the same documents, which only training asks.
   struct More {
-    std::string question, stem, answer;
+    std::string question, stem, answer, steps;
   };
   std::vector<More> more;
 };

@@ -24,7 +24,8 @@ namespace {
 constexpr Kind kKinds[] = {Kind::kLookup,  Kind::kHopsInside,   Kind::kHopsAcross, Kind::kChain,
                            Kind::kCompare, Kind::kUnanswerable, Kind::kDistractors};
 constexpr size_t kMaxHops = 4;
-constexpr size_t kMaxWrong = 7;  // candidates
+constexpr size_t kMaxMoreHops = 2;  // of further questions
+constexpr size_t kMaxWrong = 7;     // candidates
 constexpr absl::string_view kRefusals[] = {"not mentioned",   "not stated", "not specified", "not provided",
                                            "not given",       "not known",  "not say",       "no information",
                                            "not mention any", "not clear",  "no mention"};
@@ -328,27 +329,40 @@ class Writer {
     const Relation* relation = nullptr;
     std::string subject, object;
   };
+  // Facts of which each is about the object of the one before: what may be asked, and how the answer is found.
+  struct Route {
+    std::string phrase, steps;
+    size_t hops = 0;
+    const Fact* last = nullptr;
+  };
+  void AddRoutes(const Route& route, std::vector<Route>* routes) const {
+    routes->push_back(route);
+    if (route.hops == kMaxHops) return;
+    for (const Fact& next : facts_) {
+      if (next.subject != route.last->object) continue;
+      AddRoutes(
+          {Phrase(*next.relation, route.phrase), absl::StrCat(route.steps, " ", Sentence(next)), route.hops + 1, &next},
+          routes);
+    }
+  }
+  std::string Sentence(const Fact& fact) const {
+    return absl::StrCat(StemFor(Phrase(*fact.relation, fact.subject)), " ", fact.object, ".");
+  }
   // REQUIRES: nothing random follows, so that the item itself does not depend on how much is asked.
   void AskMore() {
-    struct Asked {
-      std::string phrase;
-      const Fact* fact = nullptr;
-    };
-    std::vector<Asked> possible;
+    std::vector<Route> routes;
     for (const Fact& fact : facts_) {
-      const std::string phrase = Phrase(*fact.relation, fact.subject);
-      possible.push_back({phrase, &fact});
-      for (const Fact& next : facts_) {
-        if (next.subject == fact.object) possible.push_back({Phrase(*next.relation, phrase), &next});
-      }
+      AddRoutes({Phrase(*fact.relation, fact.subject), Sentence(fact), 1, &fact}, &routes);
     }
-    random_.Shuffle(possible);
-    for (const Asked& asked : possible) {
-      if (static_cast<int64_t>(item_.more.size()) == options_.more) break;
-      std::string stem = StemFor(asked.phrase);
-      if (stem == item_.stem) continue;
-      item_.more.push_back(
-          {QuestionFor(asked.phrase, asked.fact->relation->object), std::move(stem), asked.fact->object});
+    random_.Shuffle(routes);
+    for (Route& route : routes) {
+      std::string stem = StemFor(route.phrase);
+      if (stem == item_.stem) {
+        item_.steps = std::move(route.steps);
+      } else if (route.hops <= kMaxMoreHops && static_cast<int64_t>(item_.more.size()) < options_.more) {
+        item_.more.push_back({QuestionFor(route.phrase, route.last->relation->object), std::move(stem),
+                              route.last->object, std::move(route.steps)});
+      }
     }
   }
 

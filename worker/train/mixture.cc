@@ -18,6 +18,7 @@ namespace {
 
 using Json = nlohmann::json;
 
+constexpr absl::string_view kAnswers[] = {"names", "sentences", "steps"};  // by Source::Answers
 constexpr int64_t kHeldOutEvery = 50;
 constexpr int64_t kHeldOutItems = int64_t{1} << 40;  // indices of generated items from here on are held out
 constexpr int64_t kSegmentTokens = 100;
@@ -86,8 +87,10 @@ absl::Status TakeMember(const std::string& name, const Json& value, absl::string
   } else if (name == "kinds" && generated) {
     return TakeKinds(value, &source->kinds);
   } else if (name == "answers" && generated) {
-    if (value != "names" && value != "sentences") return Wrong(name, "must be \"names\" or \"sentences\"");
-    source->sentences = value == "sentences";
+    const auto* const known = std::find_if(std::begin(kAnswers), std::end(kAnswers),
+                                           [&](absl::string_view name) { return value == std::string(name); });
+    if (known == std::end(kAnswers)) return Wrong(name, "must be \"names\", \"sentences\" or \"steps\"");
+    source->answers = static_cast<Source::Answers>(known - std::begin(kAnswers));
   } else if (name == "questions" && generated) {
     if (!value.is_number_integer() || value < 1 || value > data::kMaxMore + 1) {
       return Wrong(name, absl::StrCat("must be a number from 1 to ", data::kMaxMore + 1));
@@ -129,7 +132,7 @@ std::string DescribeSource(const Source& source) {
     return absl::StrCat("generated-", data::kGeneratorVersion, " ", source.weight, " ", reading, " ",
                         absl::StrJoin(source.kinds, ",", append), " documents ", RangeText(source.documents),
                         " tokens ", RangeText(source.document_tokens), " seed ", source.seed,
-                        source.sentences ? " sentences" : "",
+                        source.answers == Source::kNames ? "" : absl::StrCat(" ", kAnswers[source.answers]),
                         source.questions > 1 ? absl::StrCat(" questions ", source.questions) : "");
   }
   std::error_code error;
@@ -278,9 +281,12 @@ absl::StatusOr<data::Example> ExampleStream::Generate(const Source& source) cons
   data::Example example;
   example.id = item.id;
   example.kind = std::string(data::KindName(kind));
-  if (source.sentences) {
-    item.answers = {absl::StrCat(item.stem, " ", item.answers.front(), ".")};
-    for (data::Question::More& more : item.more) more.answer = absl::StrCat(more.stem, " ", more.answer, ".");
+  if (source.answers != Source::kNames) {
+    const auto said = [&](const std::string& stem, const std::string& answer, const std::string& steps) {
+      return source.answers == Source::kSteps && !steps.empty() ? steps : absl::StrCat(stem, " ", answer, ".");
+    };
+    item.answers = {said(item.stem, item.answers.front(), item.steps)};
+    for (data::Question::More& more : item.more) more.answer = said(more.stem, more.answer, more.steps);
   }
   example.task = static_cast<data::Question&&>(std::move(item));
   return example;

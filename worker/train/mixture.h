@@ -7,7 +7,8 @@
 //   "document_tokens"  documents are cut after as many tokens; generated: [least, most] of each document
 //   "documents"        generated: [least, most]
 //   "kinds"            generated: names of kinds
-//   "answers"          generated: "names" (the default), or "sentences", which say the question's relation as well
+//   "answers"          generated: "names" (the default), or "sentences", which say the question's relation as well,
+//                      or "steps": a sentence for each fact
 //   "seed"             generated
 // Thread-safety: plain values and pure functions; an ExampleStream is used by one thread at a time.
 #ifndef KVLINK_WORKER_TRAIN_MIXTURE_H_
@@ -41,8 +42,8 @@ struct Source {
   std::pair<int64_t, int64_t> documents = {2, 10};
   std::pair<int64_t, int64_t> document_tokens = {50, 250};
   std::vector<data::Kind> kinds;  // not empty
-  bool sentences = false;         // as answers
-  int64_t questions = 1;          // the most about the same documents
+  enum Answers { kNames, kSentences, kSteps } answers = kNames;
+  int64_t questions = 1;  // the most about the same documents
   uint64_t seed = 1;
 };
 struct Mixture {

@@ -21,6 +21,7 @@
 namespace kvlink::data {
 namespace {
 
+using ::testing::EndsWith;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
@@ -334,7 +335,18 @@ TEST(QuestionGenerator, FurtherQuestionsAskWhatTheDocumentsSay) {
         EXPECT_EQ(TextOf(item), alone);
         std::set<std::string> stems = {item.stem};
         EXPECT_GE(item.more.size(), 3u);
+        // A sentence for each hop, the last of which ends in the answer.
+        if (item.kind == Kind::kCompare || item.kind == Kind::kUnanswerable) {
+          EXPECT_EQ(item.steps, "");
+        } else {
+          const auto hops = std::count(item.steps.begin(), item.steps.end(), '.');
+          EXPECT_EQ(hops, item.kind == Kind::kChain                                          ? item.gold.size()
+                          : item.kind == Kind::kHopsInside || item.kind == Kind::kHopsAcross ? 2
+                                                                                             : 1);
+          EXPECT_THAT(item.steps, EndsWith(" is " + item.answers.front() + "."));
+        }
         for (const Question::More& more : item.more) {
+          EXPECT_THAT(more.steps, EndsWith(" is " + more.answer + "."));
           EXPECT_TRUE(stems.insert(more.stem).second) << more.stem;
           EXPECT_FALSE(DocumentsWith(item, more.answer).empty()) << more.answer;
           // Where a document says it in these words, it gives this answer.

@@ -231,8 +231,10 @@ TEST_F(Mixtures, AnswersMayBeSentences) {
     EXPECT_TRUE(drawn.ok()) << drawn.status();
     return std::get<data::Question>(drawn->example.task);
   };
-  const data::Question name = draw("names"), sentence = draw("sentences");
+  const data::Question name = draw("names"), sentence = draw("sentences"), steps = draw("steps");
   EXPECT_THAT(sentence.answers, ElementsAre(absl::StrCat(name.stem, " ", name.answers.front(), ".")));
+  EXPECT_THAT(steps.answers, ElementsAre(name.steps));
+  EXPECT_FALSE(name.steps.empty());
 }
 
 TEST_F(Mixtures, MayAskMoreAboutTheSameDocuments) {
