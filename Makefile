@@ -66,7 +66,7 @@ asan-build:
 	$(call BUILD,asan,asan_tests)
 
 # history_size: a report without both its stacks is not recognized by the suppressions.
-# ThreadSanitizer over the tests of the parts that have threads: transport, etcd, store, integration, ingest, infer.
+# ThreadSanitizer over the tests of the parts that have threads: transport, etcd, store, integration, ingest, infer, serve.
 tsan: tsan-build
 	OMP_NUM_THREADS=1 TSAN_OPTIONS="suppressions=$(CURDIR)/tests/tsan.supp halt_on_error=1 second_deadlock_stack=1 history_size=7" tests/run.sh tsan $(TEST_JOBS) -L tsan
 

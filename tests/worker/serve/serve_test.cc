@@ -18,6 +18,7 @@
 #include "absl/time/clock.h"
 #include "base/clock.h"
 #include "nlohmann/json.hpp"
+#include "tests/integration/node_process.h"
 #include "tests/support/scratch_directory.h"
 #include "tests/support/subprocess.h"
 #include "tests/worker/serve/http_client.h"
@@ -423,7 +424,7 @@ TEST_F(ServeTest, SaysWhatItCounts) {
 }
 
 // Needs servers of its own.
-class ServeKeysTest : public ::testing::Test {
+class ServeAloneTest : public ::testing::Test {
  protected:
   void SetUp() override {
     if (!std::filesystem::exists(ModelPath())) GTEST_SKIP() << "no model; deploy/install-deps.sh fetches it";
@@ -431,7 +432,7 @@ class ServeKeysTest : public ::testing::Test {
   const ScratchDirectory directory_;
 };
 
-TEST_F(ServeKeysTest, AsksForKeysAndFinishesWhatItHasBegun) {
+TEST_F(ServeAloneTest, AsksForKeysAndFinishesWhatItHasBegun) {
   const std::string access = directory_.path() + "/access";
   std::ofstream(access) << "reader 0123456789abcdef-reader read default\n"
                            "writer 0123456789abcdef-writer write *\n"
@@ -465,7 +466,39 @@ TEST_F(ServeKeysTest, AsksForKeysAndFinishesWhatItHasBegun) {
   EXPECT_EQ(server.process().Wait(), 0) << server.process().errors();
 }
 
-TEST_F(ServeKeysTest, ListensToOtherHostsOnlyWithKeysAndTls) {
+// What is known by its id waits for the node; what a request brings along does not.
+TEST_F(ServeAloneTest, ANodeThatIsGoneIsMissedByThoseWhoNeedIt) {
+  kvlink::testing::NodeProcess node(directory_.path() + "/node");
+  ASSERT_TRUE(node.Start());
+  Server server(node.address());
+  ASSERT_TRUE(server.ready.is_object());
+  const std::string text = "Mars has two moons, Phobos and Deimos.";
+  EXPECT_EQ(server.Send("PUT", "/v1/documents/mars", Json{{"text", text}}.dump()).status, 201);
+  Json named = {{"model", server.ready["model"]},
+                {"messages", {{{"role", "user"}, {"content", kQuestion}}}},
+                {"documents", {{{"id", "mars"}}}},
+                {"max_tokens", 2},
+                {"kv", {{"report", true}}}};
+  Json brought = named;
+  brought["documents"] = {{{"text", text + " They are small."}}};
+  const Answer before = server.Send("POST", "/v1/chat/completions", named.dump());
+  EXPECT_EQ(before.status, 200) << before.body;
+  node.Kill();
+  EXPECT_EQ(server.Send("GET", "/readyz").status, 503);
+  EXPECT_EQ(server.Send("GET", "/livez").status, 200);
+  const Answer missed = server.Send("POST", "/v1/chat/completions", named.dump());
+  EXPECT_EQ(missed.status, 503) << missed.body;
+  EXPECT_EQ(missed.headers.count("retry-after"), 1u);
+  const Answer encoded = server.Send("POST", "/v1/chat/completions", brought.dump());
+  ASSERT_EQ(encoded.status, 200) << encoded.body;
+  EXPECT_EQ(Json::parse(encoded.body)["kv"]["documents"]["encoded"], 1);
+  ASSERT_TRUE(node.Start());
+  const absl::Time until = SteadyNow() + kPatience;
+  while (server.Send("GET", "/readyz").status != 200 && SteadyNow() < until) absl::SleepFor(absl::Milliseconds(50));
+  EXPECT_EQ(server.Send("POST", "/v1/chat/completions", named.dump()).status, 200);
+}
+
+TEST_F(ServeAloneTest, ListensToOtherHostsOnlyWithKeysAndTls) {
   const auto refused = [&](std::vector<std::string> more) {
     more.insert(more.begin(), {KVLINK_BINARY, "serve", "--store", directory_.path() + "/store", "--listen"});
     const Finished finished = RunToEnd(more);
