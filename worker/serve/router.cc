@@ -141,12 +141,13 @@ void Router::Dispatch(const Route& route, CallPtr call) {
   Worker& worker = route.place == Place::kRequests    ? requests_
                    : route.place == Place::kDocuments ? documents_
                                                       : health_;
+  const absl::Duration patience = route.place == Place::kDocuments ? options_.document_timeout : options_.patience;
   const absl::Status added = worker.Add({.work =
                                              [this, call, &route](const absl::Status& turn) {
                                                if (!turn.ok()) return call->Fail(turn);
                                                (this->*route.handle)(call);
                                              },
-                                         .deadline = SteadyNow() + options_.patience,
+                                         .deadline = call->arrived() + patience,
                                          .owner = call->caller.name});
   if (!added.ok()) call->Fail(added);
 }

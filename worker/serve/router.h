@@ -40,7 +40,7 @@ class Router {
     int max_queued = 1024;                                // requests that wait for them
     int max_documents_queued = 64;                        // documents that wait to be written
     absl::Duration patience = absl::Seconds(30);          // how long a request may wait for its turn
-    absl::Duration document_timeout = absl::Minutes(10);  // for encoding and storing a document
+    absl::Duration document_timeout = absl::Minutes(10);  // to wait for a turn, encode and store a document
   };
   Router(const Parts& parts, Options options);
   // Requests that wait for their turn are answered that the server is shutting down.
