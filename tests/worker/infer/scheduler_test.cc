@@ -233,7 +233,7 @@ TEST_P(SchedulerTest, WhatHasLandedWaitsForNoLayer) {
   const auto generator = MakeGenerator(&faulty, Options());
   for (const link::Linker::Choice choice : {link::Linker::kNone, link::Linker::kBlend, link::Linker::kProphet}) {
     generator->pool().Clear();
-    Request request = Ask();
+    Request request = Ask({0, 3});
     if (choice != link::Linker::kNone) request.linker = {link::Linker::kConcat, 0, choice, 20};
     auto conversation = generator->Admit(request);
     ASSERT_TRUE(conversation.ok()) << conversation.status();
