@@ -52,6 +52,8 @@ struct Language {
   absl::string_view comparison;
   // First sentences of a document, with {s}.
   absl::string_view person_opening, town_opening, company_opening;
+  // In place of a name.
+  absl::string_view person_again, town_again, company_again;
   // Sentences with {time}, {adjective}, {noun}, {verb} and {place}, one of the words below each.
   std::vector<absl::string_view> fillers;
   std::vector<absl::string_view> times, adjectives, nouns, verbs, places;

@@ -21,8 +21,8 @@
 namespace kvlink::data {
 namespace {
 
-constexpr Kind kKinds[] = {Kind::kLookup,  Kind::kHopsInside,   Kind::kHopsAcross, Kind::kChain,
-                           Kind::kCompare, Kind::kUnanswerable, Kind::kDistractors};
+constexpr Kind kKinds[] = {Kind::kLookup,  Kind::kHopsInside,   Kind::kHopsAcross,  Kind::kChain,
+                           Kind::kCompare, Kind::kUnanswerable, Kind::kDistractors, Kind::kContinued};
 constexpr size_t kMaxHops = 4;
 constexpr size_t kMaxMoreHops = 2;  // of further questions
 constexpr size_t kMaxWrong = 7;     // candidates
@@ -42,6 +42,7 @@ struct Draft {
   std::string subject;
   Type type = Type::kPerson;
   std::vector<std::string> facts;
+  std::vector<std::string> continued;  // facts of a second document
   bool gold = false;
 };
 
@@ -73,6 +74,9 @@ class Writer {
         break;
       case Kind::kDistractors:
         Distractors();
+        break;
+      case Kind::kContinued:
+        Continued();
         break;
     }
     PlaceDocuments();
@@ -123,12 +127,15 @@ class Writer {
     return *random_.Pick(fitting);
   }
   void State(Draft& draft, const Relation& relation, const std::string& subject, const std::string& object) {
+    draft.facts.push_back(Statement(relation, subject, object));
+    facts_.push_back({&relation, subject, object});
+  }
+  std::string Statement(const Relation& relation, absl::string_view subject, const std::string& object) {
     // In the words of the question as often as in others.
     const bool plain = random_.Below(2) == 0;
     const std::string statement =
         plain ? absl::StrCat(Capitalised(relation.phrase), " is {o}.") : std::string(random_.Pick(relation.statements));
-    draft.facts.push_back(absl::StrReplaceAll(statement, {{"{s}", subject}, {"{o}", object}}));
-    facts_.push_back({&relation, subject, object});
+    return Capitalised(absl::StrReplaceAll(statement, {{"{s}", subject}, {"{o}", object}}));
   }
   // A relation of the document's subject other than `asked`, if any is.
   void StateOther(Draft& draft, const Relation* asked) {
@@ -137,8 +144,13 @@ class Writer {
     });
     State(draft, other, draft.subject, Fresh(other.object));
   }
+  // Of a subject without a document, so that there is a wrong answer.
+  void StateWrong(const Relation& relation) {
+    const std::string subject = Fresh(relation.subject);
+    State(drafts_.back(), relation, subject, Fresh(relation.object));
+  }
   Draft& Begin(Type type, std::string subject) {
-    drafts_.push_back({std::move(subject), type, {}, false});
+    drafts_.push_back({std::move(subject), type, {}, {}, false});
     return drafts_.back();
   }
 
@@ -208,6 +220,22 @@ class Writer {
     Ask(Phrase(asked, drafts_[0].subject), asked.object, answer);
   }
 
+  // Of two documents about a subject only the first names it.
+  void Continued() {
+    const Relation& asked = Choose([&](const Relation& r) { return r.object != Type::kGood || EnoughGoods(); });
+    for (int64_t i = 0; i + 1 < options_.documents; i += 2) {
+      Draft& draft = Begin(asked.subject, Fresh(asked.subject));
+      draft.gold = i == 0;
+      StateOther(draft, &asked);
+      const std::string object = Fresh(asked.object);
+      draft.continued.push_back(Statement(asked, Again(asked.subject), object));
+      facts_.push_back({&asked, draft.subject, object});
+    }
+    if (drafts_.size() == 1) StateWrong(asked);
+    if (options_.documents % 2 != 0) StateOther(Begin(asked.subject, Fresh(asked.subject)), &asked);
+    Ask(Phrase(asked, drafts_[0].subject), asked.object, facts_[1].object);
+  }
+
   // Distinct relations, each beginning where the one before ends; only the last may end in a good.
   std::vector<const Relation*> Path(size_t hops) {
     constexpr Type kStarts[] = {Type::kPerson, Type::kTown, Type::kCompany};
@@ -258,9 +286,8 @@ class Writer {
       if (draft.gold) answer = entity;
     }
     if (options_.documents < static_cast<int64_t>(2 * hops)) {
-      // No other chain is complete: mention the end of one, so that there is a wrong answer.
-      const std::string subject = Fresh(path.back()->subject);
-      State(drafts_.back(), *path.back(), subject, Fresh(path.back()->object));
+      // No other chain is complete: mention the end of one.
+      StateWrong(*path.back());
     }
     Ask(PhraseOf(path, drafts_[0].subject), path.back()->object, answer);
   }
@@ -305,23 +332,33 @@ class Writer {
         pattern,
         {{"{time}", time}, {"{adjective}", adjective}, {"{noun}", noun}, {"{verb}", verb}, {"{place}", place}});
   }
+  absl::string_view Again(Type type) const {
+    return type == Type::kPerson ? language_.person_again
+           : type == Type::kTown ? language_.town_again
+                                 : language_.company_again;
+  }
   Document Written(Draft& draft) {
     const std::string opening = absl::StrReplaceAll(Opening(draft.type), {{"{s}", draft.subject}});
-    std::vector<std::string> sentences = std::move(draft.facts);
-    int64_t words = Words(opening);
+    return {draft.subject, absl::StrCat(opening, " ", Padded(std::move(draft.facts), Words(opening)))};
+  }
+  // With filler, after `words` other words.
+  std::string Padded(std::vector<std::string> sentences, int64_t words) {
     for (const std::string& sentence : sentences) words += Words(sentence);
     while (words < options_.document_tokens * 3 / 4) {
       sentences.push_back(Filler());
       words += Words(sentences.back());
     }
     random_.Shuffle(sentences);
-    return {draft.subject, absl::StrCat(opening, " ", absl::StrJoin(sentences, " "))};
+    return absl::StrJoin(sentences, " ");
   }
   void PlaceDocuments() {
     random_.Shuffle(drafts_);
     for (Draft& draft : drafts_) {
       if (draft.gold) item_.gold.push_back(static_cast<int64_t>(item_.documents.size()));
       item_.documents.push_back(Written(draft));
+      if (draft.continued.empty()) continue;
+      if (draft.gold) item_.gold.push_back(static_cast<int64_t>(item_.documents.size()));
+      item_.documents.push_back({"", Padded(std::move(draft.continued), 0)});
     }
   }
 
@@ -404,6 +441,8 @@ absl::string_view KindName(Kind kind) {
       return "unanswerable";
     case Kind::kDistractors:
       return "distractors";
+    case Kind::kContinued:
+      return "continued";
   }
   return "";
 }

@@ -33,6 +33,7 @@ enum class Kind {
   kCompare,       // which of two subjects, each with its document, has the larger or smaller number
   kUnanswerable,  // a lookup whose fact stands nowhere; the answer is kUnknown
   kDistractors,   // a lookup among people who share first names or surnames with the one meant
+  kContinued,     // a lookup in a document that goes on about the subject of the one before, without its name
 };
 absl::Span<const Kind> AllKinds();
 absl::string_view KindName(Kind kind);

@@ -63,11 +63,14 @@ std::vector<int64_t> DocumentsWith(const Item& item, absl::string_view text) {
 
 TEST(QuestionGenerator, ItemsAreTheSameOnEveryMachine) {
   // A change of these values is a change of kGeneratorVersion.
-  const std::map<std::string, uint64_t> golden = {{"tune", 10233795361620997943u}, {"test", 6453585167660076642u}};
+  const std::map<std::string, std::pair<uint64_t, uint64_t>> golden = {
+      {"tune", {10233795361620997943u, 5716097193172951557u}}, {"test", {6453585167660076642u, 990916751618233573u}}};
   for (const Split split : kSplits) {
-    std::string text;
-    for (const Item& item : Sample(split, 3)) text += TextOf(item);
-    EXPECT_EQ(Xxh3(text.data(), text.size()), golden.at(std::string(SplitName(split)))) << SplitName(split);
+    std::string text, continued;
+    for (const Item& item : Sample(split, 3)) (item.kind == Kind::kContinued ? continued : text) += TextOf(item);
+    const auto& [of_text, of_continued] = golden.at(std::string(SplitName(split)));
+    EXPECT_EQ(Xxh3(text.data(), text.size()), of_text) << SplitName(split);
+    EXPECT_EQ(Xxh3(continued.data(), continued.size()), of_continued) << SplitName(split);
   }
 }
 
@@ -90,7 +93,8 @@ TEST(QuestionGenerator, TheSplitsShareNoNameNoWordingAndNoTemplate) {
     const size_t k = static_cast<size_t>(split);
     for (const Item& item : Sample(split, 10)) {
       for (const Document& document : item.documents) {
-        for (const absl::string_view word : absl::StrSplit(document.title, ' ')) words[k].emplace(word);
+        for (const absl::string_view word : absl::StrSplit(document.title, ' ', absl::SkipEmpty()))
+          words[k].emplace(word);
         for (const absl::string_view sentence : absl::StrSplit(document.text, ". ")) sentences[k].emplace(sentence);
       }
       for (const std::string& candidate : item.candidates) {
@@ -113,7 +117,8 @@ TEST(QuestionGenerator, TheSplitsShareNoNameNoWordingAndNoTemplate) {
       wordings[k].insert(list.begin(), list.end());
     }
     for (const absl::string_view text :
-         {language.person_opening, language.town_opening, language.company_opening, language.comparison}) {
+         {language.person_opening, language.town_opening, language.company_opening, language.person_again,
+          language.town_again, language.company_again, language.comparison}) {
       wordings[k].emplace(text);
     }
   }
@@ -258,6 +263,27 @@ TEST(QuestionGenerator, DistractorsShareNames) {
       }
       EXPECT_GE(given, 2);
       EXPECT_GE(surname, 2);
+    }
+  }
+}
+
+TEST(QuestionGenerator, WhatIsContinuedNamesNobody) {
+  for (const Split split : kSplits) {
+    for (const int64_t documents : {2, 5, 8}) {
+      for (int64_t i = 0; i < 20; ++i) {
+        const Item item = Make({.split = split, .documents = documents}, Kind::kContinued, i);
+        SCOPED_TRACE(TextOf(item));
+        ASSERT_EQ(static_cast<int64_t>(item.documents.size()), documents);
+        ASSERT_EQ(item.gold.size(), 2u);
+        EXPECT_EQ(item.gold[1], item.gold[0] + 1);
+        const Document& first = item.documents[item.gold[0]];
+        const Document& second = item.documents[item.gold[1]];
+        EXPECT_THAT(item.stem, EndsWith(first.title + " is"));
+        EXPECT_EQ(second.title, "");
+        EXPECT_FALSE(absl::StrContains(second.text, first.title));
+        EXPECT_THAT(second.text, HasSubstr(item.answers.front()));
+        EXPECT_FALSE(absl::StrContains(first.text, item.answers.front()));
+      }
     }
   }
 }
