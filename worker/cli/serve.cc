@@ -261,6 +261,9 @@ absl::Status StartServer(const Flags& flags, Serving* serving) {
   http.address = flags.listen;
   http.certificate = flags.certificate;
   http.key = flags.key;
+  http.body_owner = [router = serving->router.get()](const serve::HttpRequest& head) {
+    return router->BodyOwner(head);
+  };
   KVLINK_ASSIGN_OR_RETURN(
       serving->server,
       serve::HttpServer::Start(http, [router = serving->router.get()](std::shared_ptr<serve::HttpExchange> one) {

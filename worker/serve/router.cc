@@ -104,15 +104,29 @@ absl::StatusOr<Caller> Router::CallerOf(const HttpRequest& request) const {
   return options_.authorize(key);
 }
 
-void Router::Handle(std::shared_ptr<HttpExchange> exchange) {
-  const HttpRequest& request = exchange->request();
+const Router::Route* Router::Find(const HttpRequest& request, std::vector<absl::string_view>* allowed) {
   const Route* found = nullptr;
-  std::vector<absl::string_view> allowed;
   for (const Route& route : Routes()) {
     if (!route.Matches(request.path)) continue;
     if (route.method == request.method) found = &route;
-    allowed.push_back(route.method);
+    allowed->push_back(route.method);
   }
+  return found;
+}
+
+std::optional<std::string> Router::BodyOwner(const HttpRequest& head) const {
+  std::vector<absl::string_view> unused;
+  const Route* const route = Find(head, &unused);
+  if (route == nullptr || route->needs == Needs::kNothing) return std::nullopt;
+  const absl::StatusOr<Caller> caller = CallerOf(head);
+  if (!caller.ok() || (route->needs == Needs::kWriting && !caller->may_write)) return std::nullopt;
+  return caller->name;
+}
+
+void Router::Handle(std::shared_ptr<HttpExchange> exchange) {
+  const HttpRequest& request = exchange->request();
+  std::vector<absl::string_view> allowed;
+  const Route* const found = Find(request, &allowed);
   const auto call = std::make_shared<Call>(std::move(exchange), found == nullptr ? "none" : found->name,
                                            found == nullptr ? &ChatDialect() : &found->dialect(),
                                            [this, quiet = found != nullptr && found->needs == Needs::kNothing](

@@ -10,7 +10,9 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -48,6 +50,8 @@ class Router {
 
   // HttpServer::Handler.
   void Handle(std::shared_ptr<HttpExchange> exchange);
+  // HttpServer::Options::body_owner: the name of the key. Nothing for requests that Handle refuses by their head.
+  std::optional<std::string> BodyOwner(const HttpRequest& head) const;
   // From now on /readyz says that the server is not ready.
   void BeginDrain() { draining_.store(true); }
   // Whose statistics /metrics shows, from its start to its end; nullptr: nobody's.
@@ -57,6 +61,8 @@ class Router {
   using CallPtr = std::shared_ptr<Call>;
   struct Route;
   static absl::Span<const Route> Routes();
+  // nullptr: there is none. Adds the methods that the request's path understands to `allowed`.
+  static const Route* Find(const HttpRequest& request, std::vector<absl::string_view>* allowed);
 
   absl::StatusOr<Caller> CallerOf(const HttpRequest& request) const;
   void Dispatch(const Route& route, CallPtr call);

@@ -52,6 +52,14 @@ class TestServer {
     kept_.pop_front();
     return next;
   }
+  // Null if there is none.
+  std::shared_ptr<HttpExchange> TryNext() {
+    MutexLock lock(&mutex_);
+    if (kept_.empty()) return nullptr;
+    std::shared_ptr<HttpExchange> next = std::move(kept_.front());
+    kept_.pop_front();
+    return next;
+  }
   HttpServer* operator->() { return server_.get(); }
   void Destroy() { server_.reset(); }
   bool Connect(HttpClient* client) { return client->Connect(server_->address()); }

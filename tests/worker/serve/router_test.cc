@@ -65,7 +65,8 @@ class RouterTest : public ::testing::Test {
     router_ =
         std::make_unique<Router>(Router::Parts{service_.get(), scheduler_.get(), writer_.get()}, std::move(options));
     auto server = HttpServer::Start(
-        {.address = "127.0.0.1:0"},
+        {.address = "127.0.0.1:0",
+         .body_owner = [router = router_.get()](const HttpRequest& head) { return router->BodyOwner(head); }},
         [router = router_.get()](std::shared_ptr<HttpExchange> exchange) { router->Handle(std::move(exchange)); });
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
@@ -318,6 +319,29 @@ TEST_F(RouterTest, KeysSayWhoMayDoWhat) {
   EXPECT_EQ(logged, (std::vector<std::string>{"models reader 200", "models writer 200", "models  401", "models  401",
                                               "put_document reader 403", "put_document writer 201",
                                               "delete_document reader 403"}));
+}
+
+TEST_F(RouterTest, WhatIsRefusedByItsHeadIsNotReceived) {
+  Router::Options options;
+  options.authorize = [](absl::string_view key) -> absl::StatusOr<Caller> {
+    if (key == "reader") return Caller{"reader", false};
+    return absl::UnauthenticatedError("unknown");
+  };
+  Start({}, options);
+  const auto head = [&](const std::string& method, const std::string& path, const std::string& key) {
+    HttpClient client;
+    EXPECT_TRUE(client.Connect(server_->address()));
+    EXPECT_TRUE(client.Send(absl::StrCat(method, " ", path, " HTTP/1.1\r\nHost: test\r\nx-api-key: ", key,
+                                         "\r\nExpect: 100-continue\r\nContent-Length: 33554432\r\n\r\n")));
+    return client.ReadAnswer().status;
+  };
+  EXPECT_EQ(head("POST", "/v1/chat/completions", ""), 401);
+  EXPECT_EQ(head("POST", "/v1/chat/completions", "other"), 401);
+  EXPECT_EQ(head("PUT", "/v1/documents/a", "reader"), 403);
+  EXPECT_EQ(head("POST", "/v1/chat", "reader"), 404);
+  EXPECT_EQ(head("POST", "/metrics", "reader"), 405);
+  EXPECT_EQ(head("GET", "/livez", ""), 200);
+  EXPECT_EQ(head("POST", "/v1/chat/completions", "reader"), 100);
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 // A read is pending nearly all the time, also while the handler works: it shows that the client has gone. What it
-// brings then belongs to the next request and waits; a client that sends much ahead is not read from until its turn.
+// brings then belongs to the next request and waits. A client that sends much ahead is not read from until its turn, so
+// the system is asked now and then whether it is still there.
 //
 // One timer serves all deadlines. It is not set anew with every byte: when it fires, it looks at the deadline, which
 // may have moved on.
@@ -7,6 +8,8 @@
 // A connection is closed in two steps, since a socket that is closed with unread bytes takes away from the client what
 // it has not yet read: first no more is sent, then the client closes, or has had its time.
 #include "worker/serve/http/connection.h"
+
+#include <poll.h>
 
 #include <exception>
 #include <utility>
@@ -18,7 +21,15 @@ namespace {
 
 constexpr size_t kMaxAhead = 8192;         // bytes of later requests
 constexpr size_t kMaxKeptCapacity = 8192;  // of buffers that are empty
+constexpr int64_t kStepBytes = 1 << 20;    // of a body, within body_timeout
 constexpr absl::Duration kLinger = absl::Seconds(2);
+constexpr absl::Duration kLook = absl::Seconds(1);  // at a client that is not read from
+
+// Whether the client has closed its side, also behind bytes that are not yet read.
+bool HasEnded(int descriptor) {
+  pollfd one = {descriptor, POLLRDHUP, 0};
+  return poll(&one, 1, 0) > 0;
+}
 
 void Clear(std::string* buffer) {
   buffer->clear();
@@ -28,7 +39,11 @@ void Clear(std::string* buffer) {
 }  // namespace
 
 Connection::Connection(std::shared_ptr<Connections> connections, Socket socket)
-    : connections_(std::move(connections)), socket_(std::move(socket)), timer_(socket_.get_executor()) {}
+    : connections_(std::move(connections)), socket_(std::move(socket)), timer_(socket_.get_executor()) {
+  error_code ec;
+  const asio::ip::tcp::endpoint peer = socket_.remote_endpoint(ec);
+  if (!ec) peer_ = peer.address().to_string();
+}
 
 void Connection::Start() {
   asio::post(socket_.get_executor(), [self = shared_from_this()] {
@@ -106,14 +121,22 @@ void Connection::OnRead(const error_code& ec, size_t bytes) {
   input_.append(piece_.data(), bytes);
   switch (phase_) {
     case Phase::kResponding:
-      if (input_.size() < kMaxAhead) Read();
+      if (input_.size() < kMaxAhead) {
+        Read();
+      } else if (!sending_) {
+        AwaitHandler();
+      }
       return;
     case Phase::kIdle:
       phase_ = Phase::kHeader;
       SetTimeout(connections_->options.header_timeout);
       return Parse();
     case Phase::kBody:
-      SetTimeout(connections_->options.body_timeout);
+      step_bytes_ += static_cast<int64_t>(bytes);
+      if (step_bytes_ >= kStepBytes) {
+        step_bytes_ = 0;
+        SetTimeout(connections_->options.body_timeout);
+      }
       return Parse();
     default:
       return Parse();
@@ -123,13 +146,14 @@ void Connection::OnRead(const error_code& ec, size_t bytes) {
 void Connection::Parse() {
   const HttpServer::Options& options = connections_->options;
   if (parser_ == nullptr) {
-    parser_ = std::make_unique<RequestParser>(options.max_header_bytes, options.max_body_bytes, connections_->bodies);
+    parser_ = std::make_unique<RequestParser>(options, connections_->bodies, peer_);
   }
   input_.erase(0, parser_->Put(input_));
   switch (parser_->state()) {
     case RequestParser::State::kBody:
       if (phase_ != Phase::kBody) {
         phase_ = Phase::kBody;
+        step_bytes_ = 0;
         SetTimeout(options.body_timeout);
         if (parser_->expects_continue() && input_.empty()) SendContinue();
       }
@@ -159,7 +183,7 @@ void Connection::Dispatch() {
   parser_.reset();
   if (input_.empty()) Clear(&input_);
   phase_ = Phase::kResponding;
-  if (!sending_) SetTimeout(absl::InfiniteDuration());
+  if (!sending_) AwaitHandler();
   ++connections_->requests;
   response_ = NewResponse(std::move(parsed));
   connections_->handler(MakeExchange(response_));
@@ -225,7 +249,7 @@ void Connection::OnSent(const error_code& ec, size_t bytes) {
   sent_ = 0;
   Clear(&output_);
   if (!responding) return;
-  SetTimeout(absl::InfiniteDuration());
+  AwaitHandler();
   Flush();
 }
 
@@ -283,6 +307,8 @@ void Connection::SetTimeout(absl::Duration timeout) {
   if (deadline_ < timer_at_) ArmTimer();
 }
 
+void Connection::AwaitHandler() { SetTimeout(input_.size() < kMaxAhead ? absl::InfiniteDuration() : kLook); }
+
 void Connection::ArmTimer() {
   timer_at_ = deadline_;
   timer_.expires_at(ToSteadyClock(deadline_));
@@ -299,6 +325,9 @@ void Connection::OnTimeout() {
   deadline_ = absl::InfiniteFuture();
   if (phase_ == Phase::kIdle) return Linger();
   if (phase_ == Phase::kLingering) return CloseNow();
+  if (phase_ == Phase::kResponding && !sending_) {
+    return HasEnded(socket_.native_handle()) && !response_->ended() ? CloseNow() : AwaitHandler();
+  }
   ++connections_->timed_out;
   const bool receiving = parser_ != nullptr && (phase_ == Phase::kHeader || phase_ == Phase::kBody);
   if (!receiving) return CloseNow();

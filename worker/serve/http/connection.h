@@ -60,11 +60,14 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::shared_ptr<Response> NewResponse(RequestParser::Parsed parsed);
   // Replaces the deadline; infinite: none.
   void SetTimeout(absl::Duration timeout);
+  // The handler may take its time, and nothing remains to be sent.
+  void AwaitHandler();
   void ArmTimer();
   void OnTimeout();
 
   const std::shared_ptr<Connections> connections_;
   Socket socket_;
+  std::string peer_;                                 // its address
   std::unique_ptr<asio::ssl::stream<Socket&>> tls_;  // null: plain
   SteadyTimer timer_;
   absl::Time deadline_ = absl::InfiniteFuture();
@@ -76,6 +79,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool input_ended_ = false;
   std::array<char, 8192> piece_;           // what a read fills
   std::string input_;                      // read and not yet parsed
+  int64_t step_bytes_ = 0;                 // of a body, since its deadline was set
   std::unique_ptr<RequestParser> parser_;  // from the first byte of a request to its last
   std::shared_ptr<Response> response_;     // in kResponding
 

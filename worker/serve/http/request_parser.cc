@@ -4,6 +4,7 @@
 
 #include <boost/beast/http/error.hpp>
 #include <boost/beast/http/parser.hpp>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -77,11 +78,13 @@ Refusal RefusalOf(const error_code& ec) {
 
 class RequestParser::Impl {
  public:
-  Impl(int64_t max_header_bytes, int64_t max_body_bytes, std::shared_ptr<BodyBudget> budget)
-      : max_header_(static_cast<size_t>(max_header_bytes)), budget_(std::move(budget)) {
-    parser_.header_limit(static_cast<std::uint32_t>(max_header_bytes));
-    parser_.body_limit(static_cast<std::uint64_t>(max_body_bytes));
-    parser_.get().body().charge = BodyCharge(budget_);
+  Impl(const HttpServer::Options& options, std::shared_ptr<BodyBudget> budget, std::string peer)
+      : options_(options),
+        max_header_(static_cast<size_t>(options.max_header_bytes)),
+        budget_(std::move(budget)),
+        peer_(std::move(peer)) {
+    parser_.header_limit(static_cast<std::uint32_t>(options.max_header_bytes));
+    parser_.body_limit(static_cast<std::uint64_t>(options.max_body_bytes));
   }
 
   size_t Put(absl::string_view bytes) {
@@ -177,22 +180,38 @@ class RequestParser::Impl {
     if (!target.ok()) return Refuse({400, "the path of the request has a malformed or missing percent-encoding"});
     request_.path = std::move(target->path);
     request_.query = std::move(target->query);
-    const auto length = parser_.content_length();
-    if (length.has_value() && !budget_->Has(static_cast<int64_t>(*length))) return Refuse(kNoRoom);
     state = State::kBody;
     parser_.eager(true);
+    const auto length = static_cast<int64_t>(parser_.content_length().value_or(0));
+    if (codings > 0 || length > 0) AdmitBody(length);
   }
 
+  // `length`: 0 if it is not known.
+  void AdmitBody(int64_t length) {
+    std::optional<std::string> owner = peer_;
+    if (options_.body_owner) owner = options_.body_owner(request_);
+    if (!owner.has_value()) {  // what follows on the connection is not understood, since it is not read
+      framing_.keep_alive = false;
+      state = State::kComplete;
+      return;
+    }
+    BodyCharge& charge = parser_.get().body().charge;
+    charge = BodyCharge(budget_, owner->empty() ? peer_ : *std::move(owner), length);
+    if (!charge.HasRoom()) Refuse(kNoRoom);
+  }
+
+  const HttpServer::Options& options_;
   const size_t max_header_;
   const std::shared_ptr<BodyBudget> budget_;
+  const std::string peer_;
   http::request_parser<ChargedBody> parser_;
   size_t skipped_ = 0, header_ = 0;  // bytes
   HttpRequest request_;
   Framing framing_;
 };
 
-RequestParser::RequestParser(int64_t max_header_bytes, int64_t max_body_bytes, std::shared_ptr<BodyBudget> budget)
-    : impl_(std::make_unique<Impl>(max_header_bytes, max_body_bytes, std::move(budget))) {}
+RequestParser::RequestParser(const HttpServer::Options& options, std::shared_ptr<BodyBudget> budget, std::string peer)
+    : impl_(std::make_unique<Impl>(options, std::move(budget), std::move(peer))) {}
 RequestParser::~RequestParser() = default;
 size_t RequestParser::Put(absl::string_view bytes) { return impl_->Put(bytes); }
 RequestParser::State RequestParser::state() const { return impl_->state; }

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "absl/strings/string_view.h"
 #include "worker/serve/http/body_budget.h"
@@ -24,8 +25,8 @@ class RequestParser {
     kComplete,
     kRefused,
   };
-  // The body is charged to `budget` as it arrives.
-  RequestParser(int64_t max_header_bytes, int64_t max_body_bytes, std::shared_ptr<BodyBudget> budget);
+  // The body is charged to `budget` as it arrives, for its owner, or `peer`. `options` outlives the parser.
+  RequestParser(const HttpServer::Options& options, std::shared_ptr<BodyBudget> budget, std::string peer);
   ~RequestParser();
 
   // Takes bytes of the request, and returns how many. The rest is to be given again together with the bytes that

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 
@@ -32,6 +33,7 @@ constexpr Reason kReasons[] = {
     {413, "Content Too Large"},
     {415, "Unsupported Media Type"},
     {417, "Expectation Failed"},
+    {421, "Misdirected Request"},
     {422, "Unprocessable Content"},
     {429, "Too Many Requests"},
     {431, "Request Header Fields Too Large"},
@@ -63,7 +65,8 @@ void AppendHeader(absl::string_view name, absl::string_view value, std::string* 
 
 std::string ErrorBody(int status, absl::string_view message) {
   const absl::string_view type = status < 500 ? "invalid_request_error" : "server_error";
-  return absl::StrCat(R"({"error":{"message":")", message, R"(","type":")", type, R"("}})");
+  const std::string escaped = absl::StrReplaceAll(message, {{"\\", "\\\\"}, {"\"", "\\\""}});
+  return absl::StrCat(R"({"error":{"message":")", escaped, R"(","type":")", type, R"("}})");
 }
 
 class Exchange : public HttpExchange {

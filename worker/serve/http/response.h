@@ -31,7 +31,7 @@ struct Framing {
 // The answer to a request that no handler sees.
 struct Refusal {
   int status = 0;
-  const char* message = "";     // ASCII without quotes
+  const char* message = "";     // ASCII
   int retry_after_seconds = 0;  // 0: nothing said
 };
 

@@ -196,15 +196,19 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const Options& opt
   if (options.threads < 1 || options.max_header_bytes < 1 || options.max_header_bytes > 65535) {
     return absl::InvalidArgumentError("an HTTP server needs a thread, and headers of at most 65535 bytes");
   }
+  if (!BodyBudget(options.max_bodies_bytes).Has("", options.max_body_bytes, options.max_body_bytes)) {
+    return absl::InvalidArgumentError("max_body_bytes is more than one client may take of max_bodies_bytes");
+  }
   if (options.certificate.empty() != options.key.empty()) {
     return absl::InvalidArgumentError("TLS needs a certificate and its key; only one is named");
   }
   KVLINK_ASSIGN_OR_RETURN(const transport::Address named, transport::ParseAddress(options.address));
   KVLINK_ASSIGN_OR_RETURN(const transport::SocketAddress resolved, transport::Resolve(named));
-  RaiseDescriptorLimit();
+  Options limited = options;  // what else the process does needs descriptors, too
+  limited.max_connections = std::min(options.max_connections, RaiseDescriptorLimit() / 4);
   std::unique_ptr<HttpServer> server;
   try {
-    server.reset(new HttpServer(std::make_shared<Impl>(options, std::move(handler))));
+    server.reset(new HttpServer(std::make_shared<Impl>(limited, std::move(handler))));
     KVLINK_RETURN_IF_ERROR(server->impl_->LoadCertificate());
     auto port = server->impl_->Listen(resolved);
     if (!port.ok()) return Annotate(port.status(), absl::StrCat("cannot listen on ", options.address));

@@ -1,7 +1,8 @@
 // An HTTP/1.1 server on two threads, for thousands of connections, most of them streaming.
 //
-// Whoever has not sent a whole request costs bounded bytes and bounded time: headers, bodies (each and all together),
-// connections and the time to the next byte have limits, and so have bytes that a client does not read.
+// Whoever has not sent a whole request costs bounded bytes and bounded time: headers, bodies (each, all together, and
+// those of one owner), connections and the time that a request takes to arrive have limits, and so have bytes that a
+// client does not read.
 // A connection that waits takes some 10 KiB, or 80 KiB with TLS.
 //
 // Thread-safety: all methods. Lifetime: the handler's surroundings outlive the server; an exchange may outlive it, and
@@ -12,6 +13,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -59,21 +61,28 @@ class HttpServer {
     std::string certificate;  // PEM files; empty: plain HTTP
     std::string key;
     int threads = 2;
-    int64_t max_connections = 10000;
+    int64_t max_connections = 10000;  // at most a quarter of the descriptors that the process may open
     int64_t max_header_bytes = 16 << 10;
-    int64_t max_body_bytes = int64_t{32} << 20;         // of one request
-    int64_t max_bodies_bytes = int64_t{256} << 20;      // of all requests that are being received or handled
+    int64_t max_body_bytes = int64_t{32} << 20;  // of one request
+    // Of all requests that are being received or handled. An owner of bodies has at most a quarter, and bodies of more
+    // than 64 KiB leave a quarter, also of that, to others.
+    int64_t max_bodies_bytes = int64_t{256} << 20;
     int64_t max_unread_bytes = int64_t{1} << 20;        // of a response, written but not taken by the client
     absl::Duration header_timeout = absl::Seconds(10);  // from the first byte of a request, or the connection, on
-    absl::Duration body_timeout = absl::Seconds(30);    // without a byte of the body
+    absl::Duration body_timeout = absl::Seconds(30);    // for each MiB of a body, and for the rest of it
     absl::Duration write_timeout = absl::Seconds(30);   // without the client taking a byte
     absl::Duration idle_timeout = absl::Seconds(75);    // between two requests of a connection
+    // Whose body a request brings, asked for before the body is received or counted, by the request without it; empty:
+    // the client's address. Nothing: the body is not wanted. The handler, which has to refuse the request, is then
+    // given it without its body at once, and the connection ends with the response. Called on a thread of the server;
+    // must not block. Absent: all bodies belong to their clients' addresses.
+    std::function<std::optional<std::string>(const HttpRequest& head)> body_owner;
   };
   // Called on a thread of the server once a request is complete; must not block.
   using Handler = std::function<void(std::shared_ptr<HttpExchange>)>;
 
-  // INVALID_ARGUMENT: a malformed address, or PEM files that do not fit each other. NOT_FOUND: there is no such file.
-  // UNAVAILABLE: the address cannot be listened on.
+  // INVALID_ARGUMENT: a malformed address, limits or PEM files that do not fit each other. NOT_FOUND: there is no such
+  // file. UNAVAILABLE: the address cannot be listened on.
   static absl::StatusOr<std::unique_ptr<HttpServer>> Start(const Options& options, Handler handler);
   // Closes all connections at once. Not called by a thread of the server.
   ~HttpServer();
