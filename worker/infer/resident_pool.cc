@@ -85,7 +85,7 @@ absl::StatusOr<ResidentPool::Admission> ResidentPool::Admit(absl::Span<const Wan
         "no room for ", bytes, " bytes of encodings in a budget of ", options_.budget_bytes, " for all requests", why,
         "; use fewer documents, or raise the budget (--device-memory, or --memory with --device cpu)"));
   };
-  if (bytes > options_.budget_bytes) return exhausted("");
+  if (bytes > options_.budget_bytes) return absl::InvalidArgumentError(exhausted("").message());
   ++stats_.waits;
   const auto turn = turns_.emplace(turns_.end());
   absl::Status status;

@@ -69,8 +69,8 @@ class ResidentPool {
   };
   // Returns one answer for each of `wanted`, which must be distinct, in order. Loading from the store has begun; calls
   // for the same identity share one load. Whatever the store cannot provide in time (absent, evicted, unavailable, of
-  // another shape) is a miss, never an error. RESOURCE_EXHAUSTED: a device has no room for all of them together, or
-  // none by the deadline; CANCELLED.
+  // another shape) is a miss, never an error. INVALID_ARGUMENT: all of them together exceed the whole budget.
+  // RESOURCE_EXHAUSTED: a device has no room for them, or none by the deadline; CANCELLED.
   absl::StatusOr<std::vector<Acquired>> Acquire(absl::Span<const Wanted> wanted, const Patience& patience);
   // Adds an encoding computed here and returns its resident, or the existing one if no store can invalidate that any
   // more. `reservation` is the one of the miss.

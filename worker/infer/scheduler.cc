@@ -56,7 +56,8 @@ class Scheduler::Impl {
  private:
   using Place = Entry::Place;
 
-  absl::Status CheckOpen() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Whether there is room for one more request of `owner`. `instead`: whose place it takes; nullptr: nobody's.
+  absl::Status CheckOpen(const std::string& owner, EntryPtr* instead) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckSize(const Conversation& conversation) const;
   void Wake() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -103,6 +104,7 @@ class Scheduler::Impl {
   std::vector<EntryPtr> submitted_ ABSL_GUARDED_BY(mutex_);    // new
   std::vector<EntryPtr> returned_ ABSL_GUARDED_BY(mutex_);     // by landing threads
   uint64_t last_number_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t displaced_ ABSL_GUARDED_BY(mutex_) = 0;  // of those that wait, whose place another one took
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Time drained_by_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
   Stats stats_ ABSL_GUARDED_BY(mutex_);
@@ -128,27 +130,47 @@ void Scheduler::Impl::Wake() {
   changed_.Signal();
 }
 
-absl::Status Scheduler::Impl::CheckOpen() const {
+absl::Status Scheduler::Impl::CheckOpen(const std::string& owner, EntryPtr* instead) const {
+  *instead = nullptr;
   if (draining_) return absl::UnavailableError("this server takes no more requests: it is shutting down");
-  if (stats_.waiting < options_.max_waiting) return absl::OkStatus();
+  if (stats_.waiting - displaced_ < options_.max_waiting) return absl::OkStatus();
+  struct Owner {
+    int64_t waiting = 0;
+    EntryPtr newest;
+  };
+  std::map<std::string, Owner> owners = {{owner, {}}};
+  for (const auto& [number, entry] : open_) {
+    if (!entry->waits || entry->displaced) continue;
+    ++owners[entry->owner].waiting;
+    owners[entry->owner].newest = entry;
+  }
+  const Owner& most = std::max_element(owners.begin(), owners.end(), [](const auto& a, const auto& b) {
+                        return a.second.waiting < b.second.waiting;
+                      })->second;
+  const int64_t share = options_.max_waiting / static_cast<int64_t>(owners.size());
+  if (owners[owner].waiting < std::min(share, most.waiting)) {
+    *instead = most.newest;
+    return absl::OkStatus();
+  }
   return absl::ResourceExhaustedError(absl::StrCat(stats_.waiting, " requests wait already; try again later"));
 }
 
 absl::Status Scheduler::Impl::CheckSize(const Conversation& conversation) const {
   const int64_t needed = conversation.prompt_left() + 1, there = generator_->options().private_tokens;
   if (needed <= there) return absl::OkStatus();
-  return absl::ResourceExhaustedError(absl::StrCat("the request computes ", needed,
-                                                   " tokens, and there is private KV for ", there,
-                                                   "; ask for less, or reserve more private tokens"));
+  return absl::InvalidArgumentError(absl::StrCat("the request computes ", needed,
+                                                 " tokens, and there is private KV for ", there,
+                                                 "; ask for less, or reserve more private tokens"));
 }
 
 absl::StatusOr<uint64_t> Scheduler::Impl::Submit(Job job, std::shared_ptr<Listener> listener) {
   const auto entry = std::make_shared<Entry>();
   entry->submitted = SteadyNow();
+  EntryPtr instead;
   const auto admit = [&]() -> absl::Status {
     {
       MutexLock lock(&mutex_);
-      KVLINK_RETURN_IF_ERROR(CheckOpen());
+      KVLINK_RETURN_IF_ERROR(CheckOpen(job.owner, &instead));
     }
     if (job.max_tokens < 1) return absl::InvalidArgumentError("an answer must have room for at least one token");
     KVLINK_ASSIGN_OR_RETURN(entry->conversation, generator_->Admit(job.request));
@@ -160,12 +182,17 @@ absl::StatusOr<uint64_t> Scheduler::Impl::Submit(Job job, std::shared_ptr<Listen
   entry->deadline = job.deadline;
   entry->listener = std::move(listener);
   MutexLock lock(&mutex_);
-  if (status.ok()) status = CheckOpen();
+  if (status.ok()) status = CheckOpen(entry->owner, &instead);
   if (!status.ok()) {
     ++stats_.refused;
     return status;
   }
+  if (instead != nullptr) {
+    instead->displaced = true;
+    ++displaced_;
+  }
   entry->number = ++last_number_;
+  entry->waits = true;
   open_[entry->number] = entry;
   submitted_.push_back(entry);
   ++stats_.submitted;
@@ -227,7 +254,7 @@ absl::Time Scheduler::Impl::NextDeadline() const {
 }
 
 void Scheduler::Impl::EndLate() {
-  std::vector<EntryPtr> cancelled, late;
+  std::vector<EntryPtr> cancelled, displaced, late;
   {
     MutexLock lock(&mutex_);
     const absl::Time now = SteadyNow();
@@ -235,6 +262,8 @@ void Scheduler::Impl::EndLate() {
       if (entry->place == Place::kNew) continue;
       if (entry->cancelled || now >= drained_by_) {
         cancelled.push_back(entry);
+      } else if (entry->displaced) {
+        displaced.push_back(entry);
       } else if (now >= entry->deadline) {
         late.push_back(entry);
       }
@@ -242,6 +271,10 @@ void Scheduler::Impl::EndLate() {
   }
   for (const EntryPtr& entry : cancelled) {
     Finish(entry, absl::CancelledError("the request was cancelled"), End::kError);
+  }
+  for (const EntryPtr& entry : displaced) {
+    Finish(entry, absl::ResourceExhaustedError("too many requests wait, most of them of this owner; try again later"),
+           End::kError);
   }
   for (const EntryPtr& entry : late) Finish(entry, absl::DeadlineExceededError("the request timed out"), End::kError);
 }
@@ -331,6 +364,8 @@ bool Scheduler::Impl::Join() {
       MutexLock lock(&mutex_);
       --stats_.waiting;
       ++stats_.running;
+      entry->waits = false;
+      displaced_ -= std::exchange(entry->displaced, false) ? 1 : 0;  // too late: it runs
     }
     joined = true;
     if (entry->conversation->prompt_left() == 0) Give(entry);
@@ -435,6 +470,8 @@ void Scheduler::Impl::Finish(const EntryPtr& entry, const absl::Status& status, 
   {
     MutexLock lock(&mutex_);
     --(place == Place::kRunning ? stats_.running : stats_.waiting);
+    entry->waits = false;
+    displaced_ -= std::exchange(entry->displaced, false) ? 1 : 0;
     ++(status.ok() ? stats_.ended : absl::IsCancelled(status) ? stats_.cancelled : stats_.failed);
   }
   held->listener->OnEnd(status, end, stats);

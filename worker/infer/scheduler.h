@@ -31,7 +31,7 @@ class Scheduler {
  public:
   struct Options {
     int64_t max_running = 64;   // requests that share passes at a time
-    int64_t max_waiting = 256;  // requests that wait for that or for their documents
+    int64_t max_waiting = 256;  // requests that wait for that or for their documents, shared out among their owners
     int64_t pass_tokens = 256;  // rows of a pass, unless more answers are under way
     int landing_threads = 4;    // load or encode documents
   };
@@ -68,9 +68,10 @@ class Scheduler {
   Scheduler(const Scheduler&) = delete;
   Scheduler& operator=(const Scheduler&) = delete;
 
-  // Returns the request's number. On error the listener is never called. RESOURCE_EXHAUSTED: too many wait, or the
-  // request alone needs more private KV than there is. INVALID_ARGUMENT, FAILED_PRECONDITION: as Generator::Admit.
-  // UNAVAILABLE: Drain was called.
+  // Returns the request's number. On error the listener is never called. RESOURCE_EXHAUSTED: too many wait, and the
+  // owner has its share of them; if it has less, the newest of the owner with the most ends with RESOURCE_EXHAUSTED
+  // instead. INVALID_ARGUMENT: the request alone needs more private KV than there is, or, like FAILED_PRECONDITION, as
+  // Generator::Admit. UNAVAILABLE: Drain was called.
   absl::StatusOr<uint64_t> Submit(Job job, std::shared_ptr<Listener> listener);
   // Ends a request with CANCELLED between two passes, wherever it is; nothing if it has ended.
   void Cancel(uint64_t number);

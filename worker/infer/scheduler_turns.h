@@ -27,6 +27,10 @@ struct SchedulerEntry {
   absl::Time submitted, deadline;
   std::atomic<bool> cancelled{false};
 
+  // Under the scheduler's lock.
+  bool waits = false;      // for its first turn, so that another owner's request may take its place
+  bool displaced = false;  // one has
+
   // Of the thread that lands it, while it is at kLanding; otherwise of the scheduler's.
   std::unique_ptr<Conversation> conversation;
   bool alone = false;                     // it computes its prompt there

@@ -182,7 +182,7 @@ TEST_P(DeviceTest, WhatDoesNotFitFailsAlone) {
   FillStore();
   const auto generator = MakeGenerator(store_.get(), WithRoomFor({0, 2}));
   const auto never = generator->Start(Ask({0, 1, 2}));
-  EXPECT_EQ(never.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(never.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(never.status().message(), HasSubstr(absl::StrCat(BytesOf({0, 1, 2}), " bytes of encodings")));
   const auto holder = Start(*generator, Ask({0, 2}));
   const auto undisturbed = Start(*generator, Ask({0, 2}));

@@ -1,4 +1,5 @@
 // Whatever ends a request, in whatever phase, ends it alone and once.
+#include <map>
 #include <thread>
 
 #include "gmock/gmock.h"
@@ -129,7 +130,7 @@ TEST_P(SchedulerEndsTest, RefusesWhatCannotBeAnswered) {
   EXPECT_EQ(refused(long_answer).code(), absl::StatusCode::kInvalidArgument);
   Request large = Short(random, {0});
   large.linker = link::Linker::kFull;
-  EXPECT_EQ(refused(large).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(refused(large).code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(refused(large).message(), HasSubstr("private KV"));
 
   std::vector<Submitted> accepted = {Submit(scheduler, Short(random), 2, [&](size_t) {
@@ -142,6 +143,42 @@ TEST_P(SchedulerEndsTest, RefusesWhatCannotBeAnswered) {
   EXPECT_EQ(scheduler.stats().refused, 6);
   gate.Open();
   for (const Submitted& one : accepted) EXPECT_TRUE(one.recorder->Await().status.ok());
+}
+
+TEST_P(SchedulerEndsTest, AnOwnerThatFillsTheQueueMakesRoomForOthers) {
+  const auto generator = MakeGenerator(nullptr, Options());
+  std::mt19937_64 random(TestSeed());
+  Gate gate;
+  Scheduler scheduler(generator.get(), {.max_running = 1, .max_waiting = 4});
+  const absl::Cleanup open = [&] { gate.Open(); };
+  const Submitted running = Submit(scheduler, Short(random), 2, [&](size_t) {
+    gate.Wait();
+    return true;
+  });
+  gate.AwaitReached();
+  std::map<std::string, std::vector<std::shared_ptr<Recorder>>> recorders;
+  const auto submit = [&](const std::string& owner) {
+    Scheduler::Job job = JobOf(Short(random), 1);
+    job.owner = owner;
+    const auto recorder = std::make_shared<Recorder>();
+    const absl::Status status = scheduler.Submit(std::move(job), recorder).status();
+    if (status.ok()) recorders[owner].push_back(recorder);
+    return status.code();
+  };
+  for (int i = 0; i < 4; ++i) EXPECT_EQ(submit("a"), absl::StatusCode::kOk);
+  EXPECT_EQ(submit("a"), absl::StatusCode::kResourceExhausted);
+  for (int i = 0; i < 2; ++i) EXPECT_EQ(submit("b"), absl::StatusCode::kOk);
+  EXPECT_EQ(submit("b"), absl::StatusCode::kResourceExhausted);  // it has its half
+  EXPECT_EQ(submit("a"), absl::StatusCode::kResourceExhausted);
+  gate.Open();
+  const auto code = [&](const std::string& owner, size_t index) {
+    return recorders[owner][index]->Await().status.code();
+  };
+  for (size_t i = 0; i < 2; ++i) EXPECT_EQ(code("b", i), absl::StatusCode::kOk);
+  for (size_t i = 0; i < 4; ++i) {  // the newest gave way
+    EXPECT_EQ(code("a", i), i < 2 ? absl::StatusCode::kOk : absl::StatusCode::kResourceExhausted) << i;
+  }
+  EXPECT_TRUE(running.recorder->Await().status.ok());
 }
 
 TEST_P(SchedulerEndsTest, AListenerEndsItsAnswer) {
