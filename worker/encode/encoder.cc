@@ -38,8 +38,9 @@ class EncoderImpl final : public Encoder {
                            options_.tenant_secret);
   }
 
-  absl::StatusOr<std::vector<Encoded>> Encode(absl::Span<const absl::Span<const int32_t>> documents) override {
-    KVLINK_RETURN_IF_ERROR(Check(documents));
+  absl::StatusOr<std::vector<Encoded>> Encode(absl::Span<const absl::Span<const int32_t>> documents,
+                                              const Check& check) override {
+    KVLINK_RETURN_IF_ERROR(CheckTokens(documents));
     std::vector<std::vector<int32_t>> inside;
     const std::vector<absl::Span<const int32_t>> rows = Wrap(documents, &inside);
     int64_t longest = 0;
@@ -49,7 +50,7 @@ class EncoderImpl final : public Encoder {
     std::vector<std::unique_ptr<model::KvSequence>> sequences(documents.size());
     for (Piece next; next.document < rows.size();) {
       const std::vector<Piece> pass = NextPass(rows, next);
-      KVLINK_RETURN_IF_ERROR(Forward(rows, pass, sequences));
+      KVLINK_RETURN_IF_ERROR(Forward(rows, pass, check, sequences));
       for (const Piece& piece : pass) {
         if (piece.end < static_cast<int64_t>(rows[piece.document].size())) continue;
         KVLINK_ASSIGN_OR_RETURN(encoded[piece.document], Pack(documents[piece.document], *sequences[piece.document]));
@@ -122,7 +123,7 @@ class EncoderImpl final : public Encoder {
     return absl::OkStatus();
   }
 
-  absl::Status Check(absl::Span<const absl::Span<const int32_t>> documents) const {
+  absl::Status CheckTokens(absl::Span<const absl::Span<const int32_t>> documents) const {
     const int64_t context = model_->config().context;
     const int64_t vocab = model_->config().vocab;
     const int64_t around = options_.wrapper.tokens();
@@ -162,7 +163,7 @@ class EncoderImpl final : public Encoder {
   }
 
   absl::Status Forward(absl::Span<const absl::Span<const int32_t>> documents, absl::Span<const Piece> pass,
-                       std::vector<std::unique_ptr<model::KvSequence>>& sequences) {
+                       const Check& check, std::vector<std::unique_ptr<model::KvSequence>>& sequences) {
     model::BatchArrays arrays;
     for (const Piece& piece : pass) {
       const auto rows = documents[piece.document].subspan(piece.begin, piece.end - piece.begin);
@@ -179,6 +180,7 @@ class EncoderImpl final : public Encoder {
       batch.extra_embeddings = kernels::Tensor::Dense(wrapper_rows_.data(), kernels::Dtype::kF32,
                                                       model_->backend()->device(), {around, model_->config().hidden});
     }
+    if (check) batch.before_layer = [&](int64_t) { return check(); };
     return model_->Forward(*context_, batch).status();
   }
 

@@ -5,10 +5,12 @@
 #define KVLINK_WORKER_ENCODE_ENCODER_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "proto/digest.h"
@@ -53,7 +55,13 @@ class Encoder {
   // documents. On the host the bits do not depend on the other documents of the call; a device may sum in another
   // order. INVALID_ARGUMENT: a document that is empty, has a token outside the vocabulary, or is longer than the
   // context allows, by index. RESOURCE_EXHAUSTED: no memory.
-  virtual absl::StatusOr<std::vector<Encoded>> Encode(absl::Span<const absl::Span<const int32_t>> documents) = 0;
+  // `check` (may be empty) is asked before every layer of a pass: its error ends the call.
+  using Check = std::function<absl::Status()>;
+  virtual absl::StatusOr<std::vector<Encoded>> Encode(absl::Span<const absl::Span<const int32_t>> documents,
+                                                      const Check& check) = 0;
+  absl::StatusOr<std::vector<Encoded>> Encode(absl::Span<const absl::Span<const int32_t>> documents) {
+    return Encode(documents, nullptr);
+  }
 };
 
 }  // namespace kvlink::encode

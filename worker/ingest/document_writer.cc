@@ -12,6 +12,9 @@
 namespace kvlink::ingest {
 namespace {
 
+// How often a call that waits for its turn asks whether it is cancelled.
+constexpr absl::Duration kAskEvery = absl::Milliseconds(50);
+
 absl::Status Check(const DocumentWriter::Limits& limits) {
   if (limits.cancelled && limits.cancelled()) return absl::CancelledError("the document was given up");
   if (SteadyNow() < limits.deadline) return absl::OkStatus();
@@ -45,6 +48,7 @@ absl::StatusOr<DocumentWriter::Written> DocumentWriter::Write(const std::string&
     for (const CatalogPart& part : there->parts) written.tokens += static_cast<int64_t>(part.tokens.size());
     if (written.unchanged) return written;
   }
+  KVLINK_RETURN_IF_ERROR(Check(limits));
   KVLINK_ASSIGN_OR_RETURN(const Document document,
                           Prepare(*input_.tokenizer, *input_.profile, input_.limits, *input_.encoder, read));
   KVLINK_ASSIGN_OR_RETURN(written.encoded, StoreParts(document, limits));
@@ -75,19 +79,44 @@ absl::StatusOr<int64_t> DocumentWriter::StoreParts(const Document& document, con
     if (!found[i].present) missing.push_back(document.parts[i].tokens);
   }
   for (size_t next = 0; next < missing.size();) {
-    KVLINK_RETURN_IF_ERROR(Check(limits));
     // As many as one pass takes.
     std::vector<absl::Span<const int32_t>> group;
     for (int64_t tokens = 0; next < missing.size() && (group.empty() || tokens < options.batch_tokens); ++next) {
       group.push_back(missing[next]);
       tokens += static_cast<int64_t>(missing[next].size()) + options.wrapper.tokens();
     }
-    KVLINK_ASSIGN_OR_RETURN(const std::vector<encode::Encoded> encoded, input_.encoder->Encode(group));
+    KVLINK_ASSIGN_OR_RETURN(const std::vector<encode::Encoded> encoded, Encode(group, limits));
     for (const encode::Encoded& one : encoded) {
+      KVLINK_RETURN_IF_ERROR(Check(limits));
       KVLINK_RETURN_IF_ERROR(input_.store->Put(input_.ns, one.manifest, one.slabs, limits.deadline).status());
     }
   }
   return static_cast<int64_t>(missing.size());
+}
+
+absl::StatusOr<std::vector<encode::Encoded>> DocumentWriter::Encode(absl::Span<const absl::Span<const int32_t>> group,
+                                                                    const Limits& limits) {
+  ReleasableMutexLock lock(&mutex_);
+  const auto turn = turns_.emplace(turns_.end());
+  absl::Status status = Check(limits);
+  while (status.ok() && turn != turns_.begin()) {
+    changed_.WaitUntil(&mutex_, SteadyNow() + kAskEvery);
+    lock.Release();  // the caller's code must not run under the lock
+    status = Check(limits);
+    lock.Reacquire();
+  }
+  std::vector<encode::Encoded> encoded;
+  if (status.ok()) {
+    lock.Release();
+    auto made = input_.encoder->Encode(group, [&limits] { return Check(limits); });
+    status = made.status();
+    if (made.ok()) encoded = *std::move(made);
+    lock.Reacquire();
+  }
+  turns_.erase(turn);
+  changed_.SignalAll();
+  KVLINK_RETURN_IF_ERROR(status);
+  return encoded;
 }
 
 }  // namespace kvlink::ingest

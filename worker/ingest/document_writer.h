@@ -1,17 +1,22 @@
-// Writes documents one at a time, when they come, with the same result as an ingest of them: the same parts, the same
+// Writes documents when they come, with the same result as an ingest of them: the same parts, the same
 // encodings, the same catalog entry. What is there already is not computed again.
 //
-// Thread-safety: one thread at a time. Lifetime: what the input points to outlives the object.
+// Thread-safety: all methods; documents written at the same time take turns, pass by pass. Lifetime: what the input
+// points to outlives the object.
 #ifndef KVLINK_WORKER_INGEST_DOCUMENT_WRITER_H_
 #define KVLINK_WORKER_INGEST_DOCUMENT_WRITER_H_
 
 #include <cstdint>
 #include <functional>
+#include <list>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "base/mutex.h"
 #include "store/store.h"
 #include "worker/encode/encoder.h"
 #include "worker/ingest/chunk.h"
@@ -39,7 +44,7 @@ class DocumentWriter {
 
   struct Limits {
     absl::Time deadline = absl::InfiniteFuture();  // SteadyNow() time
-    std::function<bool()> cancelled;               // asked before every pass; may be empty
+    std::function<bool()> cancelled;               // asked before every layer of a pass; may be empty
   };
   struct Written {
     bool created = false;    // there was no such document
@@ -60,9 +65,15 @@ class DocumentWriter {
   absl::StatusOr<bool> HasEncodings(const CatalogEntry& entry);
   // Encodes and stores the parts that the store lacks; returns how many.
   absl::StatusOr<int64_t> StoreParts(const Document& document, const Limits& limits);
+  // When it is the call's turn.
+  absl::StatusOr<std::vector<encode::Encoded>> Encode(absl::Span<const absl::Span<const int32_t>> group,
+                                                      const Limits& limits);
 
   const WriterInput input_;
   const ContentDigester digester_;
+  Mutex mutex_;
+  CondVar changed_;
+  std::list<int> turns_ ABSL_GUARDED_BY(mutex_);  // of calls that encode or wait for it; the first has the encoder
 };
 
 }  // namespace kvlink::ingest

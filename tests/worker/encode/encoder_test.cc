@@ -289,6 +289,25 @@ TEST_P(EncoderTest, RefusesWhatCannotBeEncodedByIndex) {
   EXPECT_FALSE(Encoder::Create(setup.model.get(), setup.fingerprint, absurd).ok());
 }
 
+TEST_P(EncoderTest, EndsBeforeALayerWhenItIsTold) {
+  testing::TinyModelOptions options;
+  options.layers = 4;
+  const TinyModel setup(GetParam(), options);
+  const auto encoder = setup.MakeEncoder(Codec::kRawBf16, 64);
+  const Tokens document(40, 5), other(50, 6);
+  const std::vector<absl::Span<const int32_t>> documents = {document, other};
+  int asked = 0;
+  const auto at_the_second = [&] { return ++asked == 2 ? absl::CancelledError("enough") : absl::OkStatus(); };
+  EXPECT_EQ(encoder->Encode(documents, at_the_second).status().code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(asked, 2);
+  // Nothing of that is left behind, and who is never told encodes the same.
+  asked = 2;
+  const auto encoded = encoder->Encode(documents, at_the_second);
+  ASSERT_TRUE(encoded.ok()) << encoded.status();
+  EXPECT_GE(asked, 2 + 2 * 3);
+  EXPECT_EQ((*encoded)[1].manifest.unit_checksums, (*encoder->Encode(documents))[1].manifest.unit_checksums);
+}
+
 INSTANTIATE_TEST_SUITE_P(Backends, EncoderTest, ::testing::ValuesIn(testing::AllBackends()),
                          [](const auto& info) { return info.param.name; });
 

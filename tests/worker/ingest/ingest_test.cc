@@ -66,8 +66,9 @@ class CountedEncoder final : public encode::Encoder {
   explicit CountedEncoder(std::unique_ptr<encode::Encoder> encoder) : encoder_(std::move(encoder)) {}
   const encode::EncoderOptions& options() const override { return encoder_->options(); }
   Identity IdentityOf(absl::Span<const int32_t> tokens) const override { return encoder_->IdentityOf(tokens); }
-  absl::StatusOr<std::vector<encode::Encoded>> Encode(absl::Span<const absl::Span<const int32_t>> documents) override {
-    auto encoded = encoder_->Encode(documents);
+  absl::StatusOr<std::vector<encode::Encoded>> Encode(absl::Span<const absl::Span<const int32_t>> documents,
+                                                       const Check& check) override {
+    auto encoded = encoder_->Encode(documents, check);
     int64_t tokens = 0;
     if (encoded.ok()) {
       for (const encode::Encoded& one : *encoded) tokens += one.manifest.tokens;
