@@ -157,7 +157,7 @@ absl::StatusOr<serve::Caller> CallerOf(const Access& access, absl::string_view k
 }
 
 void LogRequest(Log& log, const serve::Record& record) {
-  const bool failed = record.status >= 500;
+  const bool failed = record.status >= 500 || (record.status < 400 && !record.error.ok());  // the latter in its stream
   log.Write(failed ? Log::Level::kWarning : Log::Level::kInfo, failed ? "request_failed" : "request",
             {{"route", std::string(record.route)},
              {"status", int64_t{record.status}},
@@ -247,6 +247,8 @@ absl::Status OpenService(const Flags& flags, Serving* serving) {
 absl::Status StartServer(const Flags& flags, Serving* serving) {
   serving->log = std::make_unique<Log>(nullptr);
   serve::Router::Options options;
+  KVLINK_ASSIGN_OR_RETURN(const transport::Address address, transport::ParseAddress(flags.listen));
+  options.host = address.host;
   if (!flags.access_file.empty()) {
     KVLINK_ASSIGN_OR_RETURN(AccessList list, AccessList::Load(flags.access_file));
     serving->access = std::make_unique<Access>(std::move(list));
@@ -286,7 +288,9 @@ void Drain(const Flags& flags, Serving* serving) {
   const absl::Time until = SteadyNow() + absl::Seconds(flags.drain_seconds);
   serving->router->BeginDrain();
   serving->server->Drain(until);
-  serving->scheduler->Drain(SteadyNow());  // cancels what is left, which says so to its clients
+  // Both cancel what is left, which says so to its clients.
+  serving->scheduler->Drain(SteadyNow());
+  serving->router->EndDrain();
   constexpr absl::Duration kGoodbye = absl::Seconds(1);
   serving->server->Drain(SteadyNow() + kGoodbye);
   serving->router->Watch(nullptr);

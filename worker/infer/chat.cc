@@ -32,7 +32,8 @@ RequestStats Chat::TurnSince(const RequestStats& before, const Answer& answer, i
   turn.documents_disk -= before.documents_disk;
   turn.documents_direct -= before.documents_direct;
   turn.documents_encoded -= before.documents_encoded;
-  turn.encoded_tokens -= before.encoded_tokens;
+  turn.read_tokens -= before.read_tokens;
+  turn.stored_tokens -= before.stored_tokens;
   turn.bytes_host -= before.bytes_host;
   turn.bytes_dram -= before.bytes_dram;
   turn.bytes_segments -= before.bytes_segments;

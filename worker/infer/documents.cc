@@ -30,9 +30,6 @@ void Conversation::Drop(Read& read) {
   read.resident = nullptr;
   // Only where the document is finally read counts.
   --(stats_.*read.counted);
-  if (read.counted == &RequestStats::documents_encoded) {
-    stats_.encoded_tokens -= generator_->EncodedTokens(documents_[read.document], packet_);
-  }
 }
 
 absl::Status Generator::ReadDocuments(Conversation& conversation, const Identities& computed, bool holds,
@@ -49,23 +46,24 @@ absl::Status Generator::ReadDocuments(Conversation& conversation, const Identiti
   if (wanted.empty()) return absl::OkStatus();
   KVLINK_ASSIGN_OR_RETURN(std::vector<ResidentPool::Acquired> acquired,
                           pool_.Acquire(wanted, {call.deadline, call.cancelled, holds}));
-  std::vector<bool> missed;
-  for (const ResidentPool::Acquired& one : acquired) missed.push_back(one.resident == nullptr);
-  KVLINK_RETURN_IF_ERROR(EncodeMissing(conversation, documents, absl::MakeSpan(acquired), call));
+  KVLINK_ASSIGN_OR_RETURN(std::vector<Missed> missed,
+                          EncodeMissing(conversation, documents, absl::MakeSpan(acquired), call));
   RequestStats& stats = conversation.stats_;
   for (Conversation::Read& read : conversation.reads_) {
     if (read.resident != nullptr) continue;
     const size_t i = index.at(read.identity);
     read.resident = acquired[i].resident;
+    // A document that is read repeatedly is loaded or encoded once.
     const bool loaded = std::exchange(acquired[i].loaded, false);
+    const Missed miss = std::exchange(missed[i], Missed::kNot);
+    read.stored = miss == Missed::kStored;
     const bool host = read.resident->from_host(), dram = read.resident->source() == store::Tier::kDram;
-    read.counted = missed[i] ? &RequestStats::documents_encoded
-                   : !loaded ? &RequestStats::documents_resident
-                   : host    ? &RequestStats::documents_host
-                   : dram    ? &RequestStats::documents_dram
-                             : &RequestStats::documents_disk;
+    read.counted = miss != Missed::kNot ? &RequestStats::documents_encoded
+                   : !loaded            ? &RequestStats::documents_resident
+                   : host               ? &RequestStats::documents_host
+                   : dram               ? &RequestStats::documents_dram
+                                        : &RequestStats::documents_disk;
     ++(stats.*read.counted);
-    if (missed[i]) stats.encoded_tokens += wanted[i].tokens;
     if (!loaded) continue;
     stats.documents_direct += read.resident->received_on_device() ? 1 : 0;
     (host ? stats.bytes_host : dram ? stats.bytes_dram : stats.bytes_segments) += read.resident->stored_bytes();
@@ -73,12 +71,13 @@ absl::Status Generator::ReadDocuments(Conversation& conversation, const Identiti
   return absl::OkStatus();
 }
 
-absl::Status Generator::EncodeMissing(const Conversation& conversation,
-                                      absl::Span<const absl::Span<const int32_t>> documents,
-                                      absl::Span<ResidentPool::Acquired> acquired, const Call& call) {
+absl::StatusOr<std::vector<Generator::Missed>> Generator::EncodeMissing(
+    const Conversation& conversation, absl::Span<const absl::Span<const int32_t>> documents,
+    absl::Span<ResidentPool::Acquired> acquired, const Call& call) {
   const bool packet = conversation.packet_;
+  std::vector<Missed> missed(acquired.size(), Missed::kNot);
   const auto is_missing = [](const ResidentPool::Acquired& one) { return one.resident == nullptr; };
-  if (std::none_of(acquired.begin(), acquired.end(), is_missing)) return absl::OkStatus();
+  if (std::none_of(acquired.begin(), acquired.end(), is_missing)) return missed;
   MutexLock lock(&encoder_mutex_);
   std::unique_ptr<encode::Encoder>& encoder = encoders_[packet ? 1 : 0];
   if (encoder == nullptr) {
@@ -100,7 +99,7 @@ absl::Status Generator::EncodeMissing(const Conversation& conversation,
       missing.push_back(i);
     }
   }
-  // In groups, so that the call's limits are checked in between.
+  // In groups, so that what is encoded when a limit ends the call stays.
   for (size_t begin = 0; begin < missing.size();) {
     KVLINK_RETURN_IF_ERROR(call.Check());
     std::vector<absl::Span<const int32_t>> group;
@@ -108,19 +107,21 @@ absl::Status Generator::EncodeMissing(const Conversation& conversation,
       group.push_back(documents[missing[begin + group.size()]]);
       tokens += static_cast<int64_t>(group.back().size()) + (packet ? options_.wrapper.tokens() : 0);
     }
-    absl::StatusOr<std::vector<encode::Encoded>> encoded = encoder->Encode(group);
+    absl::StatusOr<std::vector<encode::Encoded>> encoded = encoder->Encode(group, [&call] { return call.Check(); });
     if (absl::IsResourceExhausted(encoded.status())) encoders_ = {};  // they themselves may hold the memory
     KVLINK_RETURN_IF_ERROR(encoded.status());
     for (encode::Encoded& one : *encoded) {
       const auto shared = std::make_shared<const encode::Encoded>(std::move(one));
-      ResidentPool::Acquired& answer = acquired[missing[begin++]];
+      const size_t i = missing[begin++];
+      ResidentPool::Acquired& answer = acquired[i];
       answer.resident = pool_.Insert(shared, std::move(answer.reservation));
-      if (write_back_ != nullptr && conversation.write_back_) write_back_->Offer(shared);
+      const bool stored = write_back_ != nullptr && conversation.write_back_ && write_back_->Offer(shared);
+      missed[i] = stored ? Missed::kStored : Missed::kEncoded;
     }
   }
   MutexLock stats_lock(&mutex_);
   stats_.encoded += static_cast<int64_t>(missing.size());
-  return absl::OkStatus();
+  return missed;
 }
 
 absl::Status Generator::WaitLayer(const Residents& residents, int64_t layer, const Call& call,

@@ -10,8 +10,8 @@
 // Thread-safety: a Generator by many threads at once, each with its own conversations; a Conversation by one thread at
 // a time. Lifetime: model, store and generator outlive every conversation; model and store outlive the generator.
 // Errors of all calls: CANCELLED and DEADLINE_EXCEEDED by the caller's limits, after which a conversation is as it was
-// before the call; RESOURCE_EXHAUSTED when the private KV or a device is full: a request waits for room for its
-// encodings, and only that request fails if it gets none in time.
+// before the call; INVALID_ARGUMENT when the encodings exceed the whole budget; RESOURCE_EXHAUSTED when the private KV
+// or a device is full: a request waits for room for its encodings, and only that request fails if it gets none in time.
 #ifndef KVLINK_WORKER_INFER_GENERATOR_H_
 #define KVLINK_WORKER_INFER_GENERATOR_H_
 
@@ -106,8 +106,11 @@ struct RequestStats {
   int64_t documents_disk = 0;
   int64_t documents_direct = 0;   // of these two, received in device memory
   int64_t documents_encoded = 0;  // missing, damaged or late
-  int64_t encoded_tokens = 0;     // in the encodings of these
-  int64_t bytes_host = 0;         // of encodings, by where they were read from
+  // Of the prompt's tokens: read from encodings that were there, and from those that this request made and handed to
+  // the store. Tokens of documents that were computed again are in neither.
+  int64_t read_tokens = 0;
+  int64_t stored_tokens = 0;
+  int64_t bytes_host = 0;  // of encodings, by where they were read from
   int64_t bytes_dram = 0;
   int64_t bytes_segments = 0;
 };
@@ -159,6 +162,7 @@ class Conversation {
     bool visible = true;                       // some token is not hidden
     Identity identity;                         // as named by the request
     int64_t RequestStats::*counted = nullptr;  // the statistic that counts this document
+    bool stored = false;                       // it was encoded here and handed to the store
   };
   Conversation(Generator* generator, model::KvPages* pages, const Request& request);
   bool observes() const { return prompt_ != nullptr && prompt_->plan.observe != link::Observe::kNothing; }
@@ -293,9 +297,12 @@ class Generator {
   int64_t EncodedTokens(const RequestDocument& document, bool packet) const {
     return static_cast<int64_t>(document.tokens.size()) + (packet ? options_.wrapper.tokens() : 0);
   }
+  // What became of a miss: another request had encoded it by then, or this one did.
+  enum class Missed : uint8_t { kNot, kEncoded, kStored };
   // Encodes the documents of the misses, for a conversation.
-  absl::Status EncodeMissing(const Conversation& conversation, absl::Span<const absl::Span<const int32_t>> documents,
-                             absl::Span<ResidentPool::Acquired> acquired, const Call& call);
+  absl::StatusOr<std::vector<Missed>> EncodeMissing(const Conversation& conversation,
+                                                    absl::Span<const absl::Span<const int32_t>> documents,
+                                                    absl::Span<ResidentPool::Acquired> acquired, const Call& call);
   // Waits for a layer of encodings. An error that computing the encoding here would mend adds it to `useless`.
   absl::Status WaitLayer(const Residents& residents, int64_t layer, const Call& call, Residents* useless) const;
   // Removes encodings that turned out to be unusable, which ended in `status`, from all reads of the conversations, and
@@ -306,6 +313,8 @@ class Generator {
   // Computes the prompt of a new conversation.
   absl::StatusOr<std::unique_ptr<Conversation>> Compute(std::unique_ptr<Conversation> conversation,
                                                         const Limits& limits);
+  // Counts the tokens of a computed prompt by where its documents' encodings came from.
+  void CountTokens(Conversation& conversation) const;
   // Makes the conversation read what the next stage reads, and forget the fresh tokens that it does not keep.
   void EnterStage(Conversation& conversation);
   // Counts `tokens` of the prompt as computed; at the end of a stage enters the next one or ends the prompt.

@@ -12,10 +12,10 @@
 namespace kvlink::infer {
 namespace {
 
-bool HidesAll(absl::Span<const uint64_t> hidden, int64_t tokens) {
+int64_t CountHidden(absl::Span<const uint64_t> hidden) {
   int64_t count = 0;
   for (uint64_t word : hidden) count += __builtin_popcountll(word);
-  return count == tokens;
+  return count;
 }
 
 // `around`: tokens of the wrapper.
@@ -144,7 +144,7 @@ void Generator::EnterStage(Conversation& conversation) {
     }
     read.offset = placed.offset;
     read.hidden = placed.hidden;
-    read.visible = !HidesAll(placed.hidden, EncodedTokens(document, plan.packet));
+    read.visible = CountHidden(placed.hidden) < EncodedTokens(document, plan.packet);
     conversation.reads_.push_back(std::move(read));
   }
   conversation.sequence_.Truncate(plan.kept);
@@ -155,6 +155,19 @@ void Generator::EnterStage(Conversation& conversation) {
     prompt.observed.emplace_back(EncodedTokens(document, plan.packet));
   }
   if (conversation.prompt_left() == 0) Advance(conversation, 0);
+}
+
+void Generator::CountTokens(Conversation& conversation) const {
+  RequestStats& stats = conversation.stats_;
+  for (const Conversation::Read& read : conversation.reads_) {
+    const RequestDocument& document = conversation.documents_[read.document];
+    const int64_t tokens = EncodedTokens(document, conversation.packet_) - CountHidden(read.hidden);
+    if (read.counted != &RequestStats::documents_encoded) {
+      stats.read_tokens += tokens;
+    } else if (read.stored) {
+      stats.stored_tokens += tokens;
+    }
+  }
 }
 
 void Generator::Advance(Conversation& conversation, int64_t tokens) {
@@ -176,6 +189,7 @@ void Generator::Advance(Conversation& conversation, int64_t tokens) {
   conversation.prompt_ = nullptr;
   if (stats.time_to_first_token > absl::ZeroDuration()) return;  // a prompt that was begun again
   stats.time_to_first_token = SteadyNow() - conversation.began_;
+  CountTokens(conversation);
   MutexLock lock(&mutex_);
   ++stats_.requests;
 }

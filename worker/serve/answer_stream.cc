@@ -25,7 +25,7 @@ bool AnswerStream::OnToken(int32_t token) {
     metrics_->FirstToken(first_token_);
     if (stream_) {
       Usage known;
-      known.prompt_tokens = size_.tokens;
+      known.prompt_tokens = prompt_tokens_;
       call_->Begin(200, kEvents, EventHeaders());
       call_->Write(writer_->Begin(known));
     }
@@ -53,7 +53,7 @@ absl::Status AnswerStream::Told(const absl::Status& status) const {
 
 void AnswerStream::OnEnd(const absl::Status& status, infer::Scheduler::End end, const infer::RequestStats& stats) {
   const bool begun = stream_ && tokens_ > 0;
-  Usage usage = UsageOf(stats, size_, tokens_);
+  Usage usage = UsageOf(stats, tokens_);
   usage.first_token_ms = absl::ToDoubleMilliseconds(first_token_);
   call_->record().usage = usage;
   if (!status.ok()) {

@@ -26,12 +26,12 @@ namespace kvlink::serve {
 class AnswerStream : public infer::Scheduler::Listener {
  public:
   AnswerStream(std::shared_ptr<Call> call, std::unique_ptr<AnswerWriter> writer, AnswerText text, bool stream,
-               const PromptSize& size, Metrics* metrics)
+               int64_t prompt_tokens, Metrics* metrics)
       : call_(std::move(call)),
         writer_(std::move(writer)),
         text_(std::move(text)),
         stream_(stream),
-        size_(size),
+        prompt_tokens_(prompt_tokens),
         metrics_(metrics) {}
 
   bool OnToken(int32_t token) override;
@@ -46,7 +46,7 @@ class AnswerStream : public infer::Scheduler::Listener {
   const std::unique_ptr<AnswerWriter> writer_;
   AnswerText text_;
   const bool stream_;
-  const PromptSize size_;
+  const int64_t prompt_tokens_;  // as PromptTokensOf
   Metrics* const metrics_;
 
   std::string whole_;  // without a stream

@@ -15,7 +15,6 @@ namespace kvlink::serve {
 namespace {
 
 constexpr int64_t kDefaultListed = 100, kMaxListed = 1000;
-constexpr int64_t kMaxTitleBytes = 64 << 10;
 
 int Digit(char c) {
   if (c >= '0' && c <= '9') return c - '0';
@@ -64,10 +63,14 @@ void Router::PutDocument(const CallPtr& call) {
   const std::string title = body["title"].TextOr("", kMaxTitleBytes), text = body["text"].Text();
   if (!error.ok()) return call->Fail(error);
   call->OnGone(nullptr);
+  if (const absl::Status may = parts_.service->MayAsk(); !may.ok()) return call->Fail(may);
+  const absl::Time deadline = call->arrived() + options_.document_timeout;
   const auto written = parts_.writer->Write(
-      call->id, title, text,
-      {.deadline = call->arrived() + options_.document_timeout, .cancelled = [&call] { return call->gone(); }});
-  if (!written.ok()) return call->Fail(written.status());
+      call->id, title, text, {.deadline = deadline, .cancelled = [this, &call] { return call->gone() || ended_; }});
+  if (absl::IsCancelled(written.status())) return call->Fail(absl::UnavailableError("the server is shutting down"));
+  if (!written.ok()) {
+    return call->Fail(SteadyNow() < deadline ? parts_.service->Heard(written.status()) : written.status());
+  }
   OrderedJson answer = DocumentJson(call->id);
   answer["generation"] = written->generation;
   answer["parts"] = written->parts;
@@ -80,9 +83,10 @@ void Router::PutDocument(const CallPtr& call) {
 void Router::ShowDocument(const CallPtr& call) {
   const Service::Parts& parts = parts_.service->parts();
   const std::string& ns = parts.generator->options().ns;
+  if (const absl::Status may = parts_.service->MayAsk(); !may.ok()) return call->Fail(may);
   const absl::StatusOr<CatalogEntry> entry = parts.store->GetDocument(ns, call->id);
   if (absl::IsNotFound(entry.status())) return call->Fail(Missing(call->id, ns));
-  if (!entry.ok()) return call->Fail(entry.status());
+  if (!entry.ok()) return call->Fail(parts_.service->Heard(entry.status()));
   OrderedJson answer = DocumentJson(call->id);
   answer["title"] = entry->title;
   answer["generation"] = entry->generation;
@@ -100,8 +104,9 @@ void Router::ShowDocument(const CallPtr& call) {
 
 void Router::DeleteDocument(const CallPtr& call) {
   const Service::Parts& parts = parts_.service->parts();
+  if (const absl::Status may = parts_.service->MayAsk(); !may.ok()) return call->Fail(may);
   const absl::Status status = parts.store->DeleteDocument(parts.generator->options().ns, call->id, /*generation=*/0);
-  if (!status.ok()) return call->Fail(status);
+  if (!status.ok()) return call->Fail(parts_.service->Heard(status));
   OrderedJson answer = DocumentJson(call->id);
   answer["deleted"] = true;
   call->RespondJson(Written(answer));
@@ -117,9 +122,10 @@ void Router::ListDocuments(const CallPtr& call) {
     return call->Fail(ParameterError("limit", absl::StrCat("must be a number from 1 to ", kMaxListed)));
   }
   const Service::Parts& parts = parts_.service->parts();
+  if (const absl::Status may = parts_.service->MayAsk(); !may.ok()) return call->Fail(may);
   // One more than asked for says whether there are more.
   const auto found = parts.store->ListDocuments(parts.generator->options().ns, *after, limit + 1);
-  if (!found.ok()) return call->Fail(found.status());
+  if (!found.ok()) return call->Fail(parts_.service->Heard(found.status()));
   OrderedJson data = OrderedJson::array();
   for (const store::DocumentInfo& info : *found) {
     if (static_cast<int64_t>(data.size()) == limit) break;

@@ -1,6 +1,9 @@
 // One table of routes. A request that no thread has room for is refused at once, so that what waits is bounded.
 #include "worker/serve/router.h"
 
+#include <arpa/inet.h>
+
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -25,10 +28,14 @@ namespace kvlink::serve {
 // Where a request is handled.
 enum class Place : uint8_t {
   kHere,       // on the HTTP server's thread
-  kRequests,   // where it may wait for the store
-  kDocuments,  // where it may compute, one at a time
+  kRequests,   // where it is read and tokenised
+  kLookups,    // where it may wait for the store
+  kDocuments,  // where it may compute
   kHealth,     // where it waits for the store, but for no other request
 };
+
+// One key has at most one of so many parts of a queue.
+constexpr int kShare = 4;
 
 enum class Needs : uint8_t { kNothing, kKey, kWriting };
 
@@ -58,11 +65,11 @@ absl::Span<const Router::Route> Router::Routes() {
       {"GET", "/v1/models", "models", kKey, kHere, ChatDialect, &Router::ListModels},
       {"GET", "/v1/models/", "model", kKey, kHere, ChatDialect, &Router::ShowModel},
       {"POST", "/tokenize", "tokenize", kKey, kRequests, ChatDialect, &Router::Tokenize},
-      {"GET", "/v1/documents", "list_documents", kKey, kRequests, ChatDialect, &Router::ListDocuments},
-      {"GET", "/v1/documents/", "get_document", kKey, kRequests, ChatDialect, &Router::ShowDocument},
-      {"HEAD", "/v1/documents/", "get_document", kKey, kRequests, ChatDialect, &Router::ShowDocument},
+      {"GET", "/v1/documents", "list_documents", kKey, kLookups, ChatDialect, &Router::ListDocuments},
+      {"GET", "/v1/documents/", "get_document", kKey, kLookups, ChatDialect, &Router::ShowDocument},
+      {"HEAD", "/v1/documents/", "get_document", kKey, kLookups, ChatDialect, &Router::ShowDocument},
       {"PUT", "/v1/documents/", "put_document", kWriting, kDocuments, ChatDialect, &Router::PutDocument},
-      {"DELETE", "/v1/documents/", "delete_document", kWriting, kRequests, ChatDialect, &Router::DeleteDocument},
+      {"DELETE", "/v1/documents/", "delete_document", kWriting, kLookups, ChatDialect, &Router::DeleteDocument},
       {"GET", "/livez", "livez", kNothing, kHere, ChatDialect, &Router::Live},
       {"GET", "/readyz", "readyz", kNothing, kHealth, ChatDialect, &Router::Ready},
       {"GET", "/metrics", "metrics", kNothing, kHere, ChatDialect, &Router::ShowMetrics},
@@ -76,14 +83,26 @@ Router::Router(const Parts& parts, Options options)
     : parts_(parts),
       options_(std::move(options)),
       started_(absl::ToUnixSeconds(absl::Now())),
+      lookups_({.name = "lookups",
+                .threads = options_.lookup_threads,
+                .max_queued = options_.max_queued,
+                .max_queued_bytes = INT64_MAX}),  // the HTTP server bounds the bodies
       requests_({.name = "requests",
                  .threads = options_.threads,
                  .max_queued = options_.max_queued,
-                 .max_queued_bytes = INT64_MAX}),  // the HTTP server bounds the bodies
-      documents_({.name = "documents", .max_queued = options_.max_documents_queued, .max_queued_bytes = INT64_MAX}),
+                 .max_queued_bytes = INT64_MAX}),
+      documents_({.name = "documents",
+                  .threads = options_.document_threads,
+                  .max_queued = options_.max_documents_queued,
+                  .max_queued_bytes = INT64_MAX}),
       health_({.name = "health", .max_queued = 64}) {}
 
-Router::~Router() = default;
+Router::~Router() { ended_ = true; }
+
+void Router::EndDrain() {
+  ended_ = true;
+  for (Worker* worker : {&documents_, &requests_, &lookups_}) worker->Stop();
+}
 
 void Router::Ended(const Record& record, bool quiet) {
   metrics_.Ended(record.route, record.status, record.took);
@@ -131,6 +150,12 @@ void Router::Handle(std::shared_ptr<HttpExchange> exchange) {
                                            found == nullptr ? &ChatDialect() : &found->dialect(),
                                            [this, quiet = found != nullptr && found->needs == Needs::kNothing](
                                                const Record& record) { Ended(record, quiet); });
+  if (options_.authorize == nullptr && !KnowsHost(call->request().header("host"))) {
+    const absl::Status status = absl::PermissionDeniedError(
+        "this server has no keys, so it answers only to localhost, to addresses of this host and to the host of "
+        "--listen");
+    return call->Respond(421, "application/json", call->dialect().ErrorBody(status));
+  }
   if (found != nullptr) return Dispatch(*found, call);
   if (allowed.empty()) {
     return call->Fail(absl::NotFoundError(absl::StrCat("there is no ", Quoted(request.path), " here")));
@@ -152,18 +177,55 @@ void Router::Dispatch(const Route& route, CallPtr call) {
   }
   if (route.has_id()) call->id = call->request().path.substr(route.path.size());
   if (route.place == Place::kHere) return (this->*route.handle)(call);
-  Worker& worker = route.place == Place::kRequests    ? requests_
-                   : route.place == Place::kDocuments ? documents_
-                                                      : health_;
-  const absl::Duration patience = route.place == Place::kDocuments ? options_.document_timeout : options_.patience;
-  const absl::Status added = worker.Add({.work =
-                                             [this, call, &route](const absl::Status& turn) {
-                                               if (!turn.ok()) return call->Fail(turn);
-                                               (this->*route.handle)(call);
-                                             },
-                                         .deadline = call->arrived() + patience,
-                                         .owner = call->caller.name});
-  if (!added.ok()) call->Fail(added);
+  const bool writes = route.place == Place::kDocuments;
+  Worker& worker = writes                            ? documents_
+                   : route.place == Place::kRequests ? requests_
+                   : route.place == Place::kLookups  ? lookups_
+                                                     : health_;
+  Hand(worker, call, writes ? call->arrived() + options_.document_timeout : absl::InfiniteFuture(),
+       [this, call, &route] { (this->*route.handle)(call); });
+}
+
+void Router::Hand(Worker& worker, const CallPtr& call, absl::Time deadline, std::function<void()> handle) {
+  const std::pair<const Worker*, std::string> key(&worker, call->caller.name);
+  const auto count = [this, key](int more) {
+    MutexLock lock(&mutex_);
+    int& waiting = waiting_[key];
+    const int counted = waiting += more;
+    if (waiting == 0) waiting_.erase(key);
+    return counted;
+  };
+  const auto waits_no_more = [count] { count(-1); };
+  const int room = &worker == &documents_ ? options_.max_documents_queued : options_.max_queued;
+  if (count(1) > std::max(1, room / kShare) && options_.authorize != nullptr) {
+    waits_no_more();
+    return call->Fail(absl::ResourceExhaustedError("too many requests with this key wait already; try again later"));
+  }
+  const absl::Time patience = &worker == &documents_ ? deadline : call->arrived() + options_.patience;
+  const absl::Status added =
+      worker.Add({.work =
+                      [call, deadline, waits_no_more, handle = std::move(handle)](const absl::Status& turn) {
+                        waits_no_more();
+                        if (turn.ok()) return handle();
+                        const bool own = !absl::IsDeadlineExceeded(turn) || SteadyNow() >= deadline;
+                        call->Fail(own ? turn : absl::UnavailableError("the server is too busy; try again later"));
+                      },
+                  .deadline = std::min(patience, deadline),
+                  .owner = call->caller.name});
+  if (added.ok()) return;
+  waits_no_more();
+  call->Fail(added);
+}
+
+bool Router::KnowsHost(absl::string_view host) const {
+  // Without the port.
+  host = host.substr(0, absl::StartsWith(host, "[") ? host.find(']') + 1 : host.find(':'));
+  if (host.empty() || absl::EqualsIgnoreCase(host, "localhost") || absl::EqualsIgnoreCase(host, options_.host) ||
+      host == "[::1]") {
+    return true;
+  }
+  in_addr address = {};
+  return inet_pton(AF_INET, std::string(host).c_str(), &address) == 1 && ntohl(address.s_addr) >> 24 == 127;
 }
 
 void Router::Live(const CallPtr& call) { call->Respond(200, "text/plain", "live\n"); }
@@ -215,19 +277,26 @@ void Router::Tokenize(const CallPtr& call) {
   if (!error.ok()) return call->Fail(error);
   const auto tokens = parts_.service->Tokenize(text);
   if (!tokens.ok()) return call->Fail(tokens.status());
-  call->RespondJson(Written({{"count", tokens->size()}, {"tokens", *tokens}}));
+  call->RespondJson(absl::StrCat("{\"count\":", tokens->size(), ",\"tokens\":[", absl::StrJoin(*tokens, ","), "]}"));
 }
 
 void Router::Complete(const CallPtr& call) {
   const absl::StatusOr<CompletionRequest> request = call->dialect().Parse(call->request().body);
   if (!request.ok()) return call->Fail(request.status());
+  if (const absl::Status known = parts_.service->CheckModel(request->model); !known.ok()) return call->Fail(known);
+  if (!Service::AsksStore(*request)) return Answer(call, *request);
+  const absl::Time deadline =
+      request->kv.deadline_ms ? call->arrived() + absl::Milliseconds(*request->kv.deadline_ms) : absl::InfiniteFuture();
+  Hand(lookups_, call, deadline, [this, call, request = *request] { Answer(call, request); });
+}
+
+void Router::Answer(const CallPtr& call, const CompletionRequest& request) {
   const Service& service = *parts_.service;
-  if (const absl::Status known = service.CheckModel(request->model); !known.ok()) return call->Fail(known);
-  absl::StatusOr<infer::Scheduler::Job> job = service.JobOf(*request, call->caller.name);
+  absl::StatusOr<infer::Scheduler::Job> job = service.JobOf(request, call->caller.name, call->arrived());
   if (!job.ok()) return call->Fail(job.status());
   const auto stream = std::make_shared<AnswerStream>(
-      call, call->dialect().NewAnswer(*request), AnswerText(service.parts().tokenizer, request->stop), request->stream,
-      SizeOf(job->request, service.parts().generator->options()), &metrics_);
+      call, call->dialect().NewAnswer(request), AnswerText(service.parts().tokenizer, request.stop), request.stream,
+      PromptTokensOf(job->request, service.parts().generator->options()), &metrics_);
   const absl::StatusOr<uint64_t> number = parts_.scheduler->Submit(*std::move(job), stream);
   if (!number.ok()) return call->Fail(number.status());
   // A client that has gone by now is noticed here, too.

@@ -9,13 +9,16 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "base/mutex.h"
 #include "base/worker.h"
 #include "worker/infer/scheduler.h"
 #include "worker/ingest/document_writer.h"
@@ -31,16 +34,21 @@ class Router {
   struct Parts {
     const Service* service = nullptr;
     infer::Scheduler* scheduler = nullptr;
-    ingest::DocumentWriter* writer = nullptr;  // used by one thread; nullptr: documents cannot be written
+    ingest::DocumentWriter* writer = nullptr;  // nullptr: documents cannot be written
   };
   struct Options {
     // Whose key it is; UNAUTHENTICATED. Empty: no key is asked for, and everybody may do everything.
     std::function<absl::StatusOr<Caller>(absl::string_view key)> authorize;
+    // Without keys: the name that clients may call this host by, besides localhost and addresses of loopback. A page of
+    // another site that a browser shows reaches the server by another name, and is refused.
+    std::string host;
     // Called at the end of every response, except those of probes; must not block. May be empty.
     std::function<void(const Record&)> log;
-    int threads = 4;                                      // that look up, read and tokenise what requests name
-    int max_queued = 1024;                                // requests that wait for them
-    int max_documents_queued = 64;                        // documents that wait to be written
+    int threads = 4;                // that read and tokenise requests
+    int lookup_threads = 4;         // that wait for the store
+    int document_threads = 4;       // that write documents, by turns
+    int max_queued = 1024;          // requests that wait for the first or the second; one key has a quarter of them
+    int max_documents_queued = 64;  // documents that wait to be written, likewise
     absl::Duration patience = absl::Seconds(30);          // how long a request may wait for its turn
     absl::Duration document_timeout = absl::Minutes(10);  // to wait for a turn, encode and store a document
   };
@@ -54,6 +62,9 @@ class Router {
   std::optional<std::string> BodyOwner(const HttpRequest& head) const;
   // From now on /readyz says that the server is not ready.
   void BeginDrain() { draining_.store(true); }
+  // Answers requests that wait for their turn, and documents that are being written, that the server is shutting down.
+  // Returns when the calls of the store that are under way have ended, or the layer that is computed.
+  void EndDrain();
   // Whose statistics /metrics shows, from its start to its end; nullptr: nobody's.
   void Watch(const HttpServer* server) { server_.store(server); }
 
@@ -65,7 +76,12 @@ class Router {
   static const Route* Find(const HttpRequest& request, std::vector<absl::string_view>* allowed);
 
   absl::StatusOr<Caller> CallerOf(const HttpRequest& request) const;
+  // Whether a request that needs no key may come by this name of the host.
+  bool KnowsHost(absl::string_view host) const;
   void Dispatch(const Route& route, CallPtr call);
+  // Has `handle` done on a thread of `worker`, or fails the call. `deadline`: the call's own.
+  void Hand(Worker& worker, const CallPtr& call, absl::Time deadline, std::function<void()> handle);
+  void Answer(const CallPtr& call, const CompletionRequest& request);
   // `quiet`: of a route that is asked every few seconds, which is not logged.
   void Ended(const Record& record, bool quiet);
 
@@ -87,10 +103,12 @@ class Router {
   const Options options_;
   const int64_t started_;  // seconds since 1970
   Metrics metrics_;
-  std::atomic<bool> draining_{false};
+  std::atomic<bool> draining_{false}, ended_{false};
   std::atomic<const HttpServer*> server_{nullptr};
-  // Last: their tasks use the other members.
-  Worker requests_, documents_, health_;
+  Mutex mutex_;
+  std::map<std::pair<const Worker*, std::string>, int> waiting_ ABSL_GUARDED_BY(mutex_);  // by name of the key
+  // Last: their tasks use the other members, and those of requests_ use lookups_.
+  Worker lookups_, requests_, documents_, health_;
 };
 
 }  // namespace kvlink::serve

@@ -20,6 +20,18 @@ namespace {
 
 // No token of a vocabulary is longer.
 constexpr int64_t kMaxTokenBytes = 256;
+constexpr absl::Duration kSilence = absl::Seconds(1);
+
+int64_t BytesOf(const CompletionRequest& request) {
+  size_t bytes = request.prompt ? request.prompt->size() : 0;
+  for (const Message& message : request.messages) bytes += message.text.size();
+  for (const DocumentReference& document : request.documents) bytes += document.title.size() + document.text.size();
+  return static_cast<int64_t>(bytes);
+}
+
+absl::Status CheckTime(absl::Time deadline) {
+  return SteadyNow() < deadline ? absl::OkStatus() : absl::DeadlineExceededError("the request timed out");
+}
 
 std::string Named(const DocumentReference& document, size_t index) {
   return document.id.empty() ? absl::StrCat("documents[", index, "]") : Quoted(document.id);
@@ -52,12 +64,37 @@ absl::Status Service::CheckModel(absl::string_view name) const {
   return UnknownModelError(name);
 }
 
-absl::StatusOr<infer::Scheduler::Job> Service::JobOf(const CompletionRequest& request, const std::string& owner) const {
+bool Service::AsksStore(const CompletionRequest& request) {
+  return request.kv.on_miss == KvOptions::OnMiss::kFail ||
+         absl::c_any_of(request.documents, [](const DocumentReference& document) { return !document.id.empty(); });
+}
+
+absl::Status Service::MayAsk() const {
+  if (absl::ToUnixNanos(SteadyNow()) >= silent_until_.load()) return absl::OkStatus();
+  return absl::UnavailableError("the store does not answer in time");
+}
+
+absl::Status Service::Heard(const absl::Status& answer) const {
+  if (!absl::IsDeadlineExceeded(answer)) return answer;
+  silent_until_.store(absl::ToUnixNanos(SteadyNow() + kSilence));
+  return absl::UnavailableError(absl::StrCat("the store: ", answer.message()));
+}
+
+absl::StatusOr<std::vector<int32_t>> Service::Tokenize(absl::string_view text) const {
+  KVLINK_RETURN_IF_ERROR(CheckBytes(static_cast<int64_t>(text.size())));
+  return parts_.tokenizer->Encode(text, /*parse_special=*/false);
+}
+
+absl::StatusOr<infer::Scheduler::Job> Service::JobOf(const CompletionRequest& request, const std::string& owner,
+                                                     absl::Time arrived) const {
   if (!request.cache_salt.empty()) return absl::UnimplementedError("cache_salt: is not supported yet");
-  KVLINK_RETURN_IF_ERROR(CheckBytes(request));
+  KVLINK_RETURN_IF_ERROR(CheckBytes(BytesOf(request)));
   infer::Scheduler::Job job;
+  if (request.kv.deadline_ms) job.deadline = arrived + absl::Milliseconds(*request.kv.deadline_ms);
+  KVLINK_RETURN_IF_ERROR(CheckTime(job.deadline));
   KVLINK_ASSIGN_OR_RETURN(job.request.linker, LinkerOf(request, options_.linker));
   KVLINK_ASSIGN_OR_RETURN(job.request.documents, DocumentsOf(request));
+  KVLINK_RETURN_IF_ERROR(CheckTime(job.deadline));
   KVLINK_ASSIGN_OR_RETURN(job.request.prompt, PromptOf(request));
   if (request.kv.on_miss == KvOptions::OnMiss::kFail) {
     KVLINK_RETURN_IF_ERROR(CheckStored(job.request.documents, job.request.linker));
@@ -67,21 +104,18 @@ absl::StatusOr<infer::Scheduler::Job> Service::JobOf(const CompletionRequest& re
   const int64_t context = parts_.generator->model().config().context;
   const int64_t wanted = request.max_tokens > 0 ? request.max_tokens : options_.max_tokens;
   job.max_tokens = wanted > 0 ? wanted : context;
-  // A number that the client gave has to fit; the server's own is a limit only.
-  job.request.answer_tokens = request.max_tokens > 0 ? std::min(request.max_tokens, context) : 1;
+  // A number that the client gave has to fit; the API's and the server's own are limits only.
+  const bool given = request.max_tokens > 0 && !request.default_max_tokens;
+  job.request.answer_tokens = given ? std::min(request.max_tokens, context) : 1;
   job.owner = owner;
-  if (request.kv.deadline_ms) job.deadline = SteadyNow() + absl::Milliseconds(*request.kv.deadline_ms);
   return job;
 }
 
-absl::Status Service::CheckBytes(const CompletionRequest& request) const {
-  int64_t bytes = request.prompt ? static_cast<int64_t>(request.prompt->size()) : 0;
-  for (const Message& message : request.messages) bytes += static_cast<int64_t>(message.text.size());
-  for (const DocumentReference& document : request.documents) bytes += static_cast<int64_t>(document.text.size());
+absl::Status Service::CheckBytes(int64_t bytes) const {
   const int64_t context = parts_.generator->model().config().context;
   if (bytes <= context * kMaxTokenBytes) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      absl::StrCat("a prompt of ", bytes, " bytes cannot fit into the model's context of ", context, " tokens"));
+      absl::StrCat("a text of ", bytes, " bytes cannot fit into the model's context of ", context, " tokens"));
 }
 
 absl::StatusOr<std::vector<infer::RequestDocument>> Service::DocumentsOf(const CompletionRequest& request) const {
@@ -92,7 +126,10 @@ absl::StatusOr<std::vector<infer::RequestDocument>> Service::DocumentsOf(const C
   }
   std::vector<absl::StatusOr<CatalogEntry>> entries;
   if (!ids.empty()) {
-    KVLINK_ASSIGN_OR_RETURN(entries, parts_.store->GetDocuments(options.ns, ids));
+    KVLINK_RETURN_IF_ERROR(MayAsk());
+    auto found = parts_.store->GetDocuments(options.ns, ids);
+    KVLINK_RETURN_IF_ERROR(Heard(found.status()));
+    entries = *std::move(found);
   }
   std::vector<std::string> missing;
   for (size_t i = 0; i < ids.size(); ++i) {
@@ -115,7 +152,7 @@ absl::StatusOr<std::vector<infer::RequestDocument>> Service::DocumentsOf(const C
       continue;
     }
     const absl::StatusOr<CatalogEntry>& entry = entries[next++];
-    KVLINK_RETURN_IF_ERROR(entry.status());
+    KVLINK_RETURN_IF_ERROR(Heard(entry.status()));
     KVLINK_RETURN_IF_ERROR(
         encode::CheckEntry(document.id, *entry, parts_.fingerprint, options.tenant_secret, options.wrapper));
     encode::DocumentParts wanted{.id = document.id};
@@ -151,31 +188,33 @@ absl::Status Service::CheckStored(const std::vector<infer::RequestDocument>& doc
     identities.push_back(parts_.generator->IdentityOf(document.tokens, linker.packet));
   }
   const infer::GeneratorOptions& options = parts_.generator->options();
-  KVLINK_ASSIGN_OR_RETURN(const auto found, parts_.store->Lookup(options.ns, identities, options.codec));
+  KVLINK_RETURN_IF_ERROR(MayAsk());
+  const auto found = parts_.store->Lookup(options.ns, identities, options.codec);
+  KVLINK_RETURN_IF_ERROR(Heard(found.status()));
   std::vector<std::string> missing;
-  for (size_t i = 0; i < found.size(); ++i) {
-    if (!found[i].present) missing.push_back(absl::StrCat(i + 1));
+  for (size_t i = 0; i < found->size(); ++i) {
+    if (!(*found)[i].present) missing.push_back(absl::StrCat(i + 1));
   }
   if (missing.empty()) return absl::OkStatus();
   return absl::FailedPreconditionError(absl::StrCat(
-      "kv.on_miss is \"fail\", and the store lacks the encodings of ", missing.size(), " of ", found.size(),
+      "kv.on_miss is \"fail\", and the store lacks the encodings of ", missing.size(), " of ", found->size(),
       " documents and parts of documents, counted in their order: ", absl::StrJoin(missing, ", ")));
 }
 
-PromptSize SizeOf(const infer::Request& request, const infer::GeneratorOptions& options) {
-  PromptSize size{.stores = request.write_back};
-  const int64_t documents = static_cast<int64_t>(request.documents.size());
-  size.document_tokens = request.linker.packet ? documents * options.wrapper.tokens() : 0;
+int64_t PromptTokensOf(const infer::Request& request, const infer::GeneratorOptions& options) {
+  const int64_t around = request.linker.packet ? options.wrapper.tokens() : 0;
+  int64_t tokens = static_cast<int64_t>(request.prompt.before.size() + request.prompt.after.size());
   for (const infer::RequestDocument& document : request.documents) {
-    size.document_tokens += static_cast<int64_t>(document.tokens.size());
+    tokens += static_cast<int64_t>(document.tokens.size()) + around;
   }
-  size.tokens = size.document_tokens + static_cast<int64_t>(request.prompt.before.size() + request.prompt.after.size());
-  return size;
+  return tokens;
 }
 
-Usage UsageOf(const infer::RequestStats& stats, const PromptSize& size, int64_t completion_tokens) {
+Usage UsageOf(const infer::RequestStats& stats, int64_t completion_tokens) {
   Usage usage;
   usage.prompt_tokens = stats.prompt_tokens;
+  usage.cached_tokens = stats.read_tokens;
+  usage.stored_tokens = stats.stored_tokens;
   usage.completion_tokens = completion_tokens;
   usage.resident = stats.documents_resident;
   usage.host = stats.documents_host;
@@ -183,10 +222,6 @@ Usage UsageOf(const infer::RequestStats& stats, const PromptSize& size, int64_t 
   usage.disk = stats.documents_disk;
   usage.encoded = stats.documents_encoded;
   usage.first_token_ms = absl::ToDoubleMilliseconds(stats.time_to_first_token);
-  const bool reads = usage.resident + usage.host + usage.dram + usage.disk + usage.encoded > 0;
-  if (!reads) return usage;  // an ordinary prefill, or one that has not begun
-  usage.stored_tokens = size.stores ? stats.encoded_tokens : 0;
-  usage.cached_tokens = std::max<int64_t>(size.document_tokens - stats.encoded_tokens - stats.recomputed_tokens, 0);
   return usage;
 }
 

@@ -5,6 +5,7 @@
 #ifndef KVLINK_WORKER_SERVE_SERVICE_H_
 #define KVLINK_WORKER_SERVE_SERVICE_H_
 
+#include <atomic>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "proto/digest.h"
 #include "store/store.h"
 #include "worker/infer/generator.h"
@@ -45,21 +47,29 @@ class Service {
   absl::Status CheckModel(absl::string_view name) const;
   const std::vector<std::string>& models() const { return options_.models; }
 
-  // `owner`: whose turn it takes. NOT_FOUND naming the documents that the catalog lacks; OUT_OF_RANGE: a part that a
-  // document lacks. INVALID_ARGUMENT: what does not fit into the model's context, what is wrong with a linker, a text
-  // or a chat. FAILED_PRECONDITION: a document of another model or secret, an encoding that the store lacks with
-  // OnMiss::kFail, a chat that the template refuses. UNIMPLEMENTED. Errors of the store.
-  absl::StatusOr<infer::Scheduler::Job> JobOf(const CompletionRequest& request, const std::string& owner) const;
+  // `owner`: whose turn it takes; `arrived`: when KvOptions::deadline_ms began. NOT_FOUND naming the documents that the
+  // catalog lacks; OUT_OF_RANGE: a part that a document lacks. INVALID_ARGUMENT: what does not fit into the model's
+  // context, what is wrong with a linker, a text or a chat. FAILED_PRECONDITION: a document of another model or secret,
+  // an encoding that the store lacks with OnMiss::kFail, a chat that the template refuses. UNIMPLEMENTED.
+  // DEADLINE_EXCEEDED: the request's own. Errors of the store, as Heard.
+  absl::StatusOr<infer::Scheduler::Job> JobOf(const CompletionRequest& request, const std::string& owner,
+                                              absl::Time arrived) const;
+  // Whether JobOf asks the store.
+  static bool AsksStore(const CompletionRequest& request);
 
-  // Of a text by itself. INVALID_ARGUMENT: it is not UTF-8.
-  absl::StatusOr<std::vector<int32_t>> Tokenize(absl::string_view text) const {
-    return parts_.tokenizer->Encode(text, /*parse_special=*/false);
-  }
+  // Around each call of the store. UNAVAILABLE, at once, for a second after one that the store did not answer in time:
+  // so those that wait behind it do not wait as long, one after another.
+  absl::Status MayAsk() const;
+  // What a client is told of the store's answer: a timeout of its own is UNAVAILABLE.
+  absl::Status Heard(const absl::Status& answer) const;
+
+  // Of a text by itself. INVALID_ARGUMENT: it is not UTF-8, or could not fit into the model's context.
+  absl::StatusOr<std::vector<int32_t>> Tokenize(absl::string_view text) const;
   const Parts& parts() const { return parts_; }
 
  private:
   // The least tokens that a text can have; before it is tokenised.
-  absl::Status CheckBytes(const CompletionRequest& request) const;
+  absl::Status CheckBytes(int64_t bytes) const;
   absl::StatusOr<std::vector<infer::RequestDocument>> DocumentsOf(const CompletionRequest& request) const;
   absl::StatusOr<link::PromptTokens> PromptOf(const CompletionRequest& request) const;
   // With OnMiss::kFail: asks the store for all encodings at once.
@@ -67,16 +77,12 @@ class Service {
 
   const Parts parts_;
   const Options options_;
+  mutable std::atomic<int64_t> silent_until_{0};  // SteadyNow() in nanoseconds
 };
 
-// The size of a prompt before it is computed.
-struct PromptSize {
-  bool stores = true;           // Request::write_back
-  int64_t document_tokens = 0;  // in the encodings of all documents
-  int64_t tokens = 0;           // of all of it, without link tokens
-};
-PromptSize SizeOf(const infer::Request& request, const infer::GeneratorOptions& options);
-Usage UsageOf(const infer::RequestStats& stats, const PromptSize& size, int64_t completion_tokens);
+// The tokens of a prompt before it is computed, without link tokens.
+int64_t PromptTokensOf(const infer::Request& request, const infer::GeneratorOptions& options);
+Usage UsageOf(const infer::RequestStats& stats, int64_t completion_tokens);
 
 }  // namespace kvlink::serve
 

@@ -55,6 +55,8 @@ class FaultyStore final : public store::Store {
   int catalog_gets() const { return catalog_gets_; }
   int catalog_puts() const { return catalog_puts_; }
   int statistics() const { return statistics_; }
+  // Called before documents are looked up; its error is the answer.
+  void HoldCatalog(std::function<absl::Status()> hold) { hold_catalog_ = std::move(hold); }
   // Every catalog call takes this long, as over a slow network.
   void DelayCatalog(absl::Duration delay) { catalog_delay_ = delay; }
   // Shifts the store's clock relative to the host's.
@@ -114,6 +116,7 @@ class FaultyStore final : public store::Store {
                                                                          absl::Span<const std::string> ids) override {
     ++catalog_gets_;
     absl::SleepFor(catalog_delay_);
+    if (hold_catalog_) KVLINK_RETURN_IF_ERROR(hold_catalog_());
     return real_->GetDocuments(ns, ids);
   }
   absl::StatusOr<std::vector<absl::Status>> DeleteDocuments(
@@ -243,6 +246,7 @@ class FaultyStore final : public store::Store {
   absl::Status reads_;
   std::function<void(const Identity&)> on_put_;
   std::function<void()> on_delete_;
+  std::function<absl::Status()> hold_catalog_;
 };
 
 }  // namespace kvlink::testing

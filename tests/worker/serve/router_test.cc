@@ -1,8 +1,5 @@
 // The routes over a tiny model, in this process, so that sanitizers see them: crowds, refusals, and the end.
-#include "worker/serve/router.h"
-
 #include <gmock/gmock.h>
-#include <gtest/gtest.h>
 
 #include <memory>
 #include <random>
@@ -14,11 +11,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/clock.h"
-#include "nlohmann/json.hpp"
 #include "tests/support/seed.h"
-#include "tests/worker/infer/fixture.h"
-#include "tests/worker/serve/http_client.h"
-#include "worker/files/open_tokenizer.h"
+#include "tests/worker/serve/router_fixture.h"
 
 namespace kvlink::serve::testing {
 namespace {
@@ -28,98 +22,6 @@ using kvlink::testing::Soak;
 using kvlink::testing::TestSeed;
 using ::testing::AnyOf;
 using ::testing::HasSubstr;
-using Json = nlohmann::json;
-
-constexpr absl::Duration kPatience = absl::Minutes(2);
-
-class RouterTest : public ::testing::Test {
- protected:
-  void Start(const infer::Scheduler::Options& scheduling = {}, Router::Options options = {}) {
-    kvlink::testing::TinyModelOptions tiny;
-    tiny.layers = 2;
-    tiny.context = 512;
-    const std::string path = directory_.path() + "/model";
-    ASSERT_TRUE(kvlink::testing::WriteTinyModel(path, tiny).ok());
-    loaded_ = infer::LoadModel(path, kernels::MakeRefBackend());
-    tokenizer_ = *model::OpenTokenizer(path);
-    const model::ModelConfig& config = loaded_.model->config();
-    chat_ = *link::OpenChat(loaded_.weights->chat_template(), config, *tokenizer_);
-    profile_ = *link::LoadLinkProfile("untuned");
-    store_ = infer::OpenStore(directory_.path() + "/store");
-    infer::GeneratorOptions generating;
-    generating.profile = profile_;
-    generating.private_tokens = 1024;
-    generator_ = *infer::Generator::Create(loaded_.model.get(), loaded_.fingerprint, store_.get(), generating);
-    encoder_ = *encode::Encoder::Create(loaded_.model.get(), loaded_.fingerprint, {});
-    const ingest::ChunkLimits limits = *ingest::ChunkLimitsOf(128, config.context);
-    writer_ = std::make_unique<ingest::DocumentWriter>(ingest::WriterInput{.tokenizer = tokenizer_.get(),
-                                                                           .profile = &profile_,
-                                                                           .limits = limits,
-                                                                           .fingerprint = loaded_.fingerprint,
-                                                                           .encoder = encoder_.get(),
-                                                                           .store = store_.get()});
-    scheduler_ = std::make_unique<infer::Scheduler>(generator_.get(), scheduling);
-    service_ = std::make_unique<Service>(
-        Service::Parts{generator_.get(), store_.get(), tokenizer_.get(), &chat_, loaded_.fingerprint},
-        Service::Options{.document = limits, .models = {"tiny"}});
-    router_ =
-        std::make_unique<Router>(Router::Parts{service_.get(), scheduler_.get(), writer_.get()}, std::move(options));
-    auto server = HttpServer::Start(
-        {.address = "127.0.0.1:0",
-         .body_owner = [router = router_.get()](const HttpRequest& head) { return router->BodyOwner(head); }},
-        [router = router_.get()](std::shared_ptr<HttpExchange> exchange) { router->Handle(std::move(exchange)); });
-    ASSERT_TRUE(server.ok()) << server.status();
-    server_ = *std::move(server);
-    router_->Watch(server_.get());
-  }
-  void TearDown() override {
-    if (server_ == nullptr) return;
-    scheduler_->Drain(SteadyNow());
-    server_.reset();
-  }
-
-  std::string Request(const std::string& method, const std::string& path, const std::string& body = "") const {
-    return absl::StrCat(method, " ", path,
-                        " HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: ", body.size(), "\r\n\r\n",
-                        body);
-  }
-  Answer Send(const std::string& method, const std::string& path, const std::string& body = "") const {
-    HttpClient client;
-    EXPECT_TRUE(client.Connect(server_->address()));
-    EXPECT_TRUE(client.Send(Request(method, path, body)));
-    return client.ReadAnswer(method == "HEAD");
-  }
-  static Json Chat(const std::string& question, int tokens) {
-    return {{"model", "tiny"},
-            {"messages", {{{"role", "user"}, {"content", question}}}},
-            {"temperature", 0},
-            {"max_tokens", tokens}};
-  }
-  // Waits until nothing is under way.
-  bool Idle() const {
-    const absl::Time until = SteadyNow() + kPatience;
-    while (SteadyNow() < until) {
-      const infer::Scheduler::Stats stats = scheduler_->stats();
-      if (stats.running == 0 && stats.waiting == 0) return true;
-      absl::SleepFor(absl::Milliseconds(2));
-    }
-    return false;
-  }
-
-  infer::TempDirectory directory_;
-  infer::Loaded loaded_;
-  std::unique_ptr<model::Tokenizer> tokenizer_;
-  link::ModelChat chat_;
-  link::LinkProfile profile_;
-  std::unique_ptr<store::Store> store_;
-  std::unique_ptr<infer::Generator> generator_;
-  std::unique_ptr<encode::Encoder> encoder_;
-  std::unique_ptr<ingest::DocumentWriter> writer_;
-  std::unique_ptr<infer::Scheduler> scheduler_;
-  std::unique_ptr<Service> service_;
-  std::unique_ptr<Router> router_;
-  std::unique_ptr<HttpServer> server_;
-};
 
 TEST_F(RouterTest, ADocumentIsCutAsIngestCutsIt) {
   Start();
@@ -300,8 +202,8 @@ TEST_F(RouterTest, KeysSayWhoMayDoWhat) {
     HttpClient client;
     EXPECT_TRUE(client.Connect(server_->address()));
     const std::string body = method == "PUT" ? R"({"text": "Sand."})" : "";
-    EXPECT_TRUE(client.Send(absl::StrCat(method, " ", path, " HTTP/1.1\r\nHost: test\r\nContent-Length: ", body.size(),
-                                         "\r\n", header, "\r\n\r\n", body)));
+    EXPECT_TRUE(client.Send(absl::StrCat(method, " ", path, " HTTP/1.1\r\nHost: localhost\r\nContent-Length: ",
+                                         body.size(), "\r\n", header, "\r\n\r\n", body)));
     return client.ReadAnswer();
   };
   EXPECT_EQ(with("GET", "/v1/models", "authorization: bearer reader").status, 200);
@@ -331,7 +233,7 @@ TEST_F(RouterTest, WhatIsRefusedByItsHeadIsNotReceived) {
   const auto head = [&](const std::string& method, const std::string& path, const std::string& key) {
     HttpClient client;
     EXPECT_TRUE(client.Connect(server_->address()));
-    EXPECT_TRUE(client.Send(absl::StrCat(method, " ", path, " HTTP/1.1\r\nHost: test\r\nx-api-key: ", key,
+    EXPECT_TRUE(client.Send(absl::StrCat(method, " ", path, " HTTP/1.1\r\nHost: localhost\r\nx-api-key: ", key,
                                          "\r\nExpect: 100-continue\r\nContent-Length: 33554432\r\n\r\n")));
     return client.ReadAnswer().status;
   };

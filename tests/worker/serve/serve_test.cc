@@ -69,7 +69,7 @@ class Server {
   static std::string Request(const std::string& method, const std::string& path, const std::string& body,
                              const std::string& headers) {
     return absl::StrCat(method, " ", path,
-                        " HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: ", body.size(), "\r\n",
+                        " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: ", body.size(), "\r\n",
                         headers, "\r\n", body);
   }
   Answer Send(const std::string& method, const std::string& path, const std::string& body = "",
@@ -464,6 +464,33 @@ TEST_F(ServeAloneTest, AsksForKeysAndFinishesWhatItHasBegun) {
   server.process().Signal(SIGTERM);
   EXPECT_THAT(client.ReadToEnd(), HasSubstr("data: [DONE]"));
   EXPECT_EQ(server.process().Wait(), 0) << server.process().errors();
+}
+
+TEST_F(ServeAloneTest, StopsInTimeWhateverIsUnderWay) {
+  Server server(directory_.path() + "/store", {"--drain-timeout", "1"});
+  ASSERT_TRUE(server.ready.is_object());
+  HttpClient stream, put;
+  ASSERT_TRUE(stream.Connect(server.address()));
+  const Json body = {{"model", server.ready["model"]},
+                     {"prompt", "One, two, three, four, five, six, seven, eight,"},
+                     {"max_tokens", 4000},
+                     {"temperature", 0},
+                     {"stream", true}};
+  ASSERT_TRUE(stream.Send(Server::Request("POST", "/v1/completions", body.dump(), "")));
+  EXPECT_THAT(stream.ReadThrough("data: "), HasSubstr("200 OK"));
+  std::string text;
+  for (int i = 0; i < 1500; ++i) absl::StrAppend(&text, "Planet ", i, " has ", i % 7, " moons.\n");
+  ASSERT_TRUE(put.Connect(server.address()));
+  ASSERT_TRUE(put.Send(Server::Request("PUT", "/v1/documents/planets", Json{{"text", text}}.dump(), "")));
+  absl::SleepFor(absl::Milliseconds(500));  // it is encoded by now, most likely
+  server.process().Signal(SIGTERM);
+  const Answer answer = put.ReadAnswer();
+  EXPECT_EQ(answer.status, 503) << answer.body;
+  EXPECT_EQ(answer.headers.count("retry-after"), 1u);
+  EXPECT_THAT(stream.ReadToEnd(), HasSubstr("shutting down"));
+  EXPECT_EQ(server.process().Wait(), 0) << server.process().errors();
+  // An answer that fails in its stream is a failure, too.
+  EXPECT_THAT(server.process().errors(), ::testing::ContainsRegex("request_failed[^\n]*\"status\":200"));
 }
 
 // What is known by its id waits for the node; what a request brings along does not.

@@ -21,7 +21,7 @@ constexpr double kMaxTemperature = 1;
 // A block of the type "document": {"source": {"type": "text", "data"}} or {"source": {"type": "content", "content"}}.
 DocumentReference ReadDocument(const Field& block) {
   DocumentReference document;
-  document.title = block["title"].TextOr("");
+  document.title = block["title"].TextOr("", kMaxTitleBytes);
   const Field source = block["source"], type = source["type"];
   const std::string name = type.Text();
   if (name == "text") {

@@ -25,7 +25,7 @@ DocumentReference ReadDocument(const Field& entry) {
     if (parts.given() && document.parts.empty()) parts.Refuse("must not be empty");
     if (title.given()) title.Refuse("belongs to a text; a stored document has its own");
   } else {
-    document.title = title.TextOr("");
+    document.title = title.TextOr("", kMaxTitleBytes);
     document.text = text.NonEmptyText();
     if (parts.given()) parts.Refuse("belongs to the id of a stored document");
   }

@@ -112,6 +112,7 @@ absl::StatusOr<CompletionRequest> ParseCompletion(absl::string_view body) {
   RefuseUnsupported(completion, {"suffix", "echo"});
   RefuseOther(completion["logprobs"], false);  // 0 asks for those of the tokens chosen
   RefuseOther(completion["best_of"], 1);
+  request.default_max_tokens = !completion["max_tokens"].given();
   request.max_tokens = completion["max_tokens"].IntegerOr(kDefaultCompletionTokens, 1, kMaxTokens);
   const Field prompt = completion["prompt"];
   if (prompt.is_list()) {

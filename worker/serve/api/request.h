@@ -14,6 +14,9 @@ struct Message {
   std::string text;
 };
 
+// Of a title; texts are bounded by what fits into the model's context.
+constexpr int64_t kMaxTitleBytes = 64 << 10;
+
 // A document by its id in the catalog, or by its text.
 struct DocumentReference {
   std::string id;     // of a stored document; empty: `text` is given
@@ -38,7 +41,8 @@ struct CompletionRequest {
   std::vector<Message> messages;      // of a chat: not empty, the last one of the user
   std::optional<std::string> prompt;  // of a text, instead of messages
   std::vector<DocumentReference> documents;
-  int64_t max_tokens = 0;  // 0: as many as fit
+  int64_t max_tokens = 0;           // 0: as many as fit
+  bool default_max_tokens = false;  // the number is the API's, not the client's
   double temperature = 1;
   double top_p = 1;
   double min_p = 0;
@@ -55,7 +59,7 @@ struct CompletionRequest {
 struct Usage {
   int64_t prompt_tokens = 0;  // all of the prompt's
   int64_t cached_tokens = 0;  // of these, read from encodings
-  int64_t stored_tokens = 0;  // of these, in encodings that this request made and stored
+  int64_t stored_tokens = 0;  // of these, in encodings that this request made and handed to the store
   int64_t completion_tokens = 0;
   // Where the documents' encodings were found, for KvOptions::report.
   int64_t resident = 0, host = 0, dram = 0, disk = 0, encoded = 0;
