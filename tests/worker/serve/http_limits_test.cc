@@ -6,11 +6,15 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <iterator>
 #include <memory>
+#include <random>
 #include <string>
 #include <vector>
 
+#include "base/thread.h"
 #include "nlohmann/json.hpp"
+#include "tests/support/seed.h"
 #include "tests/worker/serve/http_fixture.h"
 
 namespace kvlink::serve::testing {
@@ -207,8 +211,10 @@ TEST(HttpLimitsTest, AStreamThatNobodyReadsEnds) {
   std::atomic<int> gone = 0;
   exchange->OnGone([&] { ++gone; });
   exchange->Begin(200, "text/event-stream");
-  // Far more than the system takes.
-  for (int i = 0; i < 6400; ++i) exchange->Write(std::string(10000, 's'));
+  for (int i = 0; i < 6400 && gone == 0; ++i) {  // far more than the system takes
+    exchange->Write(std::string(10000, 's'));
+    if (i % 10 == 0) absl::SleepFor(absl::Milliseconds(1));
+  }
   EXPECT_TRUE(Eventually([&] { return gone > 0; }));
   exchange->Write("more");
   exchange->End();
@@ -365,6 +371,92 @@ TEST(HttpLimitsTest, WithoutDescriptorsConnectionsWait) {
   EXPECT_TRUE(connected);
   EXPECT_EQ(accepted, 1);
   EXPECT_EQ(second.ReadAnswer().body, "GET /second \n");
+}
+
+// Clients that come, ask, and leave as they like, while other threads answer.
+TEST(HttpLimitsTest, RandomClients) {
+  const uint64_t seed = kvlink::testing::TestSeed();
+  HttpServer::Options options;
+  options.max_connections = 5;
+  options.max_unread_bytes = 3000;
+  options.max_body_bytes = 2000;
+  TestServer server(options);
+  std::atomic<bool> stop = false;
+  std::atomic<int64_t> handled = 0, gone = 0;
+  std::vector<std::shared_ptr<HttpExchange>> held;  // by the first of the threads
+  const auto handle = [&](int thread) {
+    std::mt19937_64 random(seed + static_cast<uint64_t>(thread));
+    while (!stop) {
+      const std::shared_ptr<HttpExchange> exchange = server.TryNext();
+      if (exchange == nullptr) {
+        absl::SleepFor(absl::Microseconds(200));
+        continue;
+      }
+      ++handled;
+      exchange->OnGone([&gone] { ++gone; });
+      if (exchange->request().path == "/hold" && thread == 0) {
+        held.push_back(exchange);
+      } else if (random() % 3 == 0) {
+        Echo(exchange);
+      } else if (random() % 10 > 0) {  // else: dropped
+        exchange->Begin(200, "text/event-stream");
+        for (uint64_t left = random() % 20; left > 0; --left) exchange->Write(std::string(1 + random() % 500, 'p'));
+        if (random() % 5 > 0) exchange->End();
+      }
+    }
+  };
+  const auto ask = [&](int thread) {
+    std::mt19937_64 random(seed + 100 + static_cast<uint64_t>(thread));
+    for (int i = kvlink::testing::Soak() ? 5000 : 100; i > 0; --i) {
+      const uint64_t what = random() % 6;
+      SCOPED_TRACE(absl::StrCat("client ", thread, ", kind ", what));
+      HttpClient client;
+      if (!server.Connect(&client)) continue;
+      switch (what) {
+        case 0:
+          client.Send(Get("/a") + Post("/b", std::string(random() % 3000, 'b')));
+          client.ReadAnswer();
+          break;
+        case 1:
+          client.Send(Get("/hold"));
+          client.Reset();
+          break;
+        case 2:
+          client.Send(Get("/a") + Get("/hold") + Get("/c"));
+          client.ReadThrough("\r\n");
+          break;
+        case 3:
+          client.Send(std::string(random() % 100, static_cast<char>(random())) + "\r\n\r\n");
+          client.EndSending();
+          client.ReadToEnd();
+          break;
+        case 4:
+          client.Send(Post("/d", std::string(1000, 'd')));
+          client.EndSending();
+          client.ReadToEnd();
+          break;
+        default:
+          break;
+      }
+    }
+  };
+  {
+    std::vector<Thread> handlers, clients;
+    for (int i = 0; i < 2; ++i) handlers.emplace_back("handler", [&, i] { handle(i); });
+    for (int i = 0; i < 4; ++i) clients.emplace_back("client", [&, i] { ask(i); });
+    clients.clear();
+    EXPECT_TRUE(Eventually([&] { return server->stats().connections == 0; }));  // nobody waits for what is held
+    EXPECT_TRUE(Eventually([&] { return server->stats().requests == handled; }));
+    stop = true;
+    handlers.clear();
+    server.Destroy();
+  }
+  for (const auto& exchange : held) {
+    exchange->Begin(200, "text/plain");
+    exchange->Write("nobody reads this");
+    exchange->End();
+  }
+  EXPECT_LE(gone, handled);
 }
 
 }  // namespace

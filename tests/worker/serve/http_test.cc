@@ -87,6 +87,28 @@ TEST(HttpTest, PipelinedRequestsAreHandledOneAfterAnother) {
   }
 }
 
+TEST(HttpTest, WhatIsSentAheadWaits) {
+  TestServer server;
+  HttpClient client;
+  ASSERT_TRUE(server.Connect(&client));
+  ASSERT_TRUE(client.Send(Get("/1")));
+  const auto first = server.Next();
+  const std::string ahead = Post("/2", std::string(30000, 'b'));
+  size_t sent = 0;
+  for (const size_t size : {size_t{10}, size_t{60}, size_t{9000}, ahead.size()}) {
+    ASSERT_TRUE(client.Send(absl::string_view(ahead).substr(sent, size)));
+    sent += std::min(size, ahead.size() - sent);
+    absl::SleepFor(absl::Milliseconds(20));  // the server reads piece by piece
+  }
+  EXPECT_EQ(server->stats().requests, 1);
+  first->Respond(200, "", "1");
+  EXPECT_EQ(client.ReadAnswer().body, "1");
+  const auto second = server.Next();
+  EXPECT_EQ(second->request().body, std::string(30000, 'b'));
+  second->Respond(200, "", "2");
+  EXPECT_EQ(client.ReadAnswer().body, "2");
+}
+
 TEST(HttpTest, HeadHasNoBody) {
   TestServer server;
   HttpClient client;

@@ -208,12 +208,12 @@ void Connection::SendContinue() {
 
 void Connection::Flush() {
   if (closed_ || phase_ != Phase::kResponding) return;
-  if (response_->state() == Response::State::kUnread) {
+  const Response::State state = sending_ ? response_->state() : response_->Take(&output_);
+  if (state == Response::State::kUnread) {
     ++connections_->timed_out;
     return CloseNow();
   }
   if (sending_) return;
-  const Response::State state = response_->Take(&output_);
   if (!output_.empty()) {
     sending_response_ = true;
     SetTimeout(connections_->options.write_timeout);

@@ -132,6 +132,7 @@ void Response::Write(absl::string_view piece) {
   if (unread_ > 0 && unread_ + static_cast<int64_t>(piece.size()) > max_unread_bytes_) {
     too_much_ = true;
     queued_ = {};
+    woken_ = false;  // it has been woken, but waits for the client
     return Wake();
   }
   const size_t before = queued_.size();
