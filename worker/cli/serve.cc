@@ -23,6 +23,7 @@
 #include "worker/encode/encoder.h"
 #include "worker/infer/scheduler.h"
 #include "worker/ingest/document_writer.h"
+#include "worker/serve/api/errors.h"
 #include "worker/serve/http/server.h"
 #include "worker/serve/router.h"
 #include "worker/serve/service.h"
@@ -167,7 +168,8 @@ void LogRequest(Log& log, const serve::Record& record) {
              {"cached_tokens", record.usage.cached_tokens},
              {"completion_tokens", record.usage.completion_tokens},
              {"first_token_ms", record.usage.first_token_ms},
-             {"code", absl::StatusCodeToString(record.error.code())}});
+             {"code", absl::StatusCodeToString(record.error.code())},
+             {"cause", serve::CauseOf(record.error)}});
 }
 
 // The names of the model at `path`: those that are shown, and those that are understood as well.

@@ -106,7 +106,7 @@ void Router::EndDrain() {
 
 void Router::Ended(const Record& record, bool quiet) {
   metrics_.Ended(record.route, record.status, record.took);
-  if (options_.log && !quiet) options_.log(record);
+  if (options_.log && !(quiet && CauseOf(record.error).empty())) options_.log(record);
 }
 
 absl::StatusOr<Caller> Router::CallerOf(const HttpRequest& request) const {
@@ -233,7 +233,7 @@ void Router::Live(const CallPtr& call) { call->Respond(200, "text/plain", "live\
 void Router::Ready(const CallPtr& call) {
   if (draining_.load()) return call->Fail(absl::UnavailableError("the server is shutting down"));
   const absl::Status store = parts_.service->parts().store->Clock().status();
-  if (!store.ok()) return call->Fail(absl::UnavailableError(absl::StrCat("the store: ", store.message())));
+  if (!store.ok()) return call->Fail(WithCause(absl::UnavailableError("the store does not answer"), store));
   call->Respond(200, "text/plain", "ready\n");
 }
 

@@ -82,7 +82,7 @@ class Router {
   // Has `handle` done on a thread of `worker`, or fails the call. `deadline`: the call's own.
   void Hand(Worker& worker, const CallPtr& call, absl::Time deadline, std::function<void()> handle);
   void Answer(const CallPtr& call, const CompletionRequest& request);
-  // `quiet`: of a route that is asked every few seconds, which is not logged.
+  // `quiet`: of a route that is asked every few seconds, which is logged only if the log says more than the response.
   void Ended(const Record& record, bool quiet);
 
   // Each answers one kind of request.

@@ -75,9 +75,21 @@ absl::Status Service::MayAsk() const {
 }
 
 absl::Status Service::Heard(const absl::Status& answer) const {
-  if (!absl::IsDeadlineExceeded(answer)) return answer;
-  silent_until_.store(absl::ToUnixNanos(SteadyNow() + kSilence));
-  return absl::UnavailableError(absl::StrCat("the store: ", answer.message()));
+  constexpr absl::string_view kFailed = "the store failed; the server's log says why";
+  switch (answer.code()) {
+    case absl::StatusCode::kDeadlineExceeded:
+      silent_until_.store(absl::ToUnixNanos(SteadyNow() + kSilence));
+      return WithCause(absl::UnavailableError(kFailed), answer);
+    case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kAborted:
+      return WithCause(absl::UnavailableError(kFailed), answer);
+    case absl::StatusCode::kInternal:
+    case absl::StatusCode::kDataLoss:
+    case absl::StatusCode::kUnknown:
+      return WithCause(absl::InternalError(kFailed), answer);
+    default:
+      return answer;
+  }
 }
 
 absl::StatusOr<std::vector<int32_t>> Service::Tokenize(absl::string_view text) const {

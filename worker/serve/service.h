@@ -60,7 +60,8 @@ class Service {
   // Around each call of the store. UNAVAILABLE, at once, for a second after one that the store did not answer in time:
   // so those that wait behind it do not wait as long, one after another.
   absl::Status MayAsk() const;
-  // What a client is told of the store's answer: a timeout of its own is UNAVAILABLE.
+  // What a client is told of the store's answer: that it failed, without the reason, which may name files of this host
+  // and stays beside it (CauseOf). A timeout of the store's own is UNAVAILABLE.
   absl::Status Heard(const absl::Status& answer) const;
 
   // Of a text by itself. INVALID_ARGUMENT: it is not UTF-8, or could not fit into the model's context.

@@ -7,14 +7,18 @@
 #include <vector>
 
 #include "absl/cleanup/cleanup.h"
+#include "base/mutex.h"
 #include "tests/worker/infer/scheduler_fixture.h"
 #include "tests/worker/serve/router_fixture.h"
+#include "worker/serve/api/errors.h"
 
 namespace kvlink::serve::testing {
 namespace {
 
 using infer::Gate;
+using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 class RouterLimitsTest : public RouterTest {
  protected:
@@ -115,6 +119,35 @@ TEST_F(RouterLimitsTest, ASilentStoreDelaysOnlyThoseWhoAskIt) {
     absl::SleepFor(absl::Milliseconds(20));
   }
   EXPECT_EQ(answer.status, 404);
+}
+
+TEST_F(RouterLimitsTest, WhyTheStoreFailedIsForTheLog) {
+  absl::Status answer;
+  hold_ = [&answer] { return answer; };
+  Mutex mutex;
+  CondVar changed;
+  std::string logged;
+  Router::Options options;
+  options.log = [&](const Record& record) {
+    MutexLock lock(&mutex);
+    logged = CauseOf(record.error);
+    changed.SignalAll();
+  };
+  Start({}, options);
+  for (const bool busy : {true, false}) {
+    const absl::string_view why = "/disk/store/index/000017.sst: Too many open files";
+    answer = busy ? absl::UnavailableError(why) : absl::InternalError(why);
+    const Answer failed = Send("POST", "/v1/chat/completions", Named("kept").dump());
+    EXPECT_EQ(failed.status, busy ? 503 : 500);
+    EXPECT_EQ(failed.headers.count("retry-after"), busy ? 1 : 0);
+    EXPECT_THAT(failed.body, HasSubstr("the store failed"));
+    EXPECT_THAT(failed.body, Not(HasSubstr("disk")));
+    MutexLock lock(&mutex);
+    while (logged.empty() && changed.WaitUntil(&mutex, SteadyNow() + kPatience)) {
+    }
+    EXPECT_THAT(logged, AllOf(HasSubstr(busy ? "UNAVAILABLE" : "INTERNAL"), HasSubstr("disk")));
+    logged.clear();
+  }
 }
 
 TEST_F(RouterLimitsTest, ADeadlineIsThatOfTheWholeAnswer) {

@@ -13,6 +13,7 @@ namespace {
 
 constexpr char kParameter[] = "kvlink/parameter";
 constexpr char kTooLarge[] = "kvlink/too-large";
+constexpr char kCause[] = "kvlink/cause";
 
 constexpr ErrorKind kInvalid = {400, "invalid_request_error", "", "invalid_request_error", 400};
 constexpr ErrorKind kUnauthenticated = {401, "invalid_request_error", "invalid_api_key", "authentication_error", 401};
@@ -24,6 +25,11 @@ constexpr ErrorKind kBusy = {429, "rate_limit_error", "rate_limit_exceeded", "ra
 constexpr ErrorKind kInternal = {500, "server_error", "", "api_error", 500};
 constexpr ErrorKind kOverloaded = {503, "server_error", "service_unavailable", "overloaded_error", 529};
 constexpr ErrorKind kTimeout = {504, "server_error", "timeout", "timeout_error", 504};
+
+std::string PayloadOf(const absl::Status& status, absl::string_view name) {
+  const absl::optional<absl::Cord> payload = status.GetPayload(name);
+  return payload.has_value() ? std::string(*payload) : "";
+}
 
 }  // namespace
 
@@ -47,10 +53,13 @@ absl::Status UnknownModelError(absl::string_view model) {
   return status;
 }
 
-std::string ParameterOf(const absl::Status& status) {
-  const absl::optional<absl::Cord> parameter = status.GetPayload(kParameter);
-  return parameter.has_value() ? std::string(*parameter) : "";
+absl::Status WithCause(absl::Status told, const absl::Status& cause) {
+  told.SetPayload(kCause, absl::Cord(absl::StrCat(absl::StatusCodeToString(cause.code()), ": ", cause.message())));
+  return told;
 }
+
+std::string CauseOf(const absl::Status& status) { return PayloadOf(status, kCause); }
+std::string ParameterOf(const absl::Status& status) { return PayloadOf(status, kParameter); }
 
 ErrorKind KindOf(const absl::Status& status) {
   switch (status.code()) {

@@ -16,6 +16,11 @@ absl::Status TooLargeError(absl::string_view what);
 // NOT_FOUND, of the parameter "model".
 absl::Status UnknownModelError(absl::string_view model);
 
+// `told`, with what really happened, which is not for clients, beside it: for CauseOf.
+absl::Status WithCause(absl::Status told, const absl::Status& cause);
+// "<code>: <message>" of what happened; empty if the error says all.
+std::string CauseOf(const absl::Status& status);
+
 // The parameter that the error is about, "messages[2].content"; empty if it names none.
 std::string ParameterOf(const absl::Status& status);
 
