@@ -158,6 +158,7 @@ TEST(HttpBodiesTest, ABodyThatIsNotWantedIsNotReceived) {
     ASSERT_TRUE(server.Connect(&client));
     ASSERT_TRUE(client.Send("POST /path HTTP/1.1\r\nHost: x\r\n" + rest.substr(0, 1000)));
     const auto exchange = server.Next();
+    ASSERT_NE(exchange, nullptr);
     EXPECT_EQ(exchange->request().path, "/path");
     EXPECT_TRUE(exchange->request().body.empty());
     exchange->Respond(401, "", "no");

@@ -25,6 +25,7 @@ constexpr absl::Duration kShort = absl::Milliseconds(150);
 void ExpectError(const Answer& answer, int status) {
   EXPECT_EQ(answer.status, status) << answer.body;
   const auto json = nlohmann::json::parse(answer.body, nullptr, /*allow_exceptions=*/false);
+  ASSERT_TRUE(json.is_object()) << answer.body;
   EXPECT_FALSE(json.value(nlohmann::json::json_pointer("/error/message"), "").empty()) << answer.body;
   EXPECT_EQ(answer.headers.at("content-type"), "application/json");
   EXPECT_EQ(answer.headers.at("connection"), "close");
