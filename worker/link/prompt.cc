@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "base/status.h"
@@ -87,6 +88,18 @@ int64_t SystemTurnBytes(const model::ChatTemplate& chat, const model::ChatOption
   return static_cast<int64_t>(turn.size());
 }
 
+// The same where other turns than system ones come before the first user turn: the leading system turns, rendered
+// alone, if the whole rendering begins like that; 0 otherwise.
+int64_t LeadingSystemBytes(const model::ChatTemplate& chat, model::ChatOptions options, absl::Span<const Turn> leading,
+                           absl::Span<const RenderedSpan> spans) {
+  if (leading.empty()) return 0;
+  options.add_generation_prompt = false;
+  const auto alone = chat.Render(Messages(leading), options);
+  std::string whole, turns;
+  if (!alone.ok() || !Between(*alone, -1, -1, &turns) || !Between(spans, -1, -1, &whole)) return 0;
+  return absl::StartsWith(whole, turns) ? static_cast<int64_t>(turns.size()) : 0;
+}
+
 struct Sides {
   std::vector<TextSpan> before;
   std::vector<TextSpan> after;
@@ -144,7 +157,9 @@ absl::StatusOr<PromptTokens> MakePrompt(const model::Tokenizer& tokenizer, const
   KVLINK_ASSIGN_OR_RETURN(const std::vector<RenderedSpan> spans, chat.Render(Messages(turns), options));
   int64_t system_bytes = 0;
   if (profile.place == LinkProfile::Place::kAfterSystem) {
-    system_bytes = SystemTurnBytes(chat, options, spans);
+    const auto other = std::find_if(turns.begin(), turns.end(), [](const Turn& turn) { return turn.role != "system"; });
+    system_bytes = other->role == "user" ? SystemTurnBytes(chat, options, spans)
+                                         : LeadingSystemBytes(chat, options, turns.first(other - turns.begin()), spans);
   }
   if (system_bytes == 0 && !HoldsMark(spans)) {
     return absl::FailedPreconditionError(

@@ -95,6 +95,23 @@ TEST_F(PromptTest, InALongChatTheyStandWithTheFirstUserTurn) {
   }
 }
 
+TEST_F(PromptTest, TheyNeverStandBehindATurnOfTheAssistant) {
+  profile_.place = LinkProfile::Place::kAfterSystem;
+  for (const std::string& source : {own_template_, std::string(model::ChatMlTemplate())}) {
+    const auto chat = model::ChatTemplate::Parse(source);
+    const auto sides = [&](const std::vector<Turn>& turns) {
+      const auto prompt = MakePrompt(*tokenizer_, **chat, {}, profile_, turns);
+      EXPECT_TRUE(prompt.ok()) << prompt.status();
+      return std::pair(tokenizer_->Decode(prompt->before, false), tokenizer_->Decode(prompt->after, false));
+    };
+    const auto [before, after] = sides({{"system", "Be brief."}, {"assistant", "Hi"}, {"user", "How far?"}});
+    EXPECT_EQ(before, "<|im_start|>system\nBe brief.<|im_end|>\n");
+    EXPECT_THAT(after, StartsWith("<|im_start|>assistant\nHi<|im_end|>\n<|im_start|>user\nHow far?"));
+    // Without a system turn there is nothing to stand behind, but the user's text to stand before.
+    EXPECT_THAT(sides({{"assistant", "Hi"}, {"user", "How far?"}}).second, StartsWith("How far?"));
+  }
+}
+
 // What a conversation would have fed turn by turn: the first prompt, the answer, and what a rendering with a mark in
 // place of the answer has behind it.
 TEST_F(PromptTest, ALongChatIsItsTurnsOneByOne) {
