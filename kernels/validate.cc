@@ -451,6 +451,22 @@ absl::Status ValidateChecksum(const ChecksumArgs& args, Device device) {
   return check.Output("out", args.out, {Dtype::kU64}, {static_cast<int64_t>(args.offsets.size())});
 }
 
+absl::Status ValidateSampleParams(const SampleParams& params) {
+  const Checker check("Sample", {});
+  if (!Finite(params.temperature) || params.temperature < 0) {
+    return check.Fail("params", absl::StrCat("temperature ", params.temperature, " must be finite and not negative"));
+  }
+  if (params.top_k < 0) return check.Fail("params", absl::StrCat("top_k ", params.top_k, " is negative"));
+  if (!(params.top_p >= 0 && params.top_p <= 1)) {
+    return check.Fail("params", absl::StrCat("top_p ", params.top_p, " is not within 0..1"));
+  }
+  if (!(params.min_p >= 0 && params.min_p <= 1)) {
+    return check.Fail("params", absl::StrCat("min_p ", params.min_p, " is not within 0..1"));
+  }
+  if (params.position < 0) return check.Fail("params", absl::StrCat("position ", params.position, " is negative"));
+  return absl::OkStatus();
+}
+
 absl::Status ValidateSample(const SampleArgs& args, Device device, int64_t workspace_bytes) {
   const Checker check("Sample", device);
   const int64_t rows = static_cast<int64_t>(args.params.size());
@@ -459,19 +475,7 @@ absl::Status ValidateSample(const SampleArgs& args, Device device, int64_t works
   if (vocab < 1 || vocab > std::numeric_limits<int32_t>::max()) {
     return check.Fail("logits", absl::StrCat("vocabulary of ", vocab));
   }
-  for (const SampleParams& params : args.params) {
-    if (!Finite(params.temperature) || params.temperature < 0) {
-      return check.Fail("params", absl::StrCat("temperature ", params.temperature, " must be finite and not negative"));
-    }
-    if (params.top_k < 0) return check.Fail("params", absl::StrCat("top_k ", params.top_k, " is negative"));
-    if (!(params.top_p >= 0 && params.top_p <= 1)) {
-      return check.Fail("params", absl::StrCat("top_p ", params.top_p, " is not within 0..1"));
-    }
-    if (!(params.min_p >= 0 && params.min_p <= 1)) {
-      return check.Fail("params", absl::StrCat("min_p ", params.min_p, " is not within 0..1"));
-    }
-    if (params.position < 0) return check.Fail("params", absl::StrCat("position ", params.position, " is negative"));
-  }
+  for (const SampleParams& params : args.params) KVLINK_RETURN_IF_ERROR(ValidateSampleParams(params));
   KVLINK_RETURN_IF_ERROR(check.Output("out", args.out, {Dtype::kI32}, {rows}));
   return rows == 0 ? absl::OkStatus() : check.WorkspaceFits(args.workspace, workspace_bytes);
 }

@@ -211,7 +211,8 @@ class Generator {
   absl::StatusOr<std::unique_ptr<Conversation>> StartPlanned(const link::LinkPlan& plan, const Request& request);
   // Start in steps, for whoever computes several requests together: Admit, LandDocuments, and Pass until the prompt is
   // computed. Admit only lays out the prompt, with the errors of Start for that; it reads and computes nothing, and the
-  // request's limits do not matter.
+  // request's limits do not matter. INVALID_ARGUMENT also for tokens outside the vocabulary and for sampling that
+  // kernels::ValidateSampleParams refuses: in a pass of many they would fail all.
   absl::StatusOr<std::unique_ptr<Conversation>> Admit(const Request& request);
   // Reads or encodes the documents of the present stage, and waits until every layer of each is in its place. Without
   // it, passes wait for layers one by one, as Start does. May run on any thread while the conversation is in no pass.

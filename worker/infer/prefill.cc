@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/status.h"
+#include "kernels/validate.h"
 #include "worker/infer/engine_internal.h"
 
 namespace kvlink::infer {
@@ -16,6 +17,16 @@ int64_t CountHidden(absl::Span<const uint64_t> hidden) {
   int64_t count = 0;
   for (uint64_t word : hidden) count += __builtin_popcountll(word);
   return count;
+}
+
+// Ids from the end of the vocabulary on would be read as link embeddings.
+absl::Status CheckTokens(absl::string_view of, absl::Span<const int32_t> tokens, int64_t vocab) {
+  for (const int32_t token : tokens) {
+    if (token >= 0 && token < vocab) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat(of, " has the token ", token, ", but the model has ", vocab, " ids"));
+  }
+  return absl::OkStatus();
 }
 
 // `around`: tokens of the wrapper.
@@ -61,11 +72,18 @@ int64_t Conversation::pages_wanted() const {
 }
 
 absl::StatusOr<std::unique_ptr<Conversation>> Generator::Admit(const Request& request) {
+  KVLINK_RETURN_IF_ERROR(kernels::ValidateSampleParams(request.sampling));
+  const int64_t vocab = model_->config().vocab;
+  KVLINK_RETURN_IF_ERROR(CheckTokens("the prompt", request.prompt.before, vocab));
+  KVLINK_RETURN_IF_ERROR(CheckTokens("the prompt", request.prompt.after, vocab));
+  for (const RequestDocument& document : request.documents) {
+    KVLINK_RETURN_IF_ERROR(CheckTokens("a document", document.tokens, vocab));
+  }
   std::unique_ptr<Conversation> conversation(new Conversation(this, pages_.get(), request));
   link::PlanInput input;
   input.linker = request.linker;
   input.profile = &options_.profile;
-  input.vocab = model_->config().vocab;
+  input.vocab = vocab;
   input.context = model_->config().context;
   input.answer_tokens = request.answer_tokens;
   input.prompt = request.prompt;

@@ -221,7 +221,7 @@ absl::StatusOr<LinkProfile> LoadLinkProfile(const std::string& name_or_path) {
 
 absl::Status CheckProfile(const LinkProfile& profile, const model::ModelConfig& config) {
   const auto check = [&](absl::string_view field, int64_t last) {
-    if (last < config.vocab) return absl::OkStatus();
+    if (last >= 0 && last < config.vocab) return absl::OkStatus();
     return absl::InvalidArgumentError(absl::StrCat("link profile '", profile.name, "': '", field, "' reaches id ", last,
                                                    ", but the model has ", config.vocab,
                                                    " ids; this profile belongs to another model"));
