@@ -50,9 +50,10 @@ class LoggingEncoder final : public encode::Encoder {
   LoggingEncoder(std::unique_ptr<encode::Encoder> real, const Log* log) : real_(std::move(real)), log_(log) {}
   const encode::EncoderOptions& options() const override { return real_->options(); }
   Identity IdentityOf(absl::Span<const int32_t> tokens) const override { return real_->IdentityOf(tokens); }
-  absl::StatusOr<std::vector<encode::Encoded>> Encode(absl::Span<const absl::Span<const int32_t>> texts) override {
+  absl::StatusOr<std::vector<encode::Encoded>> Encode(absl::Span<const absl::Span<const int32_t>> texts,
+                                                      const Check& check) override {
     for (const auto& tokens : texts) log_->Add('E', IdentityOf(tokens));
-    return real_->Encode(texts);
+    return real_->Encode(texts, check);
   }
 
  private:
