@@ -134,6 +134,7 @@ const Router::Route* Router::Find(const HttpRequest& request, std::vector<absl::
 }
 
 std::optional<std::string> Router::BodyOwner(const HttpRequest& head) const {
+  if (options_.authorize == nullptr && !KnowsHost(head.header("host"))) return std::nullopt;
   std::vector<absl::string_view> unused;
   const Route* const route = Find(head, &unused);
   if (route == nullptr || route->needs == Needs::kNothing) return std::nullopt;

@@ -278,6 +278,11 @@ TEST_F(RouterLimitsTest, APageOfAnotherSiteIsNotAnswered) {
   for (const std::string host : {"evil.example", "127.0.0.1.evil.example:80", "localhost.evil.example", "10.0.0.1"}) {
     EXPECT_EQ(with(host), 421) << host;
   }
+  HttpClient client;
+  ASSERT_TRUE(client.Connect(server_->address()));
+  ASSERT_TRUE(client.Send(
+      "POST /tokenize HTTP/1.1\r\nHost: evil.example\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n"));
+  EXPECT_EQ(client.ReadAnswer().status, 421);  // before its body is received
 }
 
 }  // namespace
