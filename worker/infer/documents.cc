@@ -3,12 +3,19 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/container/flat_hash_map.h"
 #include "base/clock.h"
 #include "base/status.h"
 #include "worker/infer/engine_internal.h"
 
 namespace kvlink::infer {
+namespace {
+
+// How often a call that waits for the encoder checks for cancellation.
+constexpr absl::Duration kCheckEvery = absl::Milliseconds(50);
+
+}  // namespace
 
 Conversation::~Conversation() {
   reads_.clear();
@@ -25,15 +32,42 @@ bool Conversation::holds_documents() const {
   return std::any_of(reads_.begin(), reads_.end(), [](const Read& read) { return read.resident != nullptr; });
 }
 
-void Conversation::Drop(Read& read) {
-  if (read.resident == nullptr) return;
-  read.resident = nullptr;
-  // Only where the document is finally read counts.
-  --(stats_.*read.counted);
+bool Conversation::lacks_documents() const {
+  return std::any_of(reads_.begin(), reads_.end(), [](const Read& read) { return read.resident == nullptr; });
 }
 
-absl::Status Generator::ReadDocuments(Conversation& conversation, const Identities& computed, bool holds,
-                                      const Call& call) {
+void Conversation::Drop(Read& read) {
+  read.resident = nullptr;
+  // Only where the document is finally read counts.
+  const Counted counted = std::exchange(counted_[read.document], {});
+  --(stats_.*counted.place);
+  stats_.documents_direct -= counted.direct ? 1 : 0;
+}
+
+bool Generator::Attach(Conversation& conversation) {
+  if (conversation.landed()) return true;
+  std::vector<ResidentPool::Wanted> wanted;
+  std::vector<Conversation::Read*> reads;
+  for (Conversation::Read& read : conversation.reads_) {
+    if (read.resident != nullptr && read.resident->ready()) continue;
+    if (read.resident != nullptr || conversation.replaced_.computed.contains(read.identity)) return false;
+    wanted.push_back({read.identity, EncodedTokens(conversation.documents_[read.document], conversation.packet_)});
+    reads.push_back(&read);
+  }
+  std::vector<std::shared_ptr<Resident>> found = pool_.FindAll(wanted);
+  if (found.empty()) return false;
+  for (size_t i = 0; i < reads.size(); ++i) {
+    reads[i]->resident = std::move(found[i]);
+    Conversation::Counted& counted = conversation.counted_[reads[i]->document];
+    if (counted.place != nullptr) continue;
+    counted.place = &RequestStats::documents_resident;
+    ++conversation.stats_.documents_resident;
+  }
+  return true;
+}
+
+absl::Status Generator::ReadDocuments(Conversation& conversation, bool holds, const Call& call) {
+  const absl::flat_hash_set<Identity>& computed = conversation.replaced_.computed;
   std::vector<ResidentPool::Wanted> wanted;  // each once, even if read repeatedly
   std::vector<absl::Span<const int32_t>> documents;
   absl::flat_hash_map<Identity, size_t> index;
@@ -56,16 +90,19 @@ absl::Status Generator::ReadDocuments(Conversation& conversation, const Identiti
     // A document that is read repeatedly is loaded or encoded once.
     const bool loaded = std::exchange(acquired[i].loaded, false);
     const Missed miss = std::exchange(missed[i], Missed::kNot);
-    read.stored = miss == Missed::kStored;
     const bool host = read.resident->from_host(), dram = read.resident->source() == store::Tier::kDram;
-    read.counted = miss != Missed::kNot ? &RequestStats::documents_encoded
-                   : !loaded            ? &RequestStats::documents_resident
-                   : host               ? &RequestStats::documents_host
-                   : dram               ? &RequestStats::documents_dram
-                                        : &RequestStats::documents_disk;
-    ++(stats.*read.counted);
+    Conversation::Counted& counted = conversation.counted_[read.document];
+    if (counted.place != nullptr) continue;  // before Restart
+    counted.place = miss != Missed::kNot ? &RequestStats::documents_encoded
+                    : !loaded            ? &RequestStats::documents_resident
+                    : host               ? &RequestStats::documents_host
+                    : dram               ? &RequestStats::documents_dram
+                                         : &RequestStats::documents_disk;
+    counted.direct = loaded && read.resident->received_on_device();
+    counted.stored = miss == Missed::kStored;
+    ++(stats.*counted.place);
     if (!loaded) continue;
-    stats.documents_direct += read.resident->received_on_device() ? 1 : 0;
+    stats.documents_direct += counted.direct ? 1 : 0;
     (host ? stats.bytes_host : dram ? stats.bytes_dram : stats.bytes_segments) += read.resident->stored_bytes();
   }
   return absl::OkStatus();
@@ -78,7 +115,8 @@ absl::StatusOr<std::vector<Generator::Missed>> Generator::EncodeMissing(
   std::vector<Missed> missed(acquired.size(), Missed::kNot);
   const auto is_missing = [](const ResidentPool::Acquired& one) { return one.resident == nullptr; };
   if (std::none_of(acquired.begin(), acquired.end(), is_missing)) return missed;
-  MutexLock lock(&encoder_mutex_);
+  KVLINK_RETURN_IF_ERROR(AwaitEncoder(call));
+  const absl::Cleanup left = [this] { EncoderLeft(); };
   std::unique_ptr<encode::Encoder>& encoder = encoders_[packet ? 1 : 0];
   if (encoder == nullptr) {
     encode::EncoderOptions options;
@@ -124,6 +162,21 @@ absl::StatusOr<std::vector<Generator::Missed>> Generator::EncodeMissing(
   return missed;
 }
 
+absl::Status Generator::AwaitEncoder(const Call& call) {
+  while (true) {
+    KVLINK_RETURN_IF_ERROR(call.Check());
+    MutexLock lock(&encoder_mutex_);
+    if (encoding_) encoder_free_.WaitUntil(&encoder_mutex_, std::min(call.deadline, SteadyNow() + kCheckEvery));
+    if (!std::exchange(encoding_, true)) return absl::OkStatus();
+  }
+}
+
+void Generator::EncoderLeft() {
+  MutexLock lock(&encoder_mutex_);
+  encoding_ = false;
+  encoder_free_.Signal();
+}
+
 absl::Status Generator::WaitLayer(const Residents& residents, int64_t layer, const Call& call,
                                   Residents* useless) const {
   for (const std::shared_ptr<Resident>& resident : residents) {
@@ -139,16 +192,20 @@ absl::Status Generator::WaitLayer(const Residents& residents, int64_t layer, con
 }
 
 void Generator::Discard(const Residents& useless, const absl::Status& status,
-                        absl::Span<Conversation* const> conversations, Replacements* replacements) {
+                        absl::Span<Conversation* const> conversations) {
   for (const std::shared_ptr<Resident>& resident : useless) {
     const bool taken_back = !resident->intact();
-    if (!taken_back || !replacements->lapsed.insert(resident->identity()).second) {
-      replacements->computed.insert(resident->identity());
-    }
     pool_.Drop(resident.get());
     for (Conversation* conversation : conversations) {
+      bool read_it = false;
       for (Conversation::Read& read : conversation->reads_) {
-        if (read.resident == resident) conversation->Drop(read);
+        if (read.resident != resident) continue;
+        conversation->Drop(read);
+        read_it = true;
+      }
+      Conversation::Replaced& replaced = conversation->replaced_;
+      if (read_it && (!taken_back || !replaced.lapsed.insert(resident->identity()).second)) {
+        replaced.computed.insert(resident->identity());
       }
     }
     MutexLock lock(&mutex_);
@@ -159,10 +216,8 @@ void Generator::Discard(const Residents& useless, const absl::Status& status,
 absl::Status Generator::LandDocuments(Conversation& conversation, const Limits& limits) {
   const Call call(limits);
   Conversation* const alone = &conversation;
-  Replacements replacements;
   while (true) {
-    KVLINK_RETURN_IF_ERROR(
-        ReadDocuments(conversation, replacements.computed, /*holds=*/conversation.holds_documents(), call));
+    KVLINK_RETURN_IF_ERROR(ReadDocuments(conversation, /*holds=*/conversation.holds_documents(), call));
     Residents arriving, useless;
     for (const Conversation::Read& read : conversation.reads_) {
       if (conversation.needs(read) && !read.resident->ready()) arriving.push_back(read.resident);
@@ -173,7 +228,7 @@ absl::Status Generator::LandDocuments(Conversation& conversation, const Limits& 
       if (status.ok()) status = call.Check();
     }
     if (useless.empty()) return status;
-    Discard(useless, status, {&alone, 1}, &replacements);
+    Discard(useless, status, {&alone, 1});
   }
 }
 

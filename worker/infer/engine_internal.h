@@ -29,6 +29,7 @@ struct Generator::Rows {
   std::vector<int64_t> slots;
   absl::Status status;                   // an error: they are not in the pass, or it failed
   bool lacks_pages = false;              // Work
+  bool lapsed = false;                   // Work
   bool sample = true;                    // sample the token after the last row
   std::vector<float>* scores = nullptr;  // logits of every row, appended; of a pass of one conversation
   // Of rows that are observed, which run alone in a pass without sampling.

@@ -152,7 +152,7 @@ absl::Status Generator::Rewind(Conversation& conversation, int64_t length) {
                                                    conversation.length_));
   }
   // After the prompt, each position has one token of the sequence.
-  conversation.sequence_.Truncate(conversation.sequence_.tokens() - (conversation.length_ - length));
+  conversation.Truncate(conversation.sequence_.tokens() - (conversation.length_ - length));
   conversation.length_ = length;
   return absl::OkStatus();
 }

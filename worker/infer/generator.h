@@ -4,8 +4,8 @@
 //
 // A document that the store lacks, or whose bytes arrive damaged or late, is encoded on the spot and written back. This
 // costs time and increments a counter, and never fails the request. Attention never reads a layer before its bytes are
-// verified. If the store takes back the memory of an encoding during a pass, the results of the pass are discarded, the
-// encoding is read again and the pass repeated.
+// verified. If the store takes back the memory of an encoding during a pass, the results of the pass are discarded, and
+// the pass is repeated: with the encoding read again, or at once without the conversations that read it (Pass).
 //
 // Thread-safety: a Generator by many threads at once, each with its own conversations; a Conversation by one thread at
 // a time. Lifetime: model, store and generator outlive every conversation; model and store outlive the generator.
@@ -16,6 +16,7 @@
 #define KVLINK_WORKER_INFER_GENERATOR_H_
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -100,6 +101,7 @@ struct RequestStats {
   // counts twice.
   int64_t fresh_tokens = 0;
   int64_t recomputed_tokens = 0;   // of these, counted likewise, what is of documents
+  int64_t repeated_tokens = 0;     // beside these, counted likewise, what Restart had computed again
   int64_t documents_resident = 0;  // encodings, by where they were found
   int64_t documents_host = 0;      // in our own copies in host memory
   int64_t documents_dram = 0;
@@ -118,9 +120,12 @@ struct RequestStats {
 // What one conversation does in a pass of many.
 struct Work {
   Conversation* conversation = nullptr;
-  int64_t tokens = 1;        // of its prompt, at most
+  // Of its prompt, at most; but a question that is observed is not split, unless prefill_chunk splits it. Afterwards:
+  // how many were fed.
+  int64_t tokens = 1;
   absl::Status status;       // how that ended
   bool lacks_pages = false;  // the status says that private KV is full
+  bool lapsed = false;       // the status says that it lacks an encoding, which LandDocuments replaces
 };
 
 class Conversation {
@@ -139,8 +144,12 @@ class Conversation {
   int64_t prompt_left() const;
   // Whether every layer of what the present stage reads is in its place, so that no pass waits for one.
   bool landed() const;
-  // Pages of private KV that it takes until its present stage is computed and one more token is fed.
+  // Tokens in private KV, at most, once its prompt is computed, whatever its stages choose, and one more token is fed.
+  int64_t tokens_wanted() const;
+  // Pages of private KV that this takes beside those that it has.
   int64_t pages_wanted() const;
+  // Pages of private KV that it has; thread-safe.
+  int64_t pages_held() const { return pages_held_; }
 
  private:
   friend class Generator;
@@ -157,12 +166,21 @@ class Conversation {
   struct Read {
     std::shared_ptr<Resident> resident;  // nullptr: to be read before the next pass
     int64_t offset = 0;
-    int64_t document = 0;                      // index into documents_
-    std::vector<uint64_t> hidden;              // link::PlacedDocument
-    bool visible = true;                       // some token is not hidden
-    Identity identity;                         // as named by the request
-    int64_t RequestStats::*counted = nullptr;  // the statistic that counts this document
-    bool stored = false;                       // it was encoded here and handed to the store
+    int64_t document = 0;          // index into documents_
+    std::vector<uint64_t> hidden;  // link::PlacedDocument
+    bool visible = true;           // some token is not hidden
+    Identity identity;             // as named by the request
+  };
+  // How the statistics count a document.
+  struct Counted {
+    int64_t RequestStats::*place = nullptr;  // nullptr: not yet
+    bool direct = false;                     // it was received in device memory
+    bool stored = false;                     // it was encoded here and handed to the store
+  };
+  // A lapsed encoding is read again once, then computed here; an unusable one is computed here at once. Computing
+  // cannot fail in this way, so each document is replaced twice at most until something is fed.
+  struct Replaced {
+    absl::flat_hash_set<Identity> lapsed, computed;
   };
   Conversation(Generator* generator, model::KvPages* pages, const Request& request);
   bool observes() const { return prompt_ != nullptr && prompt_->plan.observe != link::Observe::kNothing; }
@@ -171,17 +189,24 @@ class Conversation {
     return read.visible || (observes() && prompt_->plan.observe == link::Observe::kDeviation);
   }
   bool holds_documents() const;
-  void Drop(Read& read);  // its encoding
+  bool lacks_documents() const;
+  void Drop(Read& read);          // its encoding, which was of no use
+  void Truncate(int64_t tokens);  // what is fed
 
   Generator* const generator_;
   const absl::Time began_;
   model::KvSequence sequence_;
+  std::atomic<int64_t> pages_held_{0};
   const std::vector<RequestDocument> documents_;  // the stages refer to them
   NextStage stages_;                              // not asked yet
+  int64_t max_fresh_ = 0;                         // tokens, of any stage
   std::unique_ptr<Prompt> prompt_;                // nullptr: it is computed
   std::vector<Read> reads_;
-  bool packet_ = false;                    // link::LinkPlan
-  int64_t computed_ = 0, recomputed_ = 0;  // layers of tokens of the prompt; of these, of documents
+  std::vector<Counted> counted_;  // [documents_]
+  Replaced replaced_;             // since something was fed
+  bool packet_ = false;           // link::LinkPlan
+  // Layers of tokens of the prompt; of these, of documents; and beside them, computed again.
+  int64_t computed_ = 0, recomputed_ = 0, repeated_ = 0;
   kernels::SampleParams sampling_;
   int64_t length_ = 0;
   int32_t next_ = 0;
@@ -214,17 +239,21 @@ class Generator {
   // request's limits do not matter. INVALID_ARGUMENT also for tokens outside the vocabulary and for sampling that
   // kernels::ValidateSampleParams refuses: in a pass of many they would fail all.
   absl::StatusOr<std::unique_ptr<Conversation>> Admit(const Request& request);
+  // Whether nothing has to land: gives the present stage its encodings if all of them are in memory and complete.
+  // Otherwise changes nothing. Does not block.
+  bool Attach(Conversation& conversation);
   // Reads or encodes the documents of the present stage, and waits until every layer of each is in its place. Without
   // it, passes wait for layers one by one, as Start does. May run on any thread while the conversation is in no pass.
   absl::Status LandDocuments(Conversation& conversation, const Limits& limits);
   // One pass over several distinct conversations. Each feeds the next tokens of its prompt, prefill_chunk of them at
   // most; or, once the prompt is computed, next(). When a stage is computed, the conversation enters the next one. A
-  // conversation whose context is full (OUT_OF_RANGE), or for which there is no private KV or no room, fails alone, and
-  // the limits and a failure of the device fail all; those that fail are as they were before. Stages that observe are
-  // computed one by one, each in a pass of its own.
+  // conversation whose context is full (OUT_OF_RANGE), for which there is no private KV or no room, or whose encoding
+  // turned out to be unusable (UNAVAILABLE), fails alone, and the limits and a failure of the device fail all; those
+  // that fail are as they were before. Stages that observe are computed one by one, each in a pass of its own.
   void Pass(absl::Span<Work> works, const Limits& limits);
   // Gives back the conversation's encodings and private KV, and begins its prompt again, now followed by `answer`:
-  // after that, what is sampled is what would have followed `answer` before. Its statistics go on.
+  // after that, what is sampled is what would have followed `answer` before. Its statistics go on: they count neither
+  // documents nor tokens twice, except repeated_tokens.
   void Restart(Conversation& conversation, absl::Span<const int32_t> answer);
   // Pages of private KV that no conversation has; thread-safe.
   int64_t free_pages() const { return pages_->free_pages(); }
@@ -278,22 +307,16 @@ class Generator {
   struct Rows;      // fresh rows of one conversation in a forward pass
   struct Assembly;  // a batch as Model::Forward takes it
   struct Context;   // streams and scratch memory, used by one forward pass at a time
-  using Identities = absl::flat_hash_set<Identity>;
   using Residents = std::vector<std::shared_ptr<Resident>>;
-  // A lapsed encoding is read again once, then computed here; an unusable one is computed here at once. Computing
-  // cannot fail in this way, so a call replaces each document twice at most.
-  struct Replacements {
-    Identities lapsed, computed;
-  };
   friend class Conversation;
 
   Generator(const model::Model* model, const Fingerprint& fingerprint, store::Store* store, GeneratorOptions options,
             absl::StatusOr<std::shared_ptr<store::DeviceBuffer>> device_buffer);
 
   absl::Status UploadLinkEmbeddings();
-  // Fills in the residents that a conversation lacks, from the pool, the store (except those to be `computed`) or the
+  // Fills in the residents that a conversation lacks, from the pool, the store (except those to be computed) or the
   // encoder. `holds`: see Patience.
-  absl::Status ReadDocuments(Conversation& conversation, const Identities& computed, bool holds, const Call& call);
+  absl::Status ReadDocuments(Conversation& conversation, bool holds, const Call& call);
   // Tokens of a document's encoding.
   int64_t EncodedTokens(const RequestDocument& document, bool packet) const {
     return static_cast<int64_t>(document.tokens.size()) + (packet ? options_.wrapper.tokens() : 0);
@@ -304,12 +327,14 @@ class Generator {
   absl::StatusOr<std::vector<Missed>> EncodeMissing(const Conversation& conversation,
                                                     absl::Span<const absl::Span<const int32_t>> documents,
                                                     absl::Span<ResidentPool::Acquired> acquired, const Call& call);
+  // Returns once no other call encodes, and none will until EncoderLeft.
+  absl::Status AwaitEncoder(const Call& call);
+  void EncoderLeft();
   // Waits for a layer of encodings. An error that computing the encoding here would mend adds it to `useless`.
   absl::Status WaitLayer(const Residents& residents, int64_t layer, const Call& call, Residents* useless) const;
   // Removes encodings that turned out to be unusable, which ended in `status`, from all reads of the conversations, and
   // notes how to replace them.
-  void Discard(const Residents& useless, const absl::Status& status, absl::Span<Conversation* const> conversations,
-               Replacements* replacements);
+  void Discard(const Residents& useless, const absl::Status& status, absl::Span<Conversation* const> conversations);
 
   // Computes the prompt of a new conversation.
   absl::StatusOr<std::unique_ptr<Conversation>> Compute(std::unique_ptr<Conversation> conversation,
@@ -328,7 +353,7 @@ class Generator {
   // Reads what the rows' conversations lack, allocates slots and runs the rows, except those whose status is an error.
   void Feed(absl::Span<Rows> rows, const Call& call, bool together);
   // Runs rows whose slots are allocated, and samples where rows ask for it. If encodings turn out to be unusable,
-  // replaces them and repeats the pass.
+  // repeats the pass: `together`, with others in their place; otherwise without the rows that read them.
   void Run(absl::Span<Rows> rows, const Call& call, bool together);
   // One pass. `useless`: the encodings that made it fail, if any; only the rows' slots then remain.
   absl::Status Forward(absl::Span<Rows* const> rows, const Call& call, Residents* useless);
@@ -355,9 +380,11 @@ class Generator {
   std::unique_ptr<model::KvPages> pages_;
   kernels::Buffer link_embeddings_;
 
-  Mutex encoder_mutex_;  // held while documents are encoded on the spot
-  // Without and with the profile's wrapper; made when they are needed.
-  std::array<std::unique_ptr<encode::Encoder>, 2> encoders_ ABSL_GUARDED_BY(encoder_mutex_);
+  Mutex encoder_mutex_;
+  CondVar encoder_free_;
+  bool encoding_ ABSL_GUARDED_BY(encoder_mutex_) = false;  // a call encodes documents on the spot
+  // Without and with the profile's wrapper; made when they are needed. Of the call that encodes.
+  std::array<std::unique_ptr<encode::Encoder>, 2> encoders_;
 
   mutable Mutex mutex_;
   std::vector<std::unique_ptr<Context>> contexts_ ABSL_GUARDED_BY(mutex_);

@@ -49,6 +49,8 @@ void Generator::PassOver(absl::Span<Work* const> works, const Call& call, bool t
     Conversation& conversation = *works[i]->conversation;
     works[i]->status = rows[i].status;
     works[i]->lacks_pages = rows[i].lacks_pages;
+    works[i]->lapsed = rows[i].lapsed;
+    works[i]->tokens = static_cast<int64_t>(rows[i].tokens.size());
     if (!rows[i].status.ok()) continue;
     if (conversation.prompt_ != nullptr) {
       Advance(conversation, static_cast<int64_t>(rows[i].tokens.size()));
@@ -71,7 +73,11 @@ void Generator::FillRows(const Work& work, Rows* rows) const {
   Conversation::Prompt& prompt = *conversation.prompt_;
   const link::LinkPlan& plan = prompt.plan;
   const int64_t left = conversation.prompt_left();
-  const int64_t count = std::min({std::max<int64_t>(work.tokens, 1), options_.prefill_chunk, left});
+  int64_t count = std::min({std::max<int64_t>(work.tokens, 1), options_.prefill_chunk, left});
+  if (plan.observe == link::Observe::kKeyMass && prompt.fed + count > plan.question) {
+    // Sums of a split question would be rounded in another way, and so choose other tokens.
+    count = prompt.fed < plan.question ? plan.question - prompt.fed : std::min(options_.prefill_chunk, left);
+  }
   rows->tokens = absl::MakeConstSpan(plan.fresh_tokens).subspan(prompt.fed, count);
   rows->positions = absl::MakeConstSpan(plan.fresh_positions).subspan(prompt.fed, count);
   rows->sample = plan.observe == link::Observe::kNothing && count == left;
@@ -87,10 +93,11 @@ void Generator::Feed(absl::Span<Rows> rows, const Call& call, bool together) {
       std::any_of(rows.begin(), rows.end(), [](const Rows& one) { return one.conversation->holds_documents(); });
   for (Rows& one : rows) {
     Conversation& conversation = *one.conversation;
-    if (one.status.ok()) one.status = ReadDocuments(conversation, {}, holds, call);
+    if (one.status.ok()) one.status = ReadDocuments(conversation, holds, call);
     holds = holds || conversation.holds_documents();
     if (!one.status.ok()) continue;
     auto slots = conversation.sequence_.Append(one.positions);
+    conversation.pages_held_ = static_cast<int64_t>(conversation.sequence_.block_table().size());
     one.status = slots.status();
     one.lacks_pages = absl::IsResourceExhausted(slots.status());
     if (slots.ok()) one.slots = *std::move(slots);
@@ -102,14 +109,14 @@ void Generator::Feed(absl::Span<Rows> rows, const Call& call, bool together) {
     Conversation& conversation = *one.conversation;
     if (one.status.ok()) {
       conversation.length_ = one.positions.back() + 1;
+      conversation.replaced_ = {};
     } else {
-      conversation.sequence_.Truncate(conversation.sequence_.tokens() - static_cast<int64_t>(one.slots.size()));
+      conversation.Truncate(conversation.sequence_.tokens() - static_cast<int64_t>(one.slots.size()));
     }
   }
 }
 
 void Generator::Run(absl::Span<Rows> rows, const Call& call, bool together) {
-  Replacements replacements;
   while (true) {
     std::vector<Rows*> able;
     std::vector<Conversation*> conversations;
@@ -125,9 +132,14 @@ void Generator::Run(absl::Span<Rows> rows, const Call& call, bool together) {
       for (Rows* one : able) one->status = status;
       return;
     }
-    Discard(useless, status, conversations, &replacements);
+    Discard(useless, status, conversations);
     for (Rows* one : able) {
-      one->status = ReadDocuments(*one->conversation, replacements.computed, /*holds=*/true, call);
+      if (together) {
+        one->status = ReadDocuments(*one->conversation, /*holds=*/true, call);
+      } else if (one->conversation->lacks_documents()) {
+        one->status = absl::UnavailableError("an encoding that the pass read turned out to be unusable");
+        one->lapsed = true;
+      }
     }
   }
 }
@@ -161,7 +173,7 @@ absl::Status Generator::ExtendRows(Conversation& conversation, absl::Span<const 
     rows.positions = positions;
     Feed(absl::MakeSpan(&rows, 1), call, /*together=*/true);
     if (!rows.status.ok()) {
-      conversation.sequence_.Truncate(tokens_before);
+      conversation.Truncate(tokens_before);
       conversation.length_ = length_before;
       return rows.status;
     }

@@ -57,6 +57,7 @@ Conversation::Conversation(Generator* generator, model::KvPages* pages, const Re
       began_(SteadyNow()),
       sequence_(pages),
       documents_(request.documents),
+      counted_(request.documents.size()),
       sampling_(request.sampling),
       keep_logits_(request.keep_logits),
       write_back_(request.write_back) {}
@@ -65,10 +66,20 @@ int64_t Conversation::prompt_left() const {
   return prompt_ == nullptr ? 0 : static_cast<int64_t>(prompt_->plan.fresh_tokens.size()) - prompt_->fed;
 }
 
+int64_t Conversation::tokens_wanted() const {
+  const int64_t tokens = sequence_.tokens() + prompt_left();
+  const int64_t later = observes() ? max_fresh_ + static_cast<int64_t>(prompt_->answer.size()) : 0;
+  return std::max(tokens, later) + 1;
+}
+
+void Conversation::Truncate(int64_t tokens) {
+  sequence_.Truncate(tokens);
+  pages_held_ = static_cast<int64_t>(sequence_.block_table().size());
+}
+
 int64_t Conversation::pages_wanted() const {
-  const int64_t tokens = sequence_.tokens() + prompt_left() + 1;
-  const int64_t pages = (tokens + kBlockTokens - 1) / kBlockTokens;
-  return std::max<int64_t>(0, pages - static_cast<int64_t>(sequence_.block_table().size()));
+  const int64_t pages = (tokens_wanted() + kBlockTokens - 1) / kBlockTokens;
+  return std::max<int64_t>(0, pages - pages_held());
 }
 
 absl::StatusOr<std::unique_ptr<Conversation>> Generator::Admit(const Request& request) {
@@ -90,6 +101,7 @@ absl::StatusOr<std::unique_ptr<Conversation>> Generator::Admit(const Request& re
   input.allow_untrained_links = request.allow_untrained_links;
   for (const RequestDocument& document : conversation->documents_) input.documents.push_back(document.tokens);
   KVLINK_ASSIGN_OR_RETURN(link::Stages stages, link::Stages::Create(std::move(input)));
+  conversation->max_fresh_ = stages.max_fresh_tokens();
   conversation->stages_ = [stages = std::move(stages)](const link::Observed& observed) mutable {
     return stages.Next(observed);
   };
@@ -130,8 +142,10 @@ void Generator::Restart(Conversation& conversation, absl::Span<const int32_t> an
   conversation.prompt_ = std::make_unique<Conversation::Prompt>();
   conversation.prompt_->next = conversation.stages_;
   conversation.prompt_->answer.assign(answer.begin(), answer.end());
+  conversation.repeated_ += std::exchange(conversation.computed_, 0);
+  conversation.recomputed_ = 0;
   const bool held = conversation.holds_documents();
-  for (Conversation::Read& read : conversation.reads_) conversation.Drop(read);
+  for (Conversation::Read& read : conversation.reads_) read.resident = nullptr;
   if (held) pool_.Trim();
   EnterStage(conversation);
 }
@@ -165,7 +179,7 @@ void Generator::EnterStage(Conversation& conversation) {
     read.visible = CountHidden(placed.hidden) < EncodedTokens(document, plan.packet);
     conversation.reads_.push_back(std::move(read));
   }
-  conversation.sequence_.Truncate(plan.kept);
+  conversation.Truncate(plan.kept);
   conversation.length_ = plan.kept == 0 ? 0 : conversation.sequence_.positions().back() + 1;
   prompt.fed = plan.kept;
   prompt.observed.clear();
@@ -180,9 +194,10 @@ void Generator::CountTokens(Conversation& conversation) const {
   for (const Conversation::Read& read : conversation.reads_) {
     const RequestDocument& document = conversation.documents_[read.document];
     const int64_t tokens = EncodedTokens(document, conversation.packet_) - CountHidden(read.hidden);
-    if (read.counted != &RequestStats::documents_encoded) {
+    const Conversation::Counted& counted = conversation.counted_[read.document];
+    if (counted.place != &RequestStats::documents_encoded) {
       stats.read_tokens += tokens;
-    } else if (read.stored) {
+    } else if (counted.stored) {
       stats.stored_tokens += tokens;
     }
   }
@@ -195,12 +210,17 @@ void Generator::Advance(Conversation& conversation, int64_t tokens) {
   const auto recomputed_before = [&](int64_t index) {
     return std::lower_bound(plan.recomputed.begin(), plan.recomputed.end(), index) - plan.recomputed.begin();
   };
-  conversation.computed_ += tokens * layers;
+  // Of the answer before Restart.
+  const int64_t own = static_cast<int64_t>(plan.fresh_tokens.size() - prompt.answer.size());
+  const int64_t again = std::clamp<int64_t>(prompt.fed + tokens - own, 0, tokens);
+  conversation.computed_ += (tokens - again) * layers;
+  conversation.repeated_ += again * layers;
   conversation.recomputed_ += (recomputed_before(prompt.fed + tokens) - recomputed_before(prompt.fed)) * layers;
   prompt.fed += tokens;
   RequestStats& stats = conversation.stats_;
   stats.fresh_tokens = (conversation.computed_ + all_layers - 1) / all_layers;
   stats.recomputed_tokens = (conversation.recomputed_ + all_layers - 1) / all_layers;
+  stats.repeated_tokens = (conversation.repeated_ + all_layers - 1) / all_layers;
   if (conversation.prompt_left() > 0) return;
   stats.prompt_tokens = plan.length;
   if (plan.observe != link::Observe::kNothing) return EnterStage(conversation);

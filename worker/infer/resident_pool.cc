@@ -312,6 +312,27 @@ std::shared_ptr<Resident> ResidentPool::Insert(std::shared_ptr<const encode::Enc
   return resident;
 }
 
+std::vector<std::shared_ptr<Resident>> ResidentPool::FindAll(absl::Span<const Wanted> wanted) {
+  std::vector<std::shared_ptr<Resident>> found;
+  {
+    MutexLock lock(&mutex_);
+    std::vector<Lru::iterator> places;
+    for (const Wanted& one : wanted) {
+      const auto place = Place(one.identity);
+      if (place == lru_.end() || place->resident == nullptr) return {};
+      if (place->resident->tokens() != one.tokens || !place->resident->ready()) return {};
+      places.push_back(place);
+    }
+    for (const Lru::iterator& place : places) {
+      found.push_back(place->resident);
+      lru_.splice(lru_.end(), lru_, place);
+    }
+    stats_.hits += static_cast<int64_t>(found.size());
+  }
+  for (size_t i = 0; host_ != nullptr && i < found.size(); ++i) host_->Find(wanted[i].identity);
+  return found;
+}
+
 std::shared_ptr<Resident> ResidentPool::Find(const Identity& identity) {
   MutexLock lock(&mutex_);
   const auto place = Place(identity);

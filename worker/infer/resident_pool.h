@@ -72,6 +72,8 @@ class ResidentPool {
   // another shape) is a miss, never an error. INVALID_ARGUMENT: all of them together exceed the whole budget.
   // RESOURCE_EXHAUSTED: a device has no room for them, or none by the deadline; CANCELLED.
   absl::StatusOr<std::vector<Acquired>> Acquire(absl::Span<const Wanted> wanted, const Patience& patience);
+  // The residents of all of `wanted`, if all are present and complete; otherwise nothing. Does not block.
+  std::vector<std::shared_ptr<Resident>> FindAll(absl::Span<const Wanted> wanted);
   // Adds an encoding computed here and returns its resident, or the existing one if no store can invalidate that any
   // more. `reservation` is the one of the miss.
   std::shared_ptr<Resident> Insert(std::shared_ptr<const encode::Encoded> encoded, Reservation reservation);

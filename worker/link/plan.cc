@@ -112,6 +112,9 @@ LinkPlan Layout(const PlanInput& input, std::vector<TokenSet> fresh, bool compar
   return std::move(builder.plan());
 }
 
+// How many of the documents' own tokens the linker chooses, if there are as many.
+int64_t Chosen(const PlanInput& input, int64_t tokens) { return (tokens * input.linker.percent + 99) / 100; }
+
 // Adds the linker's percentage of the documents' own tokens: those with the largest observed numbers, of equal ones the
 // earlier. A number that is none (a difference from nothing) counts as the largest.
 void AddChosen(const PlanInput& input, const Observed& observed, std::vector<TokenSet>* fresh) {
@@ -130,8 +133,8 @@ void AddChosen(const PlanInput& input, const Observed& observed, std::vector<Tok
       candidates.push_back({std::isnan(number) ? std::numeric_limits<float>::infinity() : number, i, token});
     }
   }
-  const int64_t wanted = (tokens * input.linker.percent + 99) / 100;
-  const auto end = candidates.begin() + std::min<ptrdiff_t>(wanted, static_cast<ptrdiff_t>(candidates.size()));
+  const auto end =
+      candidates.begin() + std::min<ptrdiff_t>(Chosen(input, tokens), static_cast<ptrdiff_t>(candidates.size()));
   std::partial_sort(candidates.begin(), end, candidates.end(), [](const Candidate& a, const Candidate& b) {
     if (a.number != b.number) return a.number > b.number;
     return std::pair(a.document, a.token) < std::pair(b.document, b.token);
@@ -207,6 +210,15 @@ absl::StatusOr<Stages> Stages::Create(PlanInput input) {
   KVLINK_RETURN_IF_ERROR(CheckRoom(input, Layout(input, GivenTokens(input)).length));
   const bool chooses = input.linker.choice != Linker::kNone && !input.documents.empty();
   return Stages(std::move(input), chooses ? State::kObserving : State::kAnswering);
+}
+
+int64_t Stages::max_fresh_tokens() const {
+  const int64_t given = static_cast<int64_t>(Layout(input_, GivenTokens(input_)).fresh_tokens.size());
+  if (input_.linker.choice == Linker::kNone) return given;
+  int64_t tokens = 0;
+  for (absl::Span<const int32_t> document : input_.documents) tokens += static_cast<int64_t>(document.size());
+  const int64_t all = static_cast<int64_t>(Layout(input_, AllTokens(input_)).fresh_tokens.size());
+  return input_.linker.choice == Linker::kBlend ? all : std::min(all, given + Chosen(input_, tokens));
 }
 
 LinkPlan Stages::Next(const Observed& observed) {

@@ -106,6 +106,8 @@ class Stages {
   // empty document, a linker whose parts contradict each other. FAILED_PRECONDITION: kLinks with a profile that has no
   // trained links, a packet with one that has no wrapper. What the input refers to must outlive the stages.
   static absl::StatusOr<Stages> Create(PlanInput input);
+  // Fresh tokens of the largest plan, at most.
+  int64_t max_fresh_tokens() const;
   // The next plan. `observed`: by the previous one; nothing for the first. The last plan observes nothing.
   LinkPlan Next(const Observed& observed);
 
