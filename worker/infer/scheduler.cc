@@ -3,8 +3,9 @@
 // conversation belongs to the thread that lands it: if it is to end meanwhile, it ends at once, and what is left is
 // dropped when that thread returns it.
 //
-// Few requests are kept ahead (landing, or landed and without private KV): as many as there are landing threads. So who
-// is next is decided late, and fairly, and what has landed is not evicted before it is used.
+// Few requests are kept ahead (landing, or landed and without private KV): as many as there are landing threads, and
+// beside them as many that had nothing to land. So who is next is decided late, and fairly, and what has landed is not
+// evicted before it is used. One thread more is for those that have joined before.
 //
 // A request that finds nobody else computes its prompt on the thread that would land it, layer by layer as they arrive.
 // That is sooner than to land first, and those that come meanwhile need not wait for it.
@@ -14,6 +15,7 @@
 #include <atomic>
 #include <deque>
 #include <map>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -34,14 +36,21 @@ constexpr int64_t kMinPromptTokens = 16;
 using Entry = SchedulerEntry;
 using EntryPtr = std::shared_ptr<Entry>;
 
+Scheduler::Options AtLeastOne(Scheduler::Options options) {
+  options.max_running = std::max<int64_t>(options.max_running, 1);
+  options.pass_tokens = std::max<int64_t>(options.pass_tokens, 1);
+  options.landing_threads = std::max(options.landing_threads, 1);
+  return options;
+}
+
 }  // namespace
 
 class Scheduler::Impl {
  public:
   Impl(Generator* generator, const Options& options)
       : generator_(generator),
-        options_(options),
-        worker_({.name = "landing", .threads = std::max(1, options.landing_threads)}),
+        options_(AtLeastOne(options)),
+        worker_({.name = "landing", .threads = options_.landing_threads + 1}),
         thread_("scheduler", [this] { Run(); }) {}
   ~Impl();
 
@@ -72,11 +81,25 @@ class Scheduler::Impl {
   absl::Time NextDeadline() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void EndLate();
   void StartLanding();
+  bool MayLand(Entry& entry) const;
+  void SendToLand(const EntryPtr& entry);
+  // Back from its thread.
   void Return(const EntryPtr& entry);
+  void KeepAhead(const EntryPtr& entry);
+  // An encoding of one that runs was taken back.
+  void LandAgain(const EntryPtr& entry);
+  // Pages that those away will take.
+  int64_t PagesAway() const;
+  int64_t PagesOfRunning() const;
+  // Whether others than this one have private KV.
+  bool OthersHold(const Entry& entry) const;
   bool Fits(const Entry& entry) const;
   // True if a request joined.
   bool Join();
   void Compute();
+  std::vector<std::pair<EntryPtr, int64_t>> PromptPieces(int64_t left) const;
+  // Leaves those away the pages that they will take.
+  void KeepPagesAway();
   // Gives out the token that was sampled, which may end the answer.
   void Give(const EntryPtr& entry);
   // Frees private KV for a request that lacks it, as `full` says.
@@ -89,12 +112,13 @@ class Scheduler::Impl {
 
   // Of the scheduler's thread.
   SchedulerTurns turns_;
-  int64_t landing_ = 0;            // on landing threads, those that have ended meanwhile included
-  const Entry* alone_ = nullptr;   // of those, the one that computes its prompt
-  int64_t alone_pages_ = 0;        // that it takes
-  std::deque<EntryPtr> landed_;    // without private KV, unless the prompt is computed
-  std::vector<EntryPtr> running_;  // in the order of joining
-  bool moved_ = false;             // something happened that may let others go on
+  int64_t landing_ = 0;                        // on landing threads, those that have ended meanwhile included
+  std::map<std::string, int64_t> landing_of_;  // the same of each owner
+  std::vector<EntryPtr> away_;                 // of those, the ones with private KV: alone, or to return
+  std::vector<EntryPtr> preempted_;            // and not joined again yet
+  std::deque<EntryPtr> landed_;                // without private KV, unless the prompt is computed
+  std::vector<EntryPtr> running_;              // in the order of joining
+  bool moved_ = false;                         // something happened that may let others go on
 
   std::atomic<bool> stopping_{false};  // ends a pass
   mutable Mutex mutex_;
@@ -156,7 +180,7 @@ absl::Status Scheduler::Impl::CheckOpen(const std::string& owner, EntryPtr* inst
 }
 
 absl::Status Scheduler::Impl::CheckSize(const Conversation& conversation) const {
-  const int64_t needed = conversation.prompt_left() + 1, there = generator_->options().private_tokens;
+  const int64_t needed = conversation.tokens_wanted(), there = generator_->options().private_tokens;
   if (needed <= there) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat("the request computes ", needed,
                                                  " tokens, and there is private KV for ", there,
@@ -280,28 +304,40 @@ void Scheduler::Impl::EndLate() {
 }
 
 void Scheduler::Impl::StartLanding() {
-  while (landing_ + static_cast<int64_t>(landed_.size()) < std::max(1, options_.landing_threads)) {
-    const EntryPtr entry = turns_.Next();
-    if (entry == nullptr) return;
-    entry->landed = absl::OkStatus();
-    entry->lacks_pages = false;
-    entry->alone = landing_ == 0 && landed_.empty() && running_.empty() && turns_.empty();
-    ++landing_;
-    if (entry->conversation->landed()) {  // it reads nothing
-      entry->alone = false;
-      Return(entry);
+  while (const EntryPtr entry = turns_.Next([this](Entry& one) { return MayLand(one); })) {
+    entry->alone =
+        landing_ == 0 && landed_.empty() && running_.empty() && turns_.empty() && !entry->conversation->landed();
+    if (!entry->alone && generator_->Attach(*entry->conversation)) {
+      KeepAhead(entry);
       continue;
     }
-    entry->place = Place::kLanding;
     if (entry->alone) {
-      alone_ = entry.get();
-      alone_pages_ = entry->conversation->pages_wanted();
+      std::erase(preempted_, entry);
+      away_.push_back(entry);
     }
-    // Never more than there are threads.
-    const absl::Status added =
-        worker_.AddAdmitted({[this, entry](const absl::Status& turn) { LandRequest(entry, turn); }});
-    if (!added.ok()) LandRequest(entry, added);
+    SendToLand(entry);
   }
+}
+
+bool Scheduler::Impl::MayLand(Entry& entry) const {
+  const int64_t most = options_.landing_threads, landed = std::ssize(landed_);
+  if (landed >= most) return false;
+  const auto mine = landing_of_.find(entry.owner);
+  const bool thread = landing_ + landed < most && (mine == landing_of_.end() || mine->second < (most + 1) / 2);
+  return thread || generator_->Attach(*entry.conversation);
+}
+
+void Scheduler::Impl::SendToLand(const EntryPtr& entry) {
+  entry->place = Place::kLanding;
+  entry->pages = entry->conversation->pages_held() + entry->conversation->pages_wanted();
+  entry->landed = absl::OkStatus();
+  entry->lacks_pages = false;
+  ++landing_;
+  ++landing_of_[entry->owner];
+  // Limited by the threads, and by max_running for those that have joined before.
+  const absl::Status added =
+      worker_.AddAdmitted({[this, entry](const absl::Status& turn) { LandRequest(entry, turn); }});
+  if (!added.ok()) LandRequest(entry, added);
 }
 
 void Scheduler::Impl::LandRequest(const EntryPtr& entry, const absl::Status& turn) {
@@ -321,6 +357,7 @@ absl::Status Scheduler::Impl::ComputeAlone(Entry& entry, const Limits& limits) {
     generator_->Pass(absl::MakeSpan(&work, 1), limits);
     ++entry.passes;
     if (work.status.ok()) entry.prompt_tokens += work.tokens;
+    if (work.lapsed) work.status = absl::OkStatus();  // the next pass reads it again
   }
   entry.lacks_pages = work.lacks_pages;
   return work.status;
@@ -328,7 +365,8 @@ absl::Status Scheduler::Impl::ComputeAlone(Entry& entry, const Limits& limits) {
 
 void Scheduler::Impl::Return(const EntryPtr& entry) {
   --landing_;
-  if (alone_ == entry.get()) alone_ = nullptr;
+  if (--landing_of_[entry->owner] == 0) landing_of_.erase(entry->owner);
+  std::erase(away_, entry);
   if (entry->place == Place::kEnded) {
     entry->conversation = nullptr;
     return;
@@ -338,19 +376,68 @@ void Scheduler::Impl::Return(const EntryPtr& entry) {
     stats_.passes += std::exchange(entry->passes, 0);
     stats_.prompt_tokens += std::exchange(entry->prompt_tokens, 0);
   }
-  entry->place = Place::kLanded;
-  if (entry->lacks_pages && !running_.empty()) return Preempt(entry);
+  const bool room = OthersHold(*entry) || entry->conversation->pages_wanted() <= generator_->free_pages();
+  if (entry->lacks_pages && room) return Preempt(entry);
   if (!entry->landed.ok()) return Finish(entry, entry->landed, End::kError);
+  if (!std::exchange(entry->returns, false)) return KeepAhead(entry);
+  entry->place = Place::kRunning;
+  running_.push_back(entry);
+  MutexLock lock(&mutex_);
+  --stats_.waiting;
+  ++stats_.running;
+}
+
+void Scheduler::Impl::KeepAhead(const EntryPtr& entry) {
+  entry->place = Place::kLanded;
   const auto first = [](const EntryPtr& one) { return one->preempted || one->conversation->prompt_left() == 0; };
   landed_.insert(first(entry) ? std::find_if_not(landed_.begin(), landed_.end(), first) : landed_.end(), entry);
 }
 
+void Scheduler::Impl::LandAgain(const EntryPtr& entry) {
+  std::erase(running_, entry);
+  away_.push_back(entry);
+  entry->alone = false;
+  entry->returns = true;
+  {
+    MutexLock lock(&mutex_);
+    --stats_.running;
+    ++stats_.waiting;
+  }
+  SendToLand(entry);
+}
+
+int64_t Scheduler::Impl::PagesAway() const {
+  int64_t pages = 0;
+  for (const EntryPtr& one : away_) pages += std::max<int64_t>(0, one->pages - one->conversation->pages_held());
+  return pages;
+}
+
+int64_t Scheduler::Impl::PagesOfRunning() const {
+  int64_t pages = 0;
+  for (const EntryPtr& one : running_) pages += one->conversation->pages_wanted();
+  return pages;
+}
+
+bool Scheduler::Impl::OthersHold(const Entry& entry) const {
+  const auto other = [&](const EntryPtr& one) { return one.get() != &entry; };
+  return std::any_of(running_.begin(), running_.end(), other) || std::any_of(away_.begin(), away_.end(), other) ||
+         std::any_of(landed_.begin(), landed_.end(),
+                     [](const EntryPtr& one) { return one->conversation->pages_held() > 0; });
+}
+
 bool Scheduler::Impl::Fits(const Entry& entry) const {
-  if (running_.empty() && alone_ == nullptr) return true;
-  if (static_cast<int64_t>(running_.size()) >= options_.max_running) return false;
-  int64_t wanted = entry.conversation->pages_wanted() + (alone_ == nullptr ? 0 : alone_pages_);
-  for (const EntryPtr& one : running_) wanted += one->conversation->pages_wanted();
-  return wanted <= generator_->free_pages();
+  // One that has not joined yet leaves those that had joined before what they need.
+  const bool joined = entry.preempted || entry.conversation->pages_held() > 0 || preempted_.empty();
+  if (joined && running_.empty() && away_.empty()) return true;
+  int64_t slots = std::ssize(running_) +
+                  std::count_if(away_.begin(), away_.end(), [](const EntryPtr& one) { return one->returns; });
+  int64_t pages = entry.conversation->pages_wanted() + PagesOfRunning() + PagesAway();
+  for (const EntryPtr& one : preempted_) {
+    if (joined) break;
+    ++slots;
+    pages += one->pages;
+  }
+  return slots < options_.max_running && pages <= generator_->free_pages();
 }
 
 bool Scheduler::Impl::Join() {
@@ -358,6 +445,7 @@ bool Scheduler::Impl::Join() {
   while (!landed_.empty() && Fits(*landed_.front())) {
     const EntryPtr entry = std::move(landed_.front());
     landed_.pop_front();
+    std::erase(preempted_, entry);
     entry->place = Place::kRunning;
     running_.push_back(entry);
     {
@@ -373,7 +461,30 @@ bool Scheduler::Impl::Join() {
   return joined;
 }
 
+std::vector<std::pair<EntryPtr, int64_t>> Scheduler::Impl::PromptPieces(int64_t left) const {
+  std::vector<std::pair<EntryPtr, int64_t>> pieces;
+  const int64_t chunk = generator_->options().prefill_chunk;
+  for (const EntryPtr& entry : running_) {
+    const int64_t tokens = std::min({left, chunk, entry->conversation->prompt_left(), kMinPromptTokens});
+    if (tokens <= 0) continue;
+    pieces.emplace_back(entry, tokens);
+    left -= tokens;
+  }
+  for (auto& [entry, tokens] : pieces) {
+    const int64_t more = std::min({left, chunk - tokens, entry->conversation->prompt_left() - tokens});
+    tokens += more;
+    left -= more;
+  }
+  return pieces;
+}
+
+void Scheduler::Impl::KeepPagesAway() {
+  if (away_.empty()) return;
+  while (!running_.empty() && PagesOfRunning() + PagesAway() > generator_->free_pages()) Preempt(running_.back());
+}
+
 void Scheduler::Impl::Compute() {
+  KeepPagesAway();
   std::vector<EntryPtr> entries;
   std::vector<Work> works;
   const auto add = [&](const EntryPtr& entry, int64_t tokens) {
@@ -384,14 +495,12 @@ void Scheduler::Impl::Compute() {
     if (entry->conversation->prompt_left() == 0) add(entry, 1);
   }
   const size_t answers = works.size();
-  int64_t left =
-      std::max(options_.pass_tokens - static_cast<int64_t>(answers), std::min(options_.pass_tokens, kMinPromptTokens));
-  for (const EntryPtr& entry : running_) {
-    const int64_t tokens = std::min({left, entry->conversation->prompt_left(), generator_->options().prefill_chunk});
-    if (tokens <= 0) continue;
+  // Every prompt gets a little, so that a long one does not delay those behind it; the first get the rest.
+  for (const auto& [entry, tokens] : PromptPieces(std::max(options_.pass_tokens - static_cast<int64_t>(answers),
+                                                           std::min(options_.pass_tokens, kMinPromptTokens)))) {
     add(entry, tokens);
-    left -= tokens;
   }
+  if (works.empty()) return;
   generator_->Pass(absl::MakeSpan(works), Limits{.cancelled = [this] { return stopping_.load(); }});
   {
     MutexLock lock(&mutex_);
@@ -403,6 +512,8 @@ void Scheduler::Impl::Compute() {
   for (size_t i = 0; i < works.size(); ++i) {
     if (works[i].lacks_pages) {
       if (lacking == nullptr) lacking = &works[i], lacks = entries[i];
+    } else if (works[i].lapsed) {
+      LandAgain(entries[i]);
     } else if (!works[i].status.ok()) {
       Finish(entries[i], works[i].status, End::kError);
     } else if (works[i].conversation->prompt_left() == 0) {
@@ -431,11 +542,9 @@ void Scheduler::Impl::Give(const EntryPtr& entry) {
 
 void Scheduler::Impl::MakeRoom(const Entry& lacking, const absl::Status& full) {
   if (lacking.conversation->pages_wanted() <= generator_->free_pages()) return;  // others have ended
+  if (running_.empty()) return;
   const EntryPtr last = running_.back();
-  const bool others = running_.size() > 1 || alone_ != nullptr ||
-                      std::any_of(landed_.begin(), landed_.end(),
-                                  [](const EntryPtr& one) { return one->conversation->prompt_left() == 0; });
-  others ? Preempt(last) : Finish(last, full, End::kError);
+  OthersHold(*last) ? Preempt(last) : Finish(last, full, End::kError);
 }
 
 void Scheduler::Impl::Preempt(const EntryPtr& entry) {
@@ -443,6 +552,8 @@ void Scheduler::Impl::Preempt(const EntryPtr& entry) {
   const bool ran = std::erase(running_, entry) > 0;
   entry->place = Place::kWaiting;
   entry->preempted = true;
+  entry->pages = entry->conversation->pages_wanted();
+  preempted_.push_back(entry);
   turns_.AddFirst(entry);
   moved_ = true;
   MutexLock lock(&mutex_);
@@ -466,12 +577,13 @@ void Scheduler::Impl::Finish(const EntryPtr& entry, const absl::Status& status, 
   place == Place::kWaiting ? turns_.Remove(held) : turns_.Left(held->owner);
   std::erase(landed_, held);
   std::erase(running_, held);
+  std::erase(preempted_, held);
   moved_ = true;
   {
     MutexLock lock(&mutex_);
     --(place == Place::kRunning ? stats_.running : stats_.waiting);
-    entry->waits = false;
-    displaced_ -= std::exchange(entry->displaced, false) ? 1 : 0;
+    held->waits = false;
+    displaced_ -= std::exchange(held->displaced, false) ? 1 : 0;
     ++(status.ok() ? stats_.ended : absl::IsCancelled(status) ? stats_.cancelled : stats_.failed);
   }
   held->listener->OnEnd(status, end, stats);

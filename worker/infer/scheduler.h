@@ -3,10 +3,12 @@
 // passes.
 //
 // A request waits (bounded, fairly among owners), then its documents land on other threads, so that a slow store delays
-// no one else; only then does it take private KV and join. (One that finds nobody else does not wait for all layers: it
-// computes its prompt there as they arrive, and joins with its first token.) If private KV runs out, the request that
-// joined last gives up its own and is computed again later, from its prompt and the tokens it has already given out.
-// Each request has a status of its own: one that fails fails alone, unless the device fails.
+// no one else: whoever has nothing to land needs none of them. Only then does it take private KV and join. (One that
+// finds nobody else does not wait for all layers: it computes its prompt there as they arrive, and joins with its first
+// token.) If the store takes back an encoding, its readers land it again while the others go on. If private KV runs
+// out, the request that joined last gives up its own and is computed again later, before any that has not joined yet,
+// from its prompt and the tokens it has already given out. Each request has a status of its own: one that fails fails
+// alone, unless the device fails.
 //
 // An answer is the same whatever else is computed: to the bit on the host, if its prompt is computed in the same pieces
 // or the backend's arithmetic does not depend on them.
@@ -30,10 +32,10 @@ namespace kvlink::infer {
 class Scheduler {
  public:
   struct Options {
-    int64_t max_running = 64;   // requests that share passes at a time
+    int64_t max_running = 64;   // requests that share passes at a time; at least 1
     int64_t max_waiting = 256;  // requests that wait for that or for their documents, shared out among their owners
-    int64_t pass_tokens = 256;  // rows of a pass, unless more answers are under way
-    int landing_threads = 4;    // load or encode documents
+    int64_t pass_tokens = 256;  // rows of a pass, unless more answers are under way; at least 1
+    int landing_threads = 4;    // load or encode documents, at most half of them for one owner; at least 1
   };
 
   enum class End : uint8_t {

@@ -2,9 +2,15 @@
 // for one thing at a time gains nothing over who asks for many.
 #include "worker/infer/scheduler_turns.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace kvlink::infer {
+namespace {
+
+constexpr ptrdiff_t kLooks = 16;
+
+}  // namespace
 
 void SchedulerTurns::Add(EntryPtr entry) {
   ++waiting_;
@@ -18,20 +24,28 @@ void SchedulerTurns::AddFirst(EntryPtr entry) {
   first_.push_front(std::move(entry));
 }
 
-SchedulerTurns::EntryPtr SchedulerTurns::Next() {
+SchedulerTurns::EntryPtr SchedulerTurns::Next(const std::function<bool(SchedulerEntry&)>& may) {
   EntryPtr next;
   if (!first_.empty()) {
     next = std::move(first_.front());
     first_.pop_front();
   } else {
-    Owner* of = nullptr;
+    std::vector<Owner*> owners;
     for (auto& [name, owner] : owners_) {
-      if (owner.waiting.empty()) continue;
-      if (of == nullptr || std::pair(owner.under_way, owner.turn) < std::pair(of->under_way, of->turn)) of = &owner;
+      if (!owner.waiting.empty()) owners.push_back(&owner);
     }
-    if (of == nullptr) return nullptr;
-    next = std::move(of->waiting.front());
-    of->waiting.pop_front();
+    std::sort(owners.begin(), owners.end(), [](const Owner* a, const Owner* b) {
+      return std::pair(a->under_way, a->turn) < std::pair(b->under_way, b->turn);
+    });
+    for (Owner* owner : owners) {
+      const auto end = owner->waiting.begin() + std::min<ptrdiff_t>(kLooks, std::ssize(owner->waiting));
+      const auto found = std::find_if(owner->waiting.begin(), end, [&](const EntryPtr& one) { return may(*one); });
+      if (found == end) continue;
+      next = std::move(*found);
+      owner->waiting.erase(found);
+      break;
+    }
+    if (next == nullptr) return nullptr;
   }
   --waiting_;
   Owner& owner = Find(next->owner);

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -34,6 +35,7 @@ struct SchedulerEntry {
   // Of the thread that lands it, while it is at kLanding; otherwise of the scheduler's.
   std::unique_ptr<Conversation> conversation;
   bool alone = false;                     // it computes its prompt there
+  bool returns = false;                   // it was running, and goes on
   absl::Status landed;                    // how that ended
   bool lacks_pages = false;               // Work
   int64_t passes = 0, prompt_tokens = 0;  // that were computed there
@@ -42,12 +44,13 @@ struct SchedulerEntry {
   std::shared_ptr<Scheduler::Listener> listener;
   Place place = Place::kNew;
   bool preempted = false;
+  int64_t pages = 0;            // of private KV that it is to have, while it is away or preempted
   std::vector<int32_t> answer;  // given out
   absl::Duration first_token;   // since it was submitted
 };
 
 // Requests that wait. Next are those that gave up their private KV; then, of the owners with waiting requests, the one
-// with the fewest under way, of equals the one whose last turn is the longest ago. Linear in the number of owners.
+// with the fewest under way, of equals the one whose last turn is the longest ago.
 class SchedulerTurns {
  public:
   using EntryPtr = std::shared_ptr<SchedulerEntry>;
@@ -56,8 +59,10 @@ class SchedulerTurns {
   void Add(EntryPtr entry);
   // Before all others. It was under way.
   void AddFirst(EntryPtr entry);
-  // nullptr: none waits. Otherwise it is under way now.
-  EntryPtr Next();
+  // Next is the first that `may`, of a few that each owner has waited with the longest; who gave up its private KV
+  // always may. nullptr: there is none. Otherwise it is under way now. Linear in the number of owners, but for sorting
+  // them.
+  EntryPtr Next(const std::function<bool(SchedulerEntry&)>& may);
   // One that waits does so no more.
   void Remove(const EntryPtr& entry);
   // One that was under way is so no more.
