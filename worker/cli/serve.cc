@@ -103,7 +103,7 @@ void AddFlags(Arguments& arguments, Flags& flags) {
                  &flags.linker_name);
   arguments.Integer("max-running", "N", "Answers computed at a time.", 1, 4096, &flags.max_running);
   arguments.Integer("max-waiting", "N", "Requests that wait for their turn; further ones are refused (429).", 0,
-                    1 << 20, &flags.max_waiting);
+                    1 << 16, &flags.max_waiting);
   arguments.Integer("max-tokens", "N",
                     "Maximum number of tokens in an answer, for requests that do not say; 0: as many as fit.", 0,
                     1 << 20, &flags.max_tokens);
