@@ -25,9 +25,8 @@ struct Meaning {
 };
 
 constexpr absl::string_view kNoTables =
-    "it has no KVLink tables, or not all of them: restore the cluster's catalog there, or, if the cluster is new, "
-    "start "
-    "a node, which makes them";
+    "it has no KVLink tables, or not all of them: restore the cluster's catalog there; of a new cluster, start a "
+    "node, which makes them";
 
 // The first match applies.
 constexpr Meaning kMeanings[] = {
