@@ -5,10 +5,12 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "base/clock.h"
 #include "worker/serve/api/errors.h"
 #include "worker/serve/api/json.h"
+#include "worker/serve/http/request.h"
 #include "worker/serve/router.h"
 
 namespace kvlink::serve {
@@ -16,31 +18,14 @@ namespace {
 
 constexpr int64_t kDefaultListed = 100, kMaxListed = 1000;
 
-int Digit(char c) {
-  if (c >= '0' && c <= '9') return c - '0';
-  const char lower = static_cast<char>(c | 0x20);
-  return lower >= 'a' && lower <= 'f' ? lower - 'a' + 10 : -1;
-}
-
 // The value of a parameter of a query, decoded; empty if there is none. INVALID_ARGUMENT: a malformed escape.
 absl::StatusOr<std::string> QueryValue(absl::string_view query, absl::string_view name) {
   for (const absl::string_view part : absl::StrSplit(query, '&')) {
     const std::pair<absl::string_view, absl::string_view> pair = absl::StrSplit(part, absl::MaxSplits('=', 1));
     if (pair.first != name) continue;
-    std::string value;
-    for (size_t i = 0; i < pair.second.size(); ++i) {
-      const char c = pair.second[i];
-      if (c != '%') {
-        value += c == '+' ? ' ' : c;
-        continue;
-      }
-      const int high = i + 2 < pair.second.size() ? Digit(pair.second[i + 1]) : -1;
-      const int low = i + 2 < pair.second.size() ? Digit(pair.second[i + 2]) : -1;
-      if (high < 0 || low < 0) return ParameterError(name, "has an escape that is not % and two digits");
-      value += static_cast<char>(16 * high + low);
-      i += 2;
-    }
-    return value;
+    std::optional<std::string> value = PercentDecode(absl::StrReplaceAll(pair.second, {{"+", " "}}));
+    if (!value) return ParameterError(name, "has an escape that is not % and two digits");
+    return *std::move(value);
   }
   return std::string();
 }

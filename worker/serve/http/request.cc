@@ -19,24 +19,24 @@ int HexDigit(char c) {
   return -1;
 }
 
-// Of a path: returns false if an escape is malformed or means NUL.
-bool PercentDecode(absl::string_view text, std::string* decoded) {
-  decoded->reserve(text.size());
+}  // namespace
+
+std::optional<std::string> PercentDecode(absl::string_view text) {
+  std::string decoded;
+  decoded.reserve(text.size());
   for (size_t i = 0; i < text.size(); ++i) {
     if (text[i] != '%') {
-      decoded->push_back(text[i]);
+      decoded.push_back(text[i]);
       continue;
     }
-    if (text.size() - i < 3) return false;
+    if (text.size() - i < 3) return std::nullopt;
     const int high = HexDigit(text[i + 1]), low = HexDigit(text[i + 2]);
-    if (high < 0 || low < 0 || high + low == 0) return false;
-    decoded->push_back(static_cast<char>(high * 16 + low));
+    if (high < 0 || low < 0) return std::nullopt;
+    decoded.push_back(static_cast<char>(high * 16 + low));
     i += 2;
   }
-  return true;
+  return decoded;
 }
-
-}  // namespace
 
 absl::StatusOr<Target> ParseTarget(absl::string_view text) {
   for (const char c : text) {
@@ -54,10 +54,12 @@ absl::StatusOr<Target> ParseTarget(absl::string_view text) {
     return absl::InvalidArgumentError("the request target is not a path");
   }
   const size_t question = std::min(text.find('?'), text.size());
-  Target target;
-  if (!PercentDecode(text.substr(0, question), &target.path)) {
+  const std::optional<std::string> path = PercentDecode(text.substr(0, question));
+  if (!path || path->find('\0') != std::string::npos) {
     return absl::InvalidArgumentError("the path has a malformed percent-encoding");
   }
+  Target target;
+  target.path = *path;
   if (question < text.size()) target.query = std::string(text.substr(question + 1));
   return target;
 }
