@@ -123,7 +123,7 @@ OrderedJson TextBlock(absl::string_view text) { return {{"type", "text"}, {"text
 std::string Event(absl::string_view type, OrderedJson members = OrderedJson::object()) {
   OrderedJson data = {{"type", type}};
   data.update(members);
-  return absl::StrCat("event: ", type, "\ndata: ", Written(data), "\n\n");
+  return ServerSentEvent(type, data);
 }
 
 OrderedJson ErrorJson(const absl::Status& status) {

@@ -95,6 +95,11 @@ std::string Written(const OrderedJson& json) {
   return json.dump(/*indent=*/-1, ' ', /*ensure_ascii=*/false, OrderedJson::error_handler_t::replace);
 }
 
+std::string ServerSentEvent(absl::string_view type, const OrderedJson& data) {
+  const std::string line = type.empty() ? "" : absl::StrCat("event: ", type, "\n");
+  return absl::StrCat(line, "data: ", Written(data), "\n\n");
+}
+
 std::string Quoted(absl::string_view text) {
   constexpr size_t kMaxShown = 60;
   if (text.size() <= kMaxShown) return absl::StrCat("\"", absl::Utf8SafeCEscape(text), "\"");

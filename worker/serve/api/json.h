@@ -28,6 +28,8 @@ absl::StatusOr<Json> ParseObject(absl::string_view body);
 
 // Without spaces or line breaks. Bytes that are not UTF-8 become U+FFFD.
 std::string Written(const OrderedJson& json);
+// An event of a stream (text/event-stream) with a type, or with none.
+std::string ServerSentEvent(absl::string_view type, const OrderedJson& data);
 
 // What a client wrote, for a message: in quotes, escaped, and cut if it is long.
 std::string Quoted(absl::string_view text);

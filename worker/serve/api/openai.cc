@@ -49,7 +49,7 @@ OrderedJson Head(absl::string_view object, const Answer& answer, OrderedJson cho
 
 absl::string_view ChunkObject(Kind kind) { return kind == Kind::kChat ? "chat.completion.chunk" : "text_completion"; }
 
-std::string Event(const OrderedJson& json) { return absl::StrCat("data: ", Written(json), "\n\n"); }
+std::string Event(const OrderedJson& json) { return ServerSentEvent("", json); }
 
 // `delta`: of a chat; `text`: of a completion. `finish`: a string or null.
 OrderedJson Chunk(Kind kind, const Answer& answer, OrderedJson delta, absl::string_view text, OrderedJson finish) {

@@ -74,7 +74,7 @@ OrderedJson OfPart(const Answer& answer, absl::string_view member, OrderedJson v
 std::string Event(absl::string_view type, const OrderedJson& members, int64_t& sequence) {
   OrderedJson data = {{"type", type}, {"sequence_number", sequence++}};
   data.update(members);
-  return absl::StrCat("event: ", type, "\ndata: ", Written(data), "\n\n");
+  return ServerSentEvent(type, data);
 }
 
 }  // namespace
