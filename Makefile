@@ -107,9 +107,9 @@ check-format:
 	else echo "format: not checked, needs clang-format 14"; fi
 
 lint:
-	cmake --preset release >/dev/null
+	$(call BUILD,debug,generated_headers)
 	@if [ -z "$(filter %.cc,$(CHANGED))" ]; then echo "lint: nothing changed"; \
-	else clang-tidy -p build/release --quiet $(filter %.cc,$(CHANGED)); fi
+	else clang-tidy -p build/debug --quiet $(filter %.cc,$(CHANGED)); fi
 
 clean:
 	rm -rf build .cache/demo-store

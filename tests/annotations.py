@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Checks with clang that locks are held where the annotations of base/mutex.h say so (-Werror=thread-safety).
 
-annotations.py BUILD [JOBS]: every product file of BUILD/compile_commands.json that includes base/mutex.h, itself or by a header that it
-includes, is parsed and not compiled. Needs the generated headers of BUILD.
+annotations.py BUILD [JOBS]: every unit of BUILD/compile_commands.json with a product file that includes base/mutex.h, itself or by a header
+that it includes, is parsed and not compiled. Needs the generated headers of BUILD.
 """
 import concurrent.futures
 import json
@@ -15,6 +15,7 @@ import sys
 
 INCLUDE = re.compile(r'^#include "([^"]+)"', re.MULTILINE)
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+UNITY = re.compile(r"/Unity/unity_\d+_cxx\.cxx$")  # a file of CMake's that includes some of a target's sources
 PRODUCT = ("base/", "proto/", "kernels/", "transport/", "etcd/", "store/", "worker/")
 
 
@@ -32,8 +33,13 @@ def has_locks(path):
     return "base/mutex.h" in names or any("base/mutex.h" in included(name) for name in names)
 
 
-def check(entry):
-    arguments = shlex.split(entry["command"])
+def sources_of(unit):
+    paths = included(unit["file"]) if UNITY.search(unit["file"]) else [unit["file"]]
+    return [os.path.relpath(path, ROOT) for path in paths]
+
+
+def check(unit):
+    arguments = shlex.split(unit["command"])
     while not re.search(r"(\+\+|cc|clang)(-[0-9.]+)?$", arguments[0]) or arguments[0].endswith("ccache"):
         arguments.pop(0)
     del arguments[arguments.index("-o"):arguments.index("-o") + 2]
@@ -41,7 +47,7 @@ def check(entry):
         del arguments[arguments.index("-include"):arguments.index("-include") + 2]
     kept = [a for a in arguments[1:] if a != "-c" and not a.startswith(("-W", "-O", "-fsanitize"))]
     command = ["clang++", *kept, "-fsyntax-only", "-Wno-everything", "-Wthread-safety", "-Werror=thread-safety"]
-    return subprocess.run(command, cwd=entry["directory"], capture_output=True, text=True)
+    return subprocess.run(command, cwd=unit["directory"], capture_output=True, text=True)
 
 
 def main():
@@ -49,15 +55,17 @@ def main():
         print("annotations: there is no clang++ (deploy/install-deps.sh installs it)")
         return 1
     with open(os.path.join(sys.argv[1], "compile_commands.json"), encoding="utf-8") as file:
-        entries = [e for e in json.load(file) if os.path.relpath(e["file"], ROOT).startswith(PRODUCT)]
-    entries = [e for e in entries if has_locks(os.path.relpath(e["file"], ROOT))]
+        units = json.load(file)
+    count = lambda unit: sum(path.startswith(PRODUCT) and has_locks(path) for path in sources_of(unit))
+    files = sum(map(count, units))
+    units = [unit for unit in units if count(unit)]
     failed = 0
     with concurrent.futures.ThreadPoolExecutor(int(sys.argv[2]) if len(sys.argv) > 2 else os.cpu_count()) as pool:
-        for outcome in pool.map(check, entries):
+        for outcome in pool.map(check, units):
             failed += outcome.returncode != 0
             sys.stdout.write(outcome.stderr)
-    print("annotations: %d files, %d with errors" % (len(entries), failed))
-    return 1 if failed or not entries else 0
+    print("annotations: %d files in %d units, %d with errors" % (files, len(units), failed))
+    return 1 if failed or not units else 0
 
 
 sys.exit(main())

@@ -42,7 +42,7 @@ stage release-tests asan-build
 stage annotations
 stage cuda-check
 stage asan-build
-stage asan tsan-build fuzz-build
-stage fuzz
+stage asan tsan-build
 stage tsan-build
-stage tsan
+stage tsan fuzz-build
+stage fuzz

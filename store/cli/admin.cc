@@ -27,8 +27,6 @@
 namespace kvlink::cli {
 namespace {
 
-constexpr absl::Duration kCallTimeout = absl::Seconds(10);
-
 struct AdminFlags {
   StoreFlags store;
   bool watch = false;
@@ -61,8 +59,6 @@ int64_t Value(const store::client::NodeStatus& status, const std::string& name) 
   return it == status.values.end() ? 0 : it->second;
 }
 
-std::string Bytes(int64_t bytes) { return FormatBytes(static_cast<double>(bytes)); }
-
 // How fast a counter grew between two readings, as "12.3 MiB/s".
 std::string Rate(const store::client::NodeStatus& now, const store::client::NodeStatus& before, const std::string& name,
                  double seconds) {
@@ -84,18 +80,18 @@ std::string Draw(const std::string& address, const store::client::NodeStatus& st
   line("node", absl::StrCat(address, "  ", word("version"), "  ", word("state"), "  up ",
                             FormatClock(absl::Milliseconds(Value(status, "uptime_ms")))));
   line("identity", absl::StrCat(word("node_id"), "  incarnation ", word("incarnation")));
-  line("memory", absl::StrCat(Bytes(Value(status, "dram_bytes_used")), " of ", Bytes(Value(status, "dram_bytes")), ", ",
-                              Value(status, "leases"), " leases"));
-  line("segments",
-       absl::StrCat(Bytes(Value(status, "segment_bytes_used")), " used of ", Bytes(Value(status, "segment_bytes")),
-                    " allocated, ", Value(status, "evictions"), " evictions, ", word("io")));
+  line("memory", absl::StrCat(FormatBytes(Value(status, "dram_bytes_used")), " of ",
+                              FormatBytes(Value(status, "dram_bytes")), ", ", Value(status, "leases"), " leases"));
+  line("segments", absl::StrCat(FormatBytes(Value(status, "segment_bytes_used")), " used of ",
+                                FormatBytes(Value(status, "segment_bytes")), " allocated, ", Value(status, "evictions"),
+                                " evictions, ", word("io")));
   line("clients",
        absl::StrCat(Value(status, "sessions"), " sessions, ", Value(status, "connections"), " data connections, ",
                     Value(status, "pulls"), " pulls and ", Value(status, "pushes"), " pushes under way"));
   line("traffic",
        absl::StrCat("hits ", Value(status, "hits_dram"), " memory, ", Value(status, "hits_segments"), " segments, ",
-                    Value(status, "misses"), " misses; read ", Bytes(Value(status, "bytes_read")), ", written ",
-                    Bytes(Value(status, "bytes_written"))));
+                    Value(status, "misses"), " misses; read ", FormatBytes(Value(status, "bytes_read")), ", written ",
+                    FormatBytes(Value(status, "bytes_written"))));
   if (seconds > 0) {
     line("", absl::StrCat("sent ", Rate(status, before, "payload_bytes_sent", seconds), ", received ",
                           Rate(status, before, "payload_bytes_received", seconds), ", read from disk ",
@@ -115,12 +111,12 @@ std::string Draw(const std::string& address, const store::client::NodeStatus& st
   for (const auto& ns : status.namespaces) {
     line("namespace",
          absl::StrCat(Printable(ns.limits.name), ": ", ns.documents, " documents, ", ns.encodings, " encodings, ",
-                      Bytes(ns.bytes),
-                      ns.node_capacity_bytes > 0 ? absl::StrCat(" of ", Bytes(ns.node_capacity_bytes)) : "",
+                      FormatBytes(ns.bytes),
+                      ns.node_capacity_bytes > 0 ? absl::StrCat(" of ", FormatBytes(ns.node_capacity_bytes)) : "",
                       ns.node_capacity_bytes != ns.limits.capacity_bytes
-                          ? absl::StrCat(" (", Bytes(ns.limits.capacity_bytes), " in the cluster)")
+                          ? absl::StrCat(" (", FormatBytes(ns.limits.capacity_bytes), " in the cluster)")
                           : "",
-                      ", ", Bytes(ns.dram_bytes), " in memory, ", Bytes(ns.pinned_bytes), " pinned"));
+                      ", ", FormatBytes(ns.dram_bytes), " in memory, ", FormatBytes(ns.pinned_bytes), " pinned"));
   }
   return text;
 }
@@ -213,15 +209,16 @@ struct Use {
 void Print(const store::NamespaceLimits& limits, const Use& use) {
   std::string line = absl::StrCat(
       Printable(limits.name), ": capacity ",
-      limits.capacity_bytes > 0 ? absl::StrCat(Bytes(limits.capacity_bytes), use.capacity_note)
+      limits.capacity_bytes > 0 ? absl::StrCat(FormatBytes(limits.capacity_bytes), use.capacity_note)
                                 : std::string("unlimited"),
-      ", ", limits.pinned_bytes > 0 ? absl::StrCat("pinned limit ", Bytes(limits.pinned_bytes)) : use.default_pinned);
+      ", ",
+      limits.pinned_bytes > 0 ? absl::StrCat("pinned limit ", FormatBytes(limits.pinned_bytes)) : use.default_pinned);
   if (use.stats.has_value()) {
     absl::StrAppend(&line, "; ", use.stats->documents, " documents, ", use.stats->encodings, " encodings, ",
-                    Bytes(use.stats->bytes), ", ", Bytes(use.stats->pinned_bytes), " pinned");
+                    FormatBytes(use.stats->bytes), ", ", FormatBytes(use.stats->pinned_bytes), " pinned");
   }
   if (limits.revision > 0) absl::StrAppend(&line, "; revision ", limits.revision);
-  if (use.bytes_over > 0) absl::StrAppend(&line, "; ", Bytes(use.bytes_over), " over capacity, being evicted");
+  if (use.bytes_over > 0) absl::StrAppend(&line, "; ", FormatBytes(use.bytes_over), " over capacity, being evicted");
   if (!use.remark.empty()) absl::StrAppend(&line, "; ", use.remark);
   absl::PrintF("%s\n", line);
 }
@@ -239,7 +236,7 @@ absl::Status AskNode(const StoreFlags& flags, const store::NamespaceChange& chan
     if (ns.limits.name != change.name) continue;
     use.stats = {ns.limits.name, ns.encodings, ns.bytes, ns.pinned_bytes, ns.documents};
     if (ns.node_capacity_bytes != ns.limits.capacity_bytes) {
-      use.capacity_note = absl::StrCat(" in the cluster, ", Bytes(ns.node_capacity_bytes), " on this node");
+      use.capacity_note = absl::StrCat(" in the cluster, ", FormatBytes(ns.node_capacity_bytes), " on this node");
     }
   }
   Print(outcome->limits, use);

@@ -28,7 +28,7 @@
 namespace kvlink::cli {
 namespace {
 
-constexpr absl::string_view kSummary =
+constexpr absl::string_view kCatalogSummary =
     "Exports and imports the catalog of a namespace: document ids, titles, tokens and the names of their\n"
     "encodings. This data exists nowhere else. Encodings are not included; they can be computed again.\n\n"
     "  kvlink catalog export FILE     write all documents to FILE as JSON lines; - is standard output\n"
@@ -203,7 +203,7 @@ absl::Status Check(const StoreFlags& flags) {
 absl::Status RunCatalog(absl::Span<char* const> args) {
   StoreFlags flags;
   flags.memory = int64_t{64} << 20;
-  Arguments arguments("catalog", "export|import|check [FILE]", kSummary);
+  Arguments arguments("catalog", "export|import|check [FILE]", kCatalogSummary);
   AddPlaceFlags(arguments, flags);
   arguments.Text("namespace", "NAME", "Namespace of the documents.", &flags.ns);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));

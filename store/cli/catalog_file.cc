@@ -13,13 +13,13 @@
 namespace kvlink::cli {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 // What is read. The other copies members when it grows, by recursion into lists however deep they are.
 using ParsedJson = nlohmann::json;
 
 constexpr int64_t kVersion = 1;
 
-std::string Dump(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
+std::string Dump(const OrderedJson& json) { return json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace); }
 
 ParsedJson Parse(absl::string_view line) {
   return ParsedJson::parse(line.begin(), line.end(), /*cb=*/nullptr, /*allow_exceptions=*/false);

@@ -30,8 +30,6 @@ int64_t EncodingsOf(const store::StoreStats& stats) {
   return encodings;
 }
 
-std::string Bytes(int64_t bytes) { return FormatBytes(static_cast<double>(bytes)); }
-
 struct Line {
   cluster::NodeReport node;
   std::optional<cluster::ProgressRecord> progress;
@@ -58,7 +56,7 @@ Repairing RepairingOf(const cluster::View& view, const std::vector<Line>& lines)
   for (const Line& line : lines) {
     if (!line.progress.has_value() || line.progress->epoch != view.placement.epoch()) continue;
     repairing.unchecked += line.progress->slots - line.progress->slots_done;
-    repairing.bytes_left += static_cast<int64_t>(line.progress->bytes_left);
+    repairing.bytes_left += line.progress->bytes_left;
     repairing.time_left = std::max(repairing.time_left, line.progress->time_left());
   }
   return repairing;
@@ -68,7 +66,7 @@ std::string Draw(const Repairing& repairing) {
   if (repairing.moving + repairing.away + repairing.unchecked + repairing.bytes_left == 0) return "";
   std::string text =
       absl::StrCat("copies of slots: ", repairing.moving, " moving, ", repairing.away, " without a live node, ",
-                   repairing.unchecked, " to check; ", Bytes(repairing.bytes_left), " to copy");
+                   repairing.unchecked, " to check; ", FormatBytes(repairing.bytes_left), " to copy");
   if (repairing.bytes_left > 0 && repairing.time_left < absl::InfiniteDuration()) {
     absl::StrAppend(&text, ", ", FormatClock(repairing.time_left), " left");
   }
@@ -112,35 +110,35 @@ std::string Draw(const Line& line) {
                                      std::string(cluster::StateName(node.member.state)),
                                      node.member.zone.empty() ? "-" : node.member.zone, node.member.weight);
   if (node.stats.ok()) {
-    absl::StrAppend(&text, EncodingsOf(*node.stats), " encodings, ", Bytes(node.stats->segment_bytes_used), " of ",
-                    Bytes(node.stats->segment_bytes), ", memory ", Bytes(node.stats->dram_bytes_used), " of ",
-                    Bytes(node.stats->dram_bytes));
+    absl::StrAppend(&text, EncodingsOf(*node.stats), " encodings, ", FormatBytes(node.stats->segment_bytes_used),
+                    " of ", FormatBytes(node.stats->segment_bytes), ", memory ",
+                    FormatBytes(node.stats->dram_bytes_used), " of ", FormatBytes(node.stats->dram_bytes));
   } else {
     absl::StrAppend(&text, "does not answer: ", Printable(node.stats.status().message()));
   }
   if (line.progress.has_value() && !line.progress->complete()) {
     absl::StrAppend(&text, "; checked ", line.progress->slots_done, " of ", line.progress->slots, " slots, ",
-                    Bytes(static_cast<int64_t>(line.progress->bytes_left)), " to copy at ",
-                    Bytes(static_cast<int64_t>(line.progress->bytes_per_second)), "/s");
+                    FormatBytes(line.progress->bytes_left), " to copy at ",
+                    FormatBytes(line.progress->bytes_per_second), "/s");
   }
   return text + "\n";
 }
 
 // A namespace on all nodes that answer.
-struct Use {
+struct ClusterUse {
   store::NamespaceStats stats;
   store::NamespaceLimits limits;
 };
 
-std::map<std::string, Use> NamespacesOf(const std::vector<cluster::NodeReport>& nodes,
-                                        const std::vector<store::NamespaceLimits>& limits) {
-  std::map<std::string, Use> uses;
+std::map<std::string, ClusterUse> NamespacesOf(const std::vector<cluster::NodeReport>& nodes,
+                                               const std::vector<store::NamespaceLimits>& limits) {
+  std::map<std::string, ClusterUse> uses;
   for (const store::NamespaceStats& ns : cluster::SumOf(nodes).namespaces) uses[ns.name].stats = ns;
   for (const store::NamespaceLimits& one : limits) uses[one.name].limits = one;
   return uses;
 }
 
-nlohmann::json ToJson(const std::map<std::string, Use>& uses) {
+nlohmann::json ToJson(const std::map<std::string, ClusterUse>& uses) {
   nlohmann::json namespaces = nlohmann::json::array();
   for (const auto& [name, use] : uses) {
     namespaces.push_back({{"name", name},
@@ -154,13 +152,13 @@ nlohmann::json ToJson(const std::map<std::string, Use>& uses) {
   return namespaces;
 }
 
-std::string Draw(const std::map<std::string, Use>& uses) {
+std::string Draw(const std::map<std::string, ClusterUse>& uses) {
   std::string text;
   for (const auto& [name, use] : uses) {
     absl::StrAppend(&text, "namespace ", Printable(name), ": ", use.stats.encodings, " encodings, ",
-                    Bytes(use.stats.bytes),
-                    use.limits.capacity_bytes > 0 ? absl::StrCat(" of ", Bytes(use.limits.capacity_bytes)) : "", ", ",
-                    Bytes(use.stats.pinned_bytes), " pinned\n");
+                    FormatBytes(use.stats.bytes),
+                    use.limits.capacity_bytes > 0 ? absl::StrCat(" of ", FormatBytes(use.limits.capacity_bytes)) : "",
+                    ", ", FormatBytes(use.stats.pinned_bytes), " pinned\n");
   }
   return text;
 }
@@ -259,7 +257,7 @@ std::string MemberStatus(const std::map<std::string, int64_t>& values) {
   std::string text =
       absl::StrFormat("%-11s epoch %d, %d members, %d of them alive; has %d of %d slots, %s to copy\n", "cluster",
                       value("epoch"), value("members_joining") + value("members_active") + value("members_draining"),
-                      value("members_alive"), value("slots_done"), value("slots"), Bytes(value("bytes_left")));
+                      value("members_alive"), value("slots_done"), value("slots"), FormatBytes(value("bytes_left")));
   const auto more = [&text](const auto&... words) {
     absl::StrAppendFormat(&text, "%-11s %s\n", "", absl::StrCat(words...));
   };

@@ -30,7 +30,7 @@
 namespace kvlink::cli {
 namespace {
 
-constexpr absl::string_view kSummary =
+constexpr absl::string_view kDeleteSummary =
     "Deletes documents of a namespace: those with the given IDs, those on a list, or those whose ids\n"
     "begin with a prefix. Encodings that no other document refers to are deleted too. This cannot be\n"
     "undone.\n\n"
@@ -43,11 +43,11 @@ constexpr absl::string_view kSummary =
     "higher generation can. --forget deletes the generation too, to repair an id whose generation was set\n"
     "too high. On a node, --forget, --whole-namespace and --unpin require the right 'admin'.";
 
-constexpr absl::Duration kCallTimeout = absl::Minutes(2);
+constexpr absl::Duration kDeleteTimeout = absl::Minutes(2);
 constexpr size_t kMaxListBytes = size_t{64} << 20;
 constexpr size_t kBatch = 1000;
 
-struct Flags {
+struct DeleteFlags {
   StoreFlags store;
   std::string prefix;
   std::string from;
@@ -91,7 +91,7 @@ class NodePlace final : public Place {
   absl::StatusOr<int64_t> DropPins() override { return admin_->DropPins(ns_, Deadline()); }
 
  private:
-  static absl::Time Deadline() { return SteadyNow() + kCallTimeout; }
+  static absl::Time Deadline() { return SteadyNow() + kDeleteTimeout; }
   const std::unique_ptr<store::client::NodeAdmin> admin_;
   const std::string ns_;
 };
@@ -166,7 +166,7 @@ class ClusterPlace final : public StorePlace {
   const ClusterStore cluster_;
 };
 
-absl::StatusOr<std::unique_ptr<Place>> OpenPlace(const Flags& flags) {
+absl::StatusOr<std::unique_ptr<Place>> OpenPlace(const DeleteFlags& flags) {
   KVLINK_ASSIGN_OR_RETURN(const PlaceKind kind, PlaceOf(flags.store));
   if (kind == PlaceKind::kCluster) {
     KVLINK_ASSIGN_OR_RETURN(ClusterStore cluster, OpenClusterStore(flags.store));
@@ -208,7 +208,7 @@ absl::StatusOr<std::vector<std::string>> ReadIds(const std::string& path) {
 }
 
 // Requires exactly one thing to delete, so that no slip deletes more than was meant.
-absl::Status CheckWhat(const Arguments& arguments, const Flags& flags) {
+absl::Status CheckWhat(const Arguments& arguments, const DeleteFlags& flags) {
   const int what = (arguments.operands().empty() ? 0 : 1) + (arguments.given("prefix") ? 1 : 0) +
                    (flags.from.empty() ? 0 : 1) + (flags.whole_namespace ? 1 : 0) + (flags.unpin ? 1 : 0);
   if (what != 1) {
@@ -236,7 +236,7 @@ absl::Status CheckIds(const std::vector<std::string>& ids) {
   return absl::OkStatus();
 }
 
-absl::Status DeleteIds(Place& place, const std::vector<std::string>& ids, const Flags& flags) {
+absl::Status DeleteIds(Place& place, const std::vector<std::string>& ids, const DeleteFlags& flags) {
   int64_t deleted = 0, missing = 0;
   absl::Status first_failure;
   for (size_t begin = 0; begin < ids.size(); begin += kBatch) {
@@ -266,7 +266,7 @@ absl::Status DeleteIds(Place& place, const std::vector<std::string>& ids, const 
                                    " of them not found"));
 }
 
-absl::Status Delete(Place& place, const std::vector<std::string>& ids, const Flags& flags) {
+absl::Status Delete(Place& place, const std::vector<std::string>& ids, const DeleteFlags& flags) {
   if (flags.whole_namespace) {
     KVLINK_ASSIGN_OR_RETURN(const bool there, place.HasNamespace());
     // Deleted in any case: generations of deleted documents, which statistics do not count, may be left.
@@ -296,9 +296,9 @@ absl::Status Delete(Place& place, const std::vector<std::string>& ids, const Fla
 }  // namespace
 
 absl::Status RunDelete(absl::Span<char* const> args) {
-  Flags flags;
+  DeleteFlags flags;
   flags.store.memory = int64_t{64} << 20;  // nothing is read
-  Arguments arguments("delete", "[ID...]", kSummary);
+  Arguments arguments("delete", "[ID...]", kDeleteSummary);
   AddPlaceFlags(arguments, flags.store);
   arguments.Text("namespace", "NAME", "Namespace of the documents.", &flags.store.ns);
   arguments.Text("prefix", "TEXT", "Delete every document whose id begins with TEXT.", &flags.prefix);

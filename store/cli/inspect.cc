@@ -18,7 +18,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr absl::string_view kSummary =
+constexpr absl::string_view kInspectSummary =
     "Shows the contents of a store or a document.\n\n"
     "  kvlink inspect store             sizes, namespaces, codecs and models of the store\n"
     "  kvlink inspect documents         the documents of a namespace\n"
@@ -278,7 +278,7 @@ absl::Status Inspect(const std::vector<std::string>& operands, const InspectFlag
 
 absl::Status RunInspectStore(absl::Span<char* const> args) {
   InspectFlags flags;
-  Arguments arguments("inspect", "store|documents|document [ID]", kSummary);
+  Arguments arguments("inspect", "store|documents|document [ID]", kInspectSummary);
   AddInspectFlags(arguments, flags);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();

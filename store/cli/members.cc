@@ -31,7 +31,7 @@ namespace {
 
 namespace cluster = store::cluster;
 
-constexpr absl::Duration kCallTimeout = absl::Seconds(10), kLook = absl::Milliseconds(250);
+constexpr absl::Duration kLook = absl::Milliseconds(250);
 constexpr size_t kMinPrefix = 4;
 
 absl::StatusOr<std::unique_ptr<cluster::Membership>> OpenCluster(const ClusterFlags& flags) {

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "base/cli/args.h"
 #include "store/cli/cluster_flags.h"
 #include "store/client/control/admin.h"
@@ -17,6 +18,9 @@
 #include "transport/tls.h"
 
 namespace kvlink::cli {
+
+// Of one call to a node, to etcd or to the database.
+inline constexpr absl::Duration kCallTimeout = absl::Seconds(10);
 
 struct StoreFlags {
   StoreFlags();  // the defaults, from the environment

@@ -20,7 +20,7 @@
 namespace kvlink::cli {
 namespace {
 
-constexpr absl::string_view kSummary =
+constexpr absl::string_view kVerifySummary =
     "Reads back every encoding in the store, checks each unit against its checksum, and checks the index\n"
     "for consistency. Damaged encodings are listed with their documents and no longer served; the next\n"
     "request encodes them again. The exit status is 6 if anything is damaged. Documents without an\n"
@@ -85,7 +85,7 @@ void Print(const store::VerifyReport& report, const CatalogFindings& findings) {
 absl::Status RunVerify(absl::Span<char* const> args) {
   StoreFlags flags;
   flags.memory = int64_t{64} << 20;
-  Arguments arguments("verify", "", kSummary);
+  Arguments arguments("verify", "", kVerifySummary);
   AddPlaceFlags(arguments, flags);
   arguments.Flag("drop-missing",
                  "For a directory: forget the encodings in missing segment files. Use it only if the files are lost; a "

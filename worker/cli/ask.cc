@@ -20,7 +20,7 @@
 namespace kvlink::cli {
 namespace {
 
-constexpr absl::string_view kSummary =
+constexpr absl::string_view kAskSummary =
     "Answers QUESTION (- reads it from standard input) from the named documents only. --doc documents\n"
     "come from their encodings in the store (kvlink inspect documents lists them); --file documents are\n"
     "encoded on the spot and saved if there is a store. --compare also answers the question with an\n"
@@ -33,7 +33,7 @@ constexpr absl::string_view kSummary =
     "--secret-file names the secret that the documents were ingested with. --doc documents with another\n"
     "secret, or none, are refused; --file documents are encoded anew.";
 
-struct Flags {
+struct AskFlags {
   AskOptions ask;
   std::vector<std::string> documents;
   std::vector<std::string> parts;
@@ -53,7 +53,7 @@ struct Flags {
 };
 
 // Takes the question from --question, the operands or standard input.
-absl::Status TakeQuestion(const Arguments& arguments, Flags& flags) {
+absl::Status TakeQuestion(const Arguments& arguments, AskFlags& flags) {
   const std::vector<std::string>& operands = arguments.operands();
   if (arguments.given("question") && !operands.empty()) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -75,7 +75,7 @@ absl::Status TakeQuestion(const Arguments& arguments, Flags& flags) {
   return absl::OkStatus();
 }
 
-absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& flags) {
+absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, AskFlags& flags) {
   AddStoreFlags(arguments, flags.ask.store);
   AddModelFlags(arguments, flags.ask.model);
   arguments.Texts("doc", "ID", "Use this document from the store; repeat for several, in order.", &flags.documents);
@@ -146,7 +146,7 @@ absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& fl
   return absl::OkStatus();
 }
 
-infer::Limits LimitsOf(const Flags& flags) {
+infer::Limits LimitsOf(const AskFlags& flags) {
   return {absl::Seconds(flags.timeout), [] { return Interrupted() || OutputFailed(); }};
 }
 
@@ -186,7 +186,7 @@ std::string Describe(const infer::Answer& answer, const infer::RequestStats& sta
 }
 
 // Streams one answer to standard output and returns its text. `turn`: the number of earlier answers in the chat.
-absl::StatusOr<std::string> Answer(infer::Chat& chat, const Flags& flags, const std::string& question, int turn) {
+absl::StatusOr<std::string> Answer(infer::Chat& chat, const AskFlags& flags, const std::string& question, int turn) {
   bool begun = false;
   const auto answer = chat.Ask(question, LimitsOf(flags), [&begun](absl::string_view text) {
     begun = true;
@@ -229,7 +229,7 @@ std::string Indented(absl::string_view answer) {
 
 // Prints both answers to one question. They run one after the other; the full prefill reads nothing, so neither helps
 // the other.
-absl::Status Compare(AskSession& session, const Flags& flags, const Question& question,
+absl::Status Compare(AskSession& session, const AskFlags& flags, const Question& question,
                      const std::vector<infer::RequestDocument>& documents, Totals* totals) {
   const auto linked_chat = session.NewChat(session.linker(), documents);
   KVLINK_ASSIGN_OR_RETURN(const infer::Answer linked, linked_chat->Ask(question.text, LimitsOf(flags), nullptr));
@@ -288,12 +288,12 @@ void Judge(const Question& question, const std::string& text, Totals* totals) {
 }
 
 // Says if stored documents were ingested for another linker or profile.
-void PrintFormNote(AskSession& session, const Flags& flags) {
+void PrintFormNote(AskSession& session, const AskFlags& flags) {
   const std::string note = session.TakeFormNote();
   if (!flags.quiet && !note.empty()) std::fprintf(stderr, "[%s]\n", Printable(note).c_str());
 }
 
-absl::Status AnswerOne(AskSession& session, const Flags& flags, const Question& question, Totals* totals) {
+absl::Status AnswerOne(AskSession& session, const AskFlags& flags, const Question& question, Totals* totals) {
   std::vector<infer::RequestDocument> documents;
   for (const encode::DocumentParts& wanted : question.documents)
     KVLINK_RETURN_IF_ERROR(session.AddStored(wanted, &documents));
@@ -306,7 +306,7 @@ absl::Status AnswerOne(AskSession& session, const Flags& flags, const Question& 
 }
 
 // A question that cannot be answered is reported, and the rest are still answered.
-absl::Status AnswerQuestions(AskSession& session, const Flags& flags, const std::vector<Question>& questions) {
+absl::Status AnswerQuestions(AskSession& session, const AskFlags& flags, const std::vector<Question>& questions) {
   Totals totals;
   int failed = 0;
   size_t asked = 0;
@@ -359,7 +359,7 @@ class InputLines {
   std::string read_;  // and not returned yet
 };
 
-absl::Status Converse(AskSession& session, const Flags& flags, std::vector<infer::RequestDocument> documents) {
+absl::Status Converse(AskSession& session, const AskFlags& flags, std::vector<infer::RequestDocument> documents) {
   const auto chat = session.NewChat(session.linker(), std::move(documents));
   int turn = 0;
   if (!flags.question.empty()) KVLINK_RETURN_IF_ERROR(Answer(*chat, flags, flags.question, turn++).status());
@@ -383,7 +383,7 @@ absl::Status Converse(AskSession& session, const Flags& flags, std::vector<infer
   return absl::OkStatus();
 }
 
-absl::Status AnswerAll(AskSession& session, const Flags& flags, const std::vector<Question>& questions,
+absl::Status AnswerAll(AskSession& session, const AskFlags& flags, const std::vector<Question>& questions,
                        std::vector<infer::RequestDocument> documents) {
   if (flags.compare) KVLINK_RETURN_IF_ERROR(session.WarmUp());
   if (!questions.empty()) return AnswerQuestions(session, flags, questions);
@@ -395,8 +395,8 @@ absl::Status AnswerAll(AskSession& session, const Flags& flags, const std::vecto
 }  // namespace
 
 absl::Status RunAsk(absl::Span<char* const> args) {
-  Flags flags;
-  Arguments arguments("ask", "[QUESTION]", kSummary);
+  AskFlags flags;
+  Arguments arguments("ask", "[QUESTION]", kAskSummary);
   KVLINK_RETURN_IF_ERROR(Parse(args, arguments, flags));
   if (arguments.help_wanted()) return absl::OkStatus();
   std::vector<Question> questions;

@@ -33,7 +33,7 @@
 namespace kvlink::cli {
 namespace {
 
-constexpr absl::string_view kSummary =
+constexpr absl::string_view kEvalSummary =
     "Answers questions with each linker and prints how good the answers are, beside full attention and\n"
     "questions without documents (closed-book): exact match (EM: the answer contains the expected text),\n"
     "F1, forced choice among candidates, divergence from full attention (KL), how much of what concat\n"
@@ -48,7 +48,7 @@ constexpr absl::string_view kSummary =
 
 constexpr int kPlotWidth = 960, kPlotHeight = 640;
 
-struct Flags {
+struct EvalFlags {
   AskOptions ask;
   std::string questions;
   std::vector<std::string> data_files;
@@ -90,7 +90,7 @@ absl::Status ParseList(absl::string_view option, const std::string& text, absl::
   return absl::OkStatus();
 }
 
-void AddFlags(Arguments& arguments, Flags& flags) {
+void AddFlags(Arguments& arguments, EvalFlags& flags) {
   const auto append = [](std::string* out, data::Kind kind) { absl::StrAppend(out, data::KindName(kind)); };
   flags.kinds = absl::StrJoin(data::AllKinds(), ", ", append);
   flags.ask.max_tokens = 32;
@@ -137,7 +137,7 @@ void AddFlags(Arguments& arguments, Flags& flags) {
                   &flags.ask.device.memory);
 }
 
-DataOptions DataOptionsOf(const Flags& flags, const Arguments& arguments) {
+DataOptions DataOptionsOf(const EvalFlags& flags, const Arguments& arguments) {
   constexpr int64_t kBytesPerToken = 4;  // of English, approximately
   DataOptions options;
   options.reader.interrupt = &SignalInterrupt();
@@ -180,7 +180,7 @@ absl::Status CheckCombinations(const Arguments& arguments, const Parsed& parsed)
   return absl::OkStatus();
 }
 
-absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& flags, Parsed& parsed) {
+absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, EvalFlags& flags, Parsed& parsed) {
   AddFlags(arguments, flags);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
@@ -228,7 +228,7 @@ std::string ProfileDigest(const link::LinkProfile& profile, const std::vector<fl
       absl::string_view(reinterpret_cast<const char*>(embeddings.data()), embeddings.size() * sizeof(float)), wrapper));
 }
 
-eval::Settings SettingsOf(const Flags& flags, const Parsed& parsed, AskSession& session) {
+eval::Settings SettingsOf(const EvalFlags& flags, const Parsed& parsed, AskSession& session) {
   const OpenedModel& opened = session.opened();
   eval::Settings settings = {
       {"model", opened.fingerprint.Hex()},
@@ -257,7 +257,7 @@ eval::Settings SettingsOf(const Flags& flags, const Parsed& parsed, AskSession& 
   return settings;
 }
 
-absl::Status RunAll(EvalTasks& tasks, const Flags& flags, AskSession& session, eval::Runner& runner) {
+absl::Status RunAll(EvalTasks& tasks, const EvalFlags& flags, AskSession& session, eval::Runner& runner) {
   const infer::Limits limits{absl::Seconds(flags.timeout), Interrupted};
   const bool terminal = isatty(STDERR_FILENO) == 1;
   ProgressBar progress;
@@ -298,7 +298,7 @@ absl::Status Draw(const std::string& path, absl::StatusOr<std::string> (*plot)(a
   return DrawPng(*script, kPlotWidth, kPlotHeight, path);
 }
 
-absl::Status Report(const Flags& flags, const eval::Settings& settings, const eval::Results& results) {
+absl::Status Report(const EvalFlags& flags, const eval::Settings& settings, const eval::Results& results) {
   const std::vector<eval::Cell> cells = eval::Summarise(results.all(), static_cast<uint64_t>(flags.seed));
   absl::PrintF("%s", eval::TableText(cells));
   const std::vector<eval::OrderRow> orders = eval::CompareOrders(results.all(), static_cast<uint64_t>(flags.seed));
@@ -321,9 +321,9 @@ absl::Status Report(const Flags& flags, const eval::Settings& settings, const ev
 }  // namespace
 
 absl::Status RunEval(absl::Span<char* const> args) {
-  Flags flags;
+  EvalFlags flags;
   Parsed parsed;
-  Arguments arguments("eval", "", kSummary);
+  Arguments arguments("eval", "", kEvalSummary);
   KVLINK_RETURN_IF_ERROR(Parse(args, arguments, flags, parsed));
   if (arguments.help_wanted()) return absl::OkStatus();
   std::unique_ptr<EvalTasks> tasks;

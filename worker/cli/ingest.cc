@@ -26,7 +26,7 @@
 namespace kvlink::cli {
 namespace {
 
-constexpr absl::string_view kSummary =
+constexpr absl::string_view kIngestSummary =
     "Encodes documents once and keeps their keys and values in the store. INPUT is a JSON lines file\n"
     "({\"id\": ..., \"title\": ..., \"text\": ...}), a text file, a directory of these, or - for JSON lines on\n"
     "standard input. Files may be compressed with gzip or Zstandard.\n\n"
@@ -46,7 +46,7 @@ constexpr absl::string_view kSummary =
     "is ignored), so that kvlink ask finds them only with the same secret. Nothing is encrypted: whoever\n"
     "can read the files of the store can read their contents.";
 
-struct Flags {
+struct IngestFlags {
   StoreFlags store;
   ModelFlags model;
   std::string format = "auto";
@@ -68,7 +68,7 @@ struct Flags {
   bool quiet = false;
 };
 
-absl::Status TakeShard(const Arguments& arguments, Flags& flags) {
+absl::Status TakeShard(const Arguments& arguments, IngestFlags& flags) {
   if (arguments.given("shard") && arguments.given("shards")) {
     return absl::InvalidArgumentError("--shard and --shards cannot be combined");
   }
@@ -80,7 +80,7 @@ absl::Status TakeShard(const Arguments& arguments, Flags& flags) {
   return absl::OkStatus();
 }
 
-absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& flags) {
+absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, IngestFlags& flags) {
   AddStoreFlags(arguments, flags.store);
   AddModelFlags(arguments, flags.model);
   arguments.Choice("format", {"auto", "jsonl", "text"},
@@ -128,7 +128,8 @@ absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& fl
   return TakeShard(arguments, flags);
 }
 
-absl::StatusOr<std::unique_ptr<ingest::DocumentSource>> OpenSource(const Arguments& arguments, const Flags& flags) {
+absl::StatusOr<std::unique_ptr<ingest::DocumentSource>> OpenSource(const Arguments& arguments,
+                                                                   const IngestFlags& flags) {
   using Format = ingest::SourceOptions::Format;
   ingest::SourceOptions options;
   options.format = flags.format == "jsonl"  ? Format::kJsonLines
@@ -186,7 +187,8 @@ void PrintSummary(const ingest::IngestCounts& counts, absl::Duration elapsed, co
 }
 
 // The command's status after the run.
-absl::Status Outcome(const absl::Status& run, const ingest::IngestCounts& counts, const Flags& flags, bool served) {
+absl::Status Outcome(const absl::Status& run, const ingest::IngestCounts& counts, const IngestFlags& flags,
+                     bool served) {
   const int64_t complete = counts.added + counts.skipped;
   if (!run.ok()) {
     return Annotate(
@@ -221,7 +223,7 @@ absl::Status Outcome(const absl::Status& run, const ingest::IngestCounts& counts
 }
 
 absl::Status Prune(store::Store* store, const ingest::DocumentSource& source, const ingest::IngestCounts& counts,
-                   ingest::SeenIds* seen, const Flags& flags) {
+                   ingest::SeenIds* seen, const IngestFlags& flags) {
   ingest::PruneOptions options;
   options.ns = flags.store.ns;
   options.prefix = flags.prefix;
@@ -235,8 +237,8 @@ absl::Status Prune(store::Store* store, const ingest::DocumentSource& source, co
 }  // namespace
 
 absl::Status RunIngest(absl::Span<char* const> args) {
-  Flags flags;
-  Arguments arguments("ingest", "INPUT...", kSummary);
+  IngestFlags flags;
+  Arguments arguments("ingest", "INPUT...", kIngestSummary);
   KVLINK_RETURN_IF_ERROR(Parse(args, arguments, flags));
   if (arguments.help_wanted()) return absl::OkStatus();
   KVLINK_ASSIGN_OR_RETURN(const auto source, OpenSource(arguments, flags));

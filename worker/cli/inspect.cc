@@ -20,7 +20,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr absl::string_view kSummary =
+constexpr absl::string_view kInspectSummary =
     "Shows the contents of a store, a document or a model.\n\n"
     "  kvlink inspect store             sizes, namespaces, codecs and models of the store\n"
     "  kvlink inspect documents         the documents of a namespace\n"
@@ -86,7 +86,7 @@ absl::Status InspectModel(const std::string& path, bool print_json) {
 absl::Status RunInspect(absl::Span<char* const> args) {
   InspectFlags flags;
   ModelFlags model;
-  Arguments arguments("inspect", "store|documents|document|model [ID|PATH]", kSummary);
+  Arguments arguments("inspect", "store|documents|document|model [ID|PATH]", kInspectSummary);
   AddInspectFlags(arguments, flags);
   arguments.Text("model", "PATH", "The model, if PATH is not given.", &model.model);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));

@@ -17,14 +17,14 @@
 namespace kvlink::cli {
 namespace {
 
-constexpr absl::string_view kSummary =
+constexpr absl::string_view kPlanSummary =
     "Shows how large a model's encodings are with each codec, how much space a corpus takes, and at what\n"
     "bandwidth loading an encoding is as fast as computing it. MODEL is a .gguf file, a model directory\n"
     "or a built-in name (--list); without it, the default model is used. The prefill rate is\n"
     "--prefill-rate, or what --measure finds on this machine, or else a guess: --flops / (2 * weights of\n"
     "the layers). The default of 640e12 is what one large GPU reaches in bf16.";
 
-struct Flags {
+struct PlanFlags {
   ModelFlags model;
   int64_t documents = 100000;
   int64_t document_tokens = 512;
@@ -45,7 +45,7 @@ struct Row {
   double break_even = 0;  // bytes/s
 };
 
-Row PlanCodec(const ModelShape& shape, Codec codec, const Flags& flags, double prefill_rate) {
+Row PlanCodec(const ModelShape& shape, Codec codec, const PlanFlags& flags, double prefill_rate) {
   const SlabShape slab{codec, shape.kv_heads, shape.head_dim, flags.document_tokens};
   const double tokens = static_cast<double>(flags.document_tokens);
   Row row;
@@ -82,13 +82,13 @@ absl::StatusOr<double> MeasurePrefill(const ModelFlags& flags, int64_t tokens) {
 }
 
 // Describes where the rate comes from.
-std::string SourceOfRate(const Flags& flags) {
+std::string SourceOfRate(const PlanFlags& flags) {
   if (flags.measure) return "measured on this machine";
   if (flags.prefill_rate > 0) return "as given";
   return absl::StrFormat("assumed from %.3g FLOP/s; --measure measures this machine", flags.flops);
 }
 
-void PrintText(const ModelShape& shape, const Flags& flags, double prefill_rate, const std::vector<Row>& rows) {
+void PrintText(const ModelShape& shape, const PlanFlags& flags, double prefill_rate, const std::vector<Row>& rows) {
   absl::PrintF("%s: %d layers, %d key/value heads of %d, context %d\n", shape.name, shape.layers, shape.kv_heads,
                shape.head_dim, shape.context);
   absl::PrintF("corpus: %d documents of %d tokens, %d %s\n", flags.documents, flags.document_tokens, flags.replicas,
@@ -106,7 +106,7 @@ void PrintText(const ModelShape& shape, const Flags& flags, double prefill_rate,
       "it\nwith the bandwidth of the tier that holds the encodings: memory, a disk or a network.\n");
 }
 
-void PrintJson(const ModelShape& shape, const Flags& flags, double prefill_rate, const std::vector<Row>& rows) {
+void PrintJson(const ModelShape& shape, const PlanFlags& flags, double prefill_rate, const std::vector<Row>& rows) {
   nlohmann::json codecs = nlohmann::json::array();
   for (const Row& row : rows) {
     codecs.push_back({{"codec", std::string(CodecName(row.codec))},
@@ -134,8 +134,8 @@ void PrintJson(const ModelShape& shape, const Flags& flags, double prefill_rate,
 }  // namespace
 
 absl::Status RunPlan(absl::Span<char* const> args) {
-  Flags flags;
-  Arguments arguments("plan", "[MODEL]", kSummary);
+  PlanFlags flags;
+  Arguments arguments("plan", "[MODEL]", kPlanSummary);
   arguments.Text("model", "PATH|NAME", "The model, if MODEL is not given.", &flags.model.model);
   arguments.Integer("documents", "N", "Number of documents in the corpus.", 1, int64_t{1} << 40, &flags.documents);
   arguments.Integer("document-tokens", "N", "Tokens per document.", 1, int64_t{1} << 24, &flags.document_tokens);

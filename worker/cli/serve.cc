@@ -37,7 +37,7 @@ using store::node::Grant;
 using store::node::Log;
 using store::node::Right;
 
-constexpr absl::string_view kSummary =
+constexpr absl::string_view kServeSummary =
     "Answers requests over HTTP, in the APIs of OpenAI (/v1/chat/completions, /v1/completions,\n"
     "/v1/responses) and Anthropic (/v1/messages). A request names stored documents or brings its own:\n"
     "\"documents\": [{\"id\": \"moon\"}, {\"title\": \"Mars\", \"text\": \"...\"}]; their encodings are read from the\n"
@@ -53,7 +53,7 @@ constexpr absl::string_view kSummary =
     "per line, and never the text of a request or an answer. SIGTERM or SIGINT stops it after the answers\n"
     "under way have ended; a second signal stops it at once.";
 
-struct Flags {
+struct ServeFlags {
   StoreFlags store;
   ModelFlags model;
   DeviceFlags device;
@@ -74,7 +74,7 @@ struct Flags {
 };
 
 // INVALID_ARGUMENT: others than this host would send keys in plain text, or need none.
-absl::Status CheckExposure(const Flags& flags) {
+absl::Status CheckExposure(const ServeFlags& flags) {
   KVLINK_ASSIGN_OR_RETURN(const transport::Address address, transport::ParseAddress(flags.listen));
   KVLINK_ASSIGN_OR_RETURN(const transport::SocketAddress resolved, transport::Resolve(address));
   if (flags.certificate.empty() != flags.key.empty()) {
@@ -93,7 +93,7 @@ absl::Status CheckExposure(const Flags& flags) {
   return absl::OkStatus();
 }
 
-void AddFlags(Arguments& arguments, Flags& flags) {
+void AddFlags(Arguments& arguments, ServeFlags& flags) {
   AddStoreFlags(arguments, flags.store);
   AddModelFlags(arguments, flags.model);
   AddDeviceFlags(arguments, flags.device);
@@ -126,7 +126,7 @@ void AddFlags(Arguments& arguments, Flags& flags) {
                     &flags.drain_seconds);
 }
 
-absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& flags) {
+absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, ServeFlags& flags) {
   AddFlags(arguments, flags);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
@@ -173,7 +173,7 @@ void LogRequest(Log& log, const serve::Record& record) {
 }
 
 // The names of the model at `path`: those that are shown, and those that are understood as well.
-void NameModel(const Flags& flags, serve::Service::Options* options) {
+void NameModel(const ServeFlags& flags, serve::Service::Options* options) {
   const std::filesystem::path path(flags.model.model);
   const std::filesystem::path last = path.has_filename() ? path.filename() : path.parent_path().filename();
   const std::string stem = last.extension() == ".gguf" ? last.stem().string() : last.string();
@@ -198,7 +198,7 @@ struct Serving {
   std::unique_ptr<serve::HttpServer> server;
 };
 
-absl::Status OpenGenerator(const Flags& flags, Serving* serving) {
+absl::Status OpenGenerator(const ServeFlags& flags, Serving* serving) {
   OpenedModel& opened = serving->opened;
   KVLINK_ASSIGN_OR_RETURN(serving->chat,
                           link::OpenChat(opened.weights->chat_template(), opened.model->config(), *opened.tokenizer));
@@ -215,7 +215,7 @@ absl::Status OpenGenerator(const Flags& flags, Serving* serving) {
   return absl::OkStatus();
 }
 
-absl::Status OpenService(const Flags& flags, Serving* serving) {
+absl::Status OpenService(const ServeFlags& flags, Serving* serving) {
   const OpenedModel& opened = serving->opened;
   store::Store* const store = serving->place.store.get();
   serve::Service::Options options;
@@ -246,7 +246,7 @@ absl::Status OpenService(const Flags& flags, Serving* serving) {
   return absl::OkStatus();
 }
 
-absl::Status StartServer(const Flags& flags, Serving* serving) {
+absl::Status StartServer(const ServeFlags& flags, Serving* serving) {
   serving->log = std::make_unique<Log>(nullptr);
   serve::Router::Options options;
   KVLINK_ASSIGN_OR_RETURN(const transport::Address address, transport::ParseAddress(flags.listen));
@@ -277,7 +277,7 @@ absl::Status StartServer(const Flags& flags, Serving* serving) {
   return absl::OkStatus();
 }
 
-nlohmann::ordered_json ReadyMessage(const Flags& flags, const Serving& serving) {
+nlohmann::ordered_json ReadyMessage(const ServeFlags& flags, const Serving& serving) {
   return {{"url", absl::StrCat(flags.certificate.empty() ? "http" : "https", "://", serving.server->address())},
           {"model", serving.service->models()[0]},
           {"store", PlaceName(flags.store)},
@@ -286,7 +286,7 @@ nlohmann::ordered_json ReadyMessage(const Flags& flags, const Serving& serving) 
 }
 
 // Answers under way end, new requests are refused, and what was computed for the store is written.
-void Drain(const Flags& flags, Serving* serving) {
+void Drain(const ServeFlags& flags, Serving* serving) {
   const absl::Time until = SteadyNow() + absl::Seconds(flags.drain_seconds);
   serving->router->BeginDrain();
   serving->server->Drain(until);
@@ -301,8 +301,8 @@ void Drain(const Flags& flags, Serving* serving) {
 }  // namespace
 
 absl::Status RunServe(absl::Span<char* const> args) {
-  Flags flags;
-  Arguments arguments("serve", "", kSummary);
+  ServeFlags flags;
+  Arguments arguments("serve", "", kServeSummary);
   KVLINK_RETURN_IF_ERROR(Parse(args, arguments, flags));
   if (arguments.help_wanted()) return absl::OkStatus();
   // Before any thread starts, so that all threads leave these signals to this one.

@@ -27,21 +27,21 @@
 namespace kvlink::train {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 constexpr off_t kMaxBytes = off_t{1} << 30;
 constexpr size_t kMaxLineBytes = size_t{1} << 16;  // an object looks its members up one after another
 
 std::string LineOf(const Metric& metric) {
-  Json json = {{"step", metric.step}};
+  OrderedJson json = {{"step", metric.step}};
   for (const auto& [name, value] : metric.values) json[name] = value;
   return json.dump() + "\n";
 }
 
 absl::StatusOr<Metric> ParseLine(absl::string_view line) {
   // What is nested is dropped: this kind of JSON copies members when it grows, by recursion.
-  const auto shallow = [](int depth, Json::parse_event_t, Json&) { return depth < 2; };
-  const Json json = Json::parse(line.begin(), line.end(), shallow, /*allow_exceptions=*/false);
+  const auto shallow = [](int depth, OrderedJson::parse_event_t, OrderedJson&) { return depth < 2; };
+  const OrderedJson json = OrderedJson::parse(line.begin(), line.end(), shallow, /*allow_exceptions=*/false);
   if (!json.is_object() || !json.contains("step") || !json["step"].is_number_integer()) {
     return absl::InvalidArgumentError("not a line of metrics; move the file away");
   }

@@ -13,7 +13,7 @@
 namespace kvlink::train {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 constexpr int64_t kMaxTokenizerBytes = int64_t{256} << 20;
 // What belongs to a tokenizer or to generation, as far as it is there.
@@ -51,7 +51,7 @@ absl::Status WriteProfile(const std::string& directory, const std::string& name,
   const NamedTensor* const links = Find(trained, "link_embeddings");
   const NamedTensor* const header = Find(trained, "wrapper_header");
   const NamedTensor* const trailer = Find(trained, "wrapper_trailer");
-  Json json = {{"name", name.empty() ? NameOf(directory) : name}};
+  OrderedJson json = {{"name", name.empty() ? NameOf(directory) : name}};
   if (links != nullptr) {
     KVLINK_RETURN_IF_ERROR(WriteTensors(directory + "/link_embeddings.safetensors", {links}));
     json["trained"] = true;
@@ -78,15 +78,15 @@ absl::Status WriteProfile(const std::string& directory, const std::string& name,
   json["place"] = base.place == link::LinkProfile::Place::kAfterSystem ? "after-system" : "in-user";
   // Last: a profile never names files that are not there.
   // A name from the command line may be no UTF-8.
-  return WriteDurably(directory + "/profile.json", json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+  return WriteDurably(directory + "/profile.json", json.dump(2, ' ', false, OrderedJson::error_handler_t::replace) + "\n");
 }
 
 absl::StatusOr<std::string> MergedConfig(const std::string& source, bool bf16) {
   KVLINK_ASSIGN_OR_RETURN(const std::string text,
                           model::ReadSmallFile(source + "/config.json", model::kMaxConfigBytes));
   // What lies deeper than any configuration is left out, since this kind of JSON is copied by recursion.
-  const auto shallow = [](int depth, Json::parse_event_t, Json&) { return depth < 32; };
-  Json config = Json::parse(model::QuoteNonFinite(text), shallow, /*allow_exceptions=*/false);
+  const auto shallow = [](int depth, OrderedJson::parse_event_t, OrderedJson&) { return depth < 32; };
+  OrderedJson config = OrderedJson::parse(model::QuoteNonFinite(text), shallow, /*allow_exceptions=*/false);
   if (!config.is_object()) return absl::InvalidArgumentError(absl::StrCat(source, "/config.json: not a JSON object"));
   config.erase("dtype");
   config.erase("quantization_config");

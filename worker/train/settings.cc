@@ -21,7 +21,7 @@ constexpr std::pair<absl::string_view, Schedule> kSchedules[] = {
 
 bool HasLinks(Mode mode) { return mode == Mode::kLinks || mode == Mode::kWrapperLinks; }
 
-absl::Status Wrong(absl::string_view setting, absl::string_view why) {
+absl::Status WrongSetting(absl::string_view setting, absl::string_view why) {
   return absl::InvalidArgumentError(absl::StrCat("option --", setting, ": ", why));
 }
 
@@ -73,25 +73,25 @@ Settings DefaultSettings(Mode mode) {
 absl::Status CheckSettings(const Settings& settings) {
   const Embeddings& embeddings = settings.embeddings;
   if (HasWrapper(settings.mode) && embeddings.header + embeddings.trailer == 0) {
-    return Wrong("header", "the mode trains a wrapper, which needs a header or a trailer");
+    return WrongSetting("header", "the mode trains a wrapper, which needs a header or a trailer");
   }
   if (!HasWrapper(settings.mode) && embeddings.header + embeddings.trailer > 0) {
-    return Wrong("header", absl::StrCat("the mode ", ModeName(settings.mode), " trains no wrapper"));
+    return WrongSetting("header", absl::StrCat("the mode ", ModeName(settings.mode), " trains no wrapper"));
   }
   if (HasLinks(settings.mode) && embeddings.link_rows() == 0) {
-    return Wrong("links", "the mode trains links, so there must be at least one and a slot");
+    return WrongSetting("links", "the mode trains links, so there must be at least one and a slot");
   }
   if (settings.mode == Mode::kWrapper && embeddings.links > 0)
-    return Wrong("links", "the mode wrapper trains no links");
-  if (embeddings.links > 0 && embeddings.slots == 0) return Wrong("slots", "links need at least one slot");
+    return WrongSetting("links", "the mode wrapper trains no links");
+  if (embeddings.links > 0 && embeddings.slots == 0) return WrongSetting("slots", "links need at least one slot");
   if (settings.divergence == 0 && settings.cross_entropy == 0) {
-    return Wrong("answer-weight", "nothing is learned if --teacher-weight is 0 as well");
+    return WrongSetting("answer-weight", "nothing is learned if --teacher-weight is 0 as well");
   }
   if (settings.mode == Mode::kFull && settings.divergence > 0) {
-    return Wrong("teacher-weight", "the mode full changes the model that would be the teacher; use 0");
+    return WrongSetting("teacher-weight", "the mode full changes the model that would be the teacher; use 0");
   }
-  if (settings.warm_up > settings.steps) return Wrong("warm-up", "longer than the training");
-  if (settings.device != "cpu" && settings.device != "cuda") return Wrong("device", "use cpu or cuda");
+  if (settings.warm_up > settings.steps) return WrongSetting("warm-up", "longer than the training");
+  if (settings.device != "cpu" && settings.device != "cuda") return WrongSetting("device", "use cpu or cuda");
   return absl::OkStatus();
 }
 
