@@ -103,6 +103,15 @@ function(kvlink_library name)
   endif()
 endfunction()
 
+# kvlink_generated_library(NAME SOURCES a.pb.cc [DEPS x y]): what protoc wrote. Not ours to check: sanitizers leave it out, as they do the library that it calls.
+function(kvlink_generated_library name)
+  set(KVLINK_NO_PCH ON)
+  kvlink_library(${name} ${ARGN})
+  if(KVLINK_SANITIZE AND NOT KVLINK_FUZZ)
+    target_compile_options(${name} PRIVATE -fno-sanitize=all -g0)
+  endif()
+endfunction()
+
 # kvlink_binary(NAME SOURCES a.cc [DEPS x y])
 function(kvlink_binary name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
@@ -153,7 +162,9 @@ endif()
 
 file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/generated/tests_source_dir.h CONTENT "#define KVLINK_SOURCE_DIR \"@CMAKE_SOURCE_DIR@\"\n" @ONLY)
 
-# kvlink_test(NAME SOURCES a_test.cc [DEPS x y] [LABELS slow model] [TIMEOUT seconds])
+# kvlink_test(NAME [APART] SOURCES a_test.cc [DEPS x y] [LABELS slow model] [TIMEOUT seconds])
+# APART: ctest runs the suites of each source in a process of its own, as NAME.a. Many small programs compile the same headers and link the same libraries;
+# one of many sources does it once.
 # A folder whose code has threads says set(KVLINK_TESTS_THREADS ON) in its CMakeLists.txt.
 # Tests find committed files through the macro KVLINK_SOURCE_DIR of tests_source_dir.h: a header and not a definition,
 # so that clones in other folders share the compiled objects of all tests that do not need it.
@@ -161,7 +172,7 @@ file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/generated/tests_source_dir.h CONTENT "
 # whose code has threads, unless slow, grpc (whose processes run the packaged gRPC on both sides: ThreadSanitizer sees neither its locks nor Abseil's
 # and reports it) or numeric (which would compute for minutes, with threads that other tests have).
 function(kvlink_test name)
-  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;DEPS;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "APART" "TIMEOUT" "SOURCES;DEPS;LABELS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE kvlink_options ${ARG_DEPS} GTest::gmock GTest::gtest_main)
   if(KVLINK_NUMERIC_TESTS)
@@ -169,7 +180,12 @@ function(kvlink_test name)
   else()
     kvlink_test_options(${name})
   endif()
-  add_test(NAME ${name} COMMAND ${name})
+  if(ARG_APART)
+    kvlink_tests_apart(tests ${name} ${ARG_SOURCES})
+  else()
+    set(tests ${name})
+    add_test(NAME ${name} COMMAND ${name})
+  endif()
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 600)
   endif()
@@ -182,8 +198,31 @@ function(kvlink_test name)
     endif()
   endif()
   # UCX: over the machine's own device, and without its hooks into memory functions, which ThreadSanitizer does not bear.
-  set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}"
+  set_tests_properties(${tests} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}"
     ENVIRONMENT "UCX_NET_DEVICES=lo;UCX_MEM_EVENTS=n")
+endfunction()
+
+# Adds a test to ctest for each source that has any, and sets `out` to their names. Reads the sources when CMake runs, and has it run again when they change.
+function(kvlink_tests_apart out name)
+  set(tests)
+  foreach(source ${ARGN})
+    set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${source})
+    file(STRINGS ${source} lines REGEX "^TEST(_F|_P)?\\(")
+    set(suites)
+    foreach(line ${lines})
+      string(REGEX REPLACE "^TEST[_FP]*\\(([A-Za-z0-9_]+).*" "\\1" suite "${line}")
+      list(APPEND suites "${suite}.*" "*/${suite}.*")
+    endforeach()
+    if(suites)
+      list(REMOVE_DUPLICATES suites)
+      string(REPLACE ";" ":" filter "${suites}")
+      get_filename_component(stem ${source} NAME_WE)
+      string(REGEX REPLACE "_test$" "" stem ${stem})
+      add_test(NAME ${name}.${stem} COMMAND ${name} --gtest_filter=${filter})
+      list(APPEND tests ${name}.${stem})
+    endif()
+  endforeach()
+  set(${out} ${tests} PARENT_SCOPE)
 endfunction()
 
 # kvlink_fuzzer(NAME SOURCES x_fuzzer.cc [DEPS ...]) : LLVMFuzzerTestOneInput over tests/fuzz/corpus/NAME. Only in the tree of `make fuzz`.

@@ -4,7 +4,9 @@ memory. Fails if one does not compile, or if a kernel of attention or decoding s
 
 cuda_report.py ROOT [NVCC]; dynamic shared memory is the launch's (attention_tensor.cu asserts that it fits every device).
 """
+import concurrent.futures
 import glob
+import itertools
 import os
 import re
 import subprocess
@@ -42,25 +44,30 @@ def parse(report):
     return rows
 
 
+def compile_for(nvcc, root, arch, source):
+    with tempfile.TemporaryDirectory() as scratch:
+        return subprocess.run(
+            [nvcc, "-std=c++20", "--expt-relaxed-constexpr", "-O3", "-I", root, "-arch=" + arch, "-Xptxas", "-v", "-cubin", source, "-o",
+             os.path.join(scratch, "out.cubin")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+
+
 def main():
     root, nvcc = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "nvcc"
     sources = sorted(glob.glob(os.path.join(root, "kernels/cuda/**/*.cu"), recursive=True))
     failed = not sources
     print("%-8s %-24s %9s %7s %8s %7s" % ("arch", "kernel", "registers", "stack", "spilled", "shared"))
-    with tempfile.TemporaryDirectory() as scratch:
-        for arch in ARCHITECTURES:
-            for source in sources:
-                run = subprocess.run(
-                    [nvcc, "-std=c++20", "--expt-relaxed-constexpr", "-O3", "-I", root, "-arch=" + arch, "-Xptxas", "-v", "-cubin", source, "-o",
-                     os.path.join(scratch, "out.cubin")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-                if run.returncode != 0:
-                    print("%s: %s does not compile:\n%s" % (arch, os.path.basename(source), run.stdout))
-                    failed = True
-                    continue
-                for kernel, registers, stack, spilled, shared in parse(run.stdout):
-                    bad = spilled > 0 and MAY_NOT_SPILL.search(kernel)
-                    failed = failed or bool(bad)
-                    print("%-8s %-24s %9d %7d %8d %7d%s" % (arch, kernel, registers, stack, spilled, shared, "  MAY NOT SPILL" if bad else ""))
+    units = list(itertools.product(ARCHITECTURES, sources))
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        runs = pool.map(lambda unit: compile_for(nvcc, root, *unit), units)
+        for (arch, source), run in zip(units, runs):
+            if run.returncode != 0:
+                print("%s: %s does not compile:\n%s" % (arch, os.path.basename(source), run.stdout))
+                failed = True
+                continue
+            for kernel, registers, stack, spilled, shared in parse(run.stdout):
+                bad = spilled > 0 and MAY_NOT_SPILL.search(kernel)
+                failed = failed or bool(bad)
+                print("%-8s %-24s %9d %7d %8d %7d%s" % (arch, kernel, registers, stack, spilled, shared, "  MAY NOT SPILL" if bad else ""))
     print("cuda-check: %s" % ("FAILED" if failed else "ok"))
     return 1 if failed else 0
 

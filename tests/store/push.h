@@ -5,6 +5,7 @@
 #include <cstring>
 #include <memory>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -15,6 +16,10 @@
 #include "tests/store/synthetic.h"
 
 namespace kvlink::testing {
+
+inline engine::EncodingKey KeyOf(const Synthetic& s, const std::string& ns = "ns") {
+  return {ns, s.manifest.identity, s.manifest.codec};
+}
 
 inline std::vector<int64_t> LengthsOf(const Synthetic& s) {
   std::vector<int64_t> lengths;

@@ -26,6 +26,7 @@ using ::kvlink::testing::EntryOf;
 using ::kvlink::testing::FailingIo;
 using ::kvlink::testing::FillPush;
 using ::kvlink::testing::FlipOnDisk;
+using ::kvlink::testing::KeyOf;
 using ::kvlink::testing::LengthsOf;
 using ::kvlink::testing::MakeSynthetic;
 using ::kvlink::testing::ScratchDirectory;
@@ -36,8 +37,6 @@ using ::kvlink::testing::ToldMemory;
 constexpr char kNamespace[] = "ns";
 
 using kvlink::testing::Patience;
-
-EncodingKey KeyOf(const Synthetic& s) { return {kNamespace, s.manifest.identity, s.manifest.codec}; }
 
 class PushTest : public ::testing::Test {
  protected:

@@ -20,6 +20,7 @@ namespace {
 using ::kvlink::testing::CommitFilledPush;
 using ::kvlink::testing::FaultSeeds;
 using ::kvlink::testing::FillPush;
+using ::kvlink::testing::KeyOf;
 using ::kvlink::testing::MakeSynthetic;
 using ::kvlink::testing::RecordingIo;
 using ::kvlink::testing::ScratchDirectory;
@@ -43,8 +44,6 @@ std::vector<Synthetic> Variants(int number, int count) {
             [](const Synthetic& a, const Synthetic& b) { return a.manifest.etag.bytes < b.manifest.etag.bytes; });
   return variants;
 }
-
-EncodingKey KeyOf(const Synthetic& s) { return {"ns", s.manifest.identity, s.manifest.codec}; }
 
 std::unique_ptr<Engine> MustOpen(const std::string& path, IoObserver* observer = nullptr) {
   EngineOptions options;

@@ -23,8 +23,8 @@ using ::kvlink::testing::TestSeed;
 
 using kvlink::testing::Patience;
 
-std::unique_ptr<Engine> MustOpen(const std::string& path, int64_t scrub_bytes_per_second, bool uring = true,
-                                 absl::Duration round = absl::Milliseconds(1)) {
+std::unique_ptr<Engine> OpenScrubbed(const std::string& path, int64_t scrub_bytes_per_second, bool uring = true,
+                                     absl::Duration round = absl::Milliseconds(1)) {
   EngineOptions options;
   options.dram_bytes = 4 << 20;
   options.segment_bytes = 1 << 20;
@@ -37,7 +37,7 @@ std::unique_ptr<Engine> MustOpen(const std::string& path, int64_t scrub_bytes_pe
   return opened.ok() ? *std::move(opened) : nullptr;
 }
 
-EncodingKey KeyOf(absl::string_view ns, const Synthetic& s) {
+EncodingKey KeyIn(absl::string_view ns, const Synthetic& s) {
   return {std::string(ns), s.manifest.identity, s.manifest.codec};
 }
 
@@ -54,7 +54,7 @@ Synthetic Encoding(int number) { return MakeSynthetic(number, 1 + number % 9, 30
 TEST(ScrubTest, GoesRoundAndFindsDamageWhileNobodyReads) {
   for (const bool uring : {true, false}) {
     ScratchDirectory scratch(/*in_memory=*/true);
-    auto engine = MustOpen(scratch.path(), int64_t{1} << 30, uring);
+    auto engine = OpenScrubbed(scratch.path(), int64_t{1} << 30, uring);
     int64_t bytes = 0;
     for (int i = 0; i < 20; ++i) {
       const Synthetic s = Encoding(i);
@@ -73,7 +73,7 @@ TEST(ScrubTest, GoesRoundAndFindsDamageWhileNobodyReads) {
     ASSERT_EQ(FlipManifestOnDisk(scratch.path(), Encoding(15)), 1);
     ASSERT_TRUE(Eventually([&] { return engine->Stats().scrub_damaged == 3; }));
     for (int i = 0; i < 20; ++i) {
-      const bool there = engine->Find(KeyOf(i % 2 == 0 ? "even" : "odd", Encoding(i))).has_value();
+      const bool there = engine->Find(KeyIn(i % 2 == 0 ? "even" : "odd", Encoding(i))).has_value();
       EXPECT_EQ(there, i != 3 && i != 12 && i != 15) << i;
     }
     stats = engine->Stats();
@@ -87,7 +87,7 @@ TEST(ScrubTest, KeepsToItsLimitAndClosesAtOnce) {
   ScratchDirectory scratch(/*in_memory=*/true);
   const int64_t encoding = MakeSynthetic(1, 8, 300).bytes();
   {
-    auto engine = MustOpen(scratch.path(), 0);
+    auto engine = OpenScrubbed(scratch.path(), 0);
     for (int i = 0; i < 20; ++i) {
       const Synthetic s = MakeSynthetic(i, 8, 300);
       ASSERT_TRUE(engine->Put("ns", s.manifest, s.spans(), Patience()).ok());
@@ -96,23 +96,23 @@ TEST(ScrubTest, KeepsToItsLimitAndClosesAtOnce) {
   }
   constexpr int64_t kLimit = 512 << 10;
   const absl::Time start = SteadyNow();
-  auto engine = MustOpen(scratch.path(), kLimit);
+  auto engine = OpenScrubbed(scratch.path(), kLimit);
   ASSERT_TRUE(Eventually([&] { return engine->Stats().scrubbed_bytes > 3 * encoding; }));
   // The limit for this time, and the layers that may be ahead of it.
   const int64_t scrubbed = engine->Stats().scrubbed_bytes;
   EXPECT_LE(scrubbed, absl::ToDoubleSeconds(SteadyNow() - start) * kLimit + static_cast<double>(encoding));
   engine.reset();
-  engine = MustOpen(scratch.path(), 1);
+  engine = OpenScrubbed(scratch.path(), 1);
   engine.reset();  // however far the next byte is away
 }
 
 TEST(ScrubTest, DoesNotBeginAgainBeforeItsTime) {
   ScratchDirectory scratch(/*in_memory=*/true);
-  auto engine = MustOpen(scratch.path(), 0);
+  auto engine = OpenScrubbed(scratch.path(), 0);
   const Synthetic s = MakeSynthetic(1);
   ASSERT_TRUE(engine->Put("ns", s.manifest, s.spans(), Patience()).ok());
   engine.reset();
-  engine = MustOpen(scratch.path(), int64_t{1} << 30, /*uring=*/true, absl::Hours(24));
+  engine = OpenScrubbed(scratch.path(), int64_t{1} << 30, /*uring=*/true, absl::Hours(24));
   ASSERT_TRUE(Eventually([&] { return engine->Stats().scrub_rounds == 1; }));
   absl::SleepFor(absl::Seconds(3));  // in which it used to go round three times more
   EXPECT_EQ(engine->Stats().scrub_rounds, 1);
@@ -121,7 +121,7 @@ TEST(ScrubTest, DoesNotBeginAgainBeforeItsTime) {
 
 TEST(ScrubTest, SurvivesWhatHappensMeanwhile) {
   ScratchDirectory scratch(/*in_memory=*/true);
-  auto engine = MustOpen(scratch.path(), int64_t{1} << 40);
+  auto engine = OpenScrubbed(scratch.path(), int64_t{1} << 40);
   std::vector<std::thread> threads;
   for (int t = 0; t < 2; ++t) {
     threads.emplace_back([&, t] {

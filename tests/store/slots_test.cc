@@ -24,16 +24,13 @@ namespace {
 using ::kvlink::testing::CommitFilledPush;
 using ::kvlink::testing::FaultSeeds;
 using ::kvlink::testing::FillPush;
+using ::kvlink::testing::KeyOf;
 using ::kvlink::testing::MakeInSlot;
 using ::kvlink::testing::ScratchDirectory;
 using ::kvlink::testing::Synthetic;
 using ::kvlink::testing::TestSeed;
 
 using kvlink::testing::Patience;
-
-EncodingKey KeyOf(const Synthetic& s, const std::string& ns = "ns") {
-  return {ns, s.manifest.identity, s.manifest.codec};
-}
 
 std::vector<uint16_t> AllSlots() {
   std::vector<uint16_t> slots(kSlots);

@@ -17,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "gtest/gtest.h"
+#include "tests/support/resident_bytes.h"
 #include "tests/support/seed.h"
 #include "tests/transport/peers.h"
 #include "transport/frame.h"
@@ -241,12 +242,6 @@ TEST_F(GrpcTest, Garbage) {
     connection_ = nullptr;
   }
   ExpectServed();
-}
-
-int64_t ResidentBytes() {
-  int64_t total = 0, resident = 0;
-  std::ifstream("/proc/self/statm") >> total >> resident;
-  return resident * 4096;
 }
 
 // A peer that reads nothing: messages are refused in the end, and payloads stay where they are.

@@ -22,6 +22,7 @@
 #include "base/descriptor.h"
 #include "base/descriptor_limit.h"
 #include "gtest/gtest.h"
+#include "tests/support/resident_bytes.h"
 #include "tests/support/seed.h"
 #include "tests/support/subprocess.h"
 #include "tests/transport/peers.h"
@@ -147,12 +148,6 @@ int OpenDescriptors() {
   int count = 0;
   for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) ++count;
   return count;
-}
-
-int64_t ResidentBytes() {
-  int64_t total = 0, resident = 0;
-  std::ifstream("/proc/self/statm") >> total >> resident;
-  return resident * sysconf(_SC_PAGESIZE);
 }
 
 double CpuSeconds() {

@@ -149,15 +149,6 @@ class Load {
   std::atomic<int64_t> good_reads_{0}, failures_{0};
 };
 
-bool EventuallyTrue(const std::function<bool()>& condition) {
-  const absl::Time limit = Patience();
-  while (!condition()) {
-    if (SteadyNow() > limit) return false;
-    absl::SleepFor(absl::Milliseconds(2));
-  }
-  return true;
-}
-
 // Rates that add up to at most `most`.
 transport::FaultRates RandomRates(std::mt19937_64& random, double most) {
   const auto rate = [&] { return random() % 2 == 0 ? 0.0 : most / 6 * static_cast<double>(random() % 100) / 100; };
@@ -202,8 +193,8 @@ TEST_P(FaultTest, NothingWrongIsReadAndNothingHangs) {
     }
     place.EnableFaults(false);
     load.CheckAcknowledged(place.store());
-    EXPECT_TRUE(EventuallyTrue([&] { return place.remote()->Counters().receive_bytes_used == 0; }));
-    EXPECT_TRUE(EventuallyTrue([&] {
+    EXPECT_TRUE(Eventually([&] { return place.remote()->Counters().receive_bytes_used == 0; }));
+    EXPECT_TRUE(Eventually([&] {
       const auto stats = place.store()->Stats();
       return stats.ok() && stats->leases == 0;
     })) << "the node holds leases of nobody";
@@ -225,8 +216,7 @@ class NodeProcess {
     process_ = std::make_unique<Subprocess>(
         std::vector<std::string>{Program(), directory_.path() + "/store", control_},
         SubprocessOptions{.input = "", .keep_input_open = true, .environment = {"UCX_NET_DEVICES=lo"}});
-    EXPECT_TRUE(
-        EventuallyTrue([&] { return process_->output().find('\n') != std::string::npos || !process_->running(); }));
+    EXPECT_TRUE(Eventually([&] { return process_->output().find('\n') != std::string::npos || !process_->running(); }));
     ASSERT_NE(process_->output().find('\n'), std::string::npos) << process_->errors();
   }
   // Waits for its end: the store is locked until then.
@@ -279,7 +269,7 @@ TEST(NodeDeathTest, KilledUnderLoadAndStartedAgain) {
   }
   EXPECT_GT(load.good_reads(), 0);
   EXPECT_GE(remote->Counters().reconnects, rounds);
-  EXPECT_TRUE(EventuallyTrue([&] { return remote->Counters().receive_bytes_used == 0; }));
+  EXPECT_TRUE(Eventually([&] { return remote->Counters().receive_bytes_used == 0; }));
 }
 
 TEST(NodeDeathTest, FrozenUnderLoad) {

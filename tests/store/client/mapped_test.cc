@@ -20,15 +20,6 @@ namespace {
 
 using ::testing::HasSubstr;
 
-bool EventuallyTrue(const std::function<bool()>& condition) {
-  const absl::Time limit = Patience();
-  while (!condition()) {
-    if (SteadyNow() > limit) return false;
-    absl::SleepFor(absl::Milliseconds(2));
-  }
-  return true;
-}
-
 RemotePlaceOptions Mapped() {
   RemotePlaceOptions options;
   options.way = "mapped";
@@ -36,18 +27,6 @@ RemotePlaceOptions Mapped() {
   options.store.capacity_bytes = 128 << 20;
   options.node = [](store::node::NodeOptions* node) { node->limits.lease = absl::Seconds(1); };
   return options;
-}
-
-absl::StatusOr<std::unique_ptr<store::Lease>> ReadOf(store::Store* store, const Synthetic& s) {
-  return store->Read("ns", s.manifest.identity, s.manifest.codec, s.manifest.etag, Patience());
-}
-
-absl::Status WaitAll(store::Lease* lease) {
-  for (size_t layer = 0; layer < lease->manifest().layers.size(); ++layer) {
-    const absl::Status status = lease->WaitLayer(static_cast<int64_t>(layer), Patience());
-    if (!status.ok()) return status;
-  }
-  return absl::OkStatus();
 }
 
 // So many other encodings that the DRAM tier holds nothing else.
@@ -79,7 +58,7 @@ TEST(MappedTest, BytesAreVerifiedOncePerResidency) {
   // A node numbers its residencies anew when it starts: that one of its numbers was good before says nothing.
   place.StopNode();
   place.StartNode();
-  ASSERT_TRUE(EventuallyTrue([&] { return ReadAndCompare(place.store(), "ns", s).ok(); }));
+  ASSERT_TRUE(Eventually([&] { return ReadAndCompare(place.store(), "ns", s).ok(); }));
   EXPECT_EQ(place.remote()->Counters().verified_bytes, 3 * s.bytes());
   EXPECT_EQ(place.remote()->Counters().pulls, 0);
 }
@@ -96,9 +75,9 @@ TEST(MappedTest, ALeaseIsKeptWhileItIsHeld) {
   EXPECT_TRUE((*lease)->intact());
   for (int layer = 0; layer < 4; ++layer) EXPECT_EQ((*lease)->layer(layer), absl::MakeConstSpan(s.slabs[layer]));
   // Those of the churn go by a carrier of their own.
-  EXPECT_TRUE(EventuallyTrue([&] { return place.store()->Stats()->leases == 1; }));
+  EXPECT_TRUE(Eventually([&] { return place.store()->Stats()->leases == 1; }));
   *lease = nullptr;
-  EXPECT_TRUE(EventuallyTrue([&] { return place.store()->Stats()->leases == 0; }));
+  EXPECT_TRUE(Eventually([&] { return place.store()->Stats()->leases == 0; }));
   EXPECT_EQ(place.remote()->Counters().lapsed_leases, 0);
 }
 
@@ -115,7 +94,7 @@ TEST(MappedTest, BytesOutliveTheNode) {
   }
   EXPECT_TRUE(absl::IsUnavailable(ReadOf(place.store(), s).status()));
   place.StartNode();
-  ASSERT_TRUE(EventuallyTrue([&] { return ReadAndCompare(place.store(), "ns", s).ok(); }));
+  ASSERT_TRUE(Eventually([&] { return ReadAndCompare(place.store(), "ns", s).ok(); }));
   EXPECT_GE(place.remote()->Counters().mapped_leases, 2);
 }
 
@@ -139,7 +118,7 @@ TEST(MappedTest, WhatNothingLiesInIsNotMappedAnyMore) {
     ASSERT_TRUE(ReadAndCompare(place.store(), "b", s).ok());
     EXPECT_EQ(ReaderMappings(), 2) << "the memory of what was read, and the table of generations";
     ASSERT_TRUE(EmptyDramTier(place.store()));
-    EXPECT_TRUE(EventuallyTrue([] { return ReaderMappings() == 1; }));
+    EXPECT_TRUE(Eventually([] { return ReaderMappings() == 1; }));
   }
 }
 
@@ -152,7 +131,7 @@ class Reader {
         std::vector<std::string>{self.substr(0, self.rfind('/')) + "/store_client_mapped_reader",
                                  place.node()->addresses().control, s.manifest.etag.Hex()},
         SubprocessOptions{.input = "", .keep_input_open = true});
-    EXPECT_TRUE(EventuallyTrue([&] { return Says("holds") || !process_->running(); }));
+    EXPECT_TRUE(Eventually([&] { return Says("holds") || !process_->running(); }));
     EXPECT_TRUE(Says("holds")) << process_->output() << process_->errors();
   }
   void Signal(int signal) { process_->Signal(signal); }
@@ -176,10 +155,10 @@ TEST(MappedTest, AFrozenReaderLosesItsLeaseAndKnows) {
   for (const bool frozen : {false, true}) {
     Reader reader(place, s);
     // Those of the churn go by a carrier of their own.
-    EXPECT_TRUE(EventuallyTrue([&] { return place.store()->Stats()->leases == 1; }));
+    EXPECT_TRUE(Eventually([&] { return place.store()->Stats()->leases == 1; }));
     if (frozen) {
       reader.Signal(SIGSTOP);
-      EXPECT_TRUE(EventuallyTrue([&] { return place.store()->Stats()->leases == 0; }));
+      EXPECT_TRUE(Eventually([&] { return place.store()->Stats()->leases == 0; }));
     }
     if (frozen) place.store()->DropDramTier();
     Churn(place.store(), 100 + 50 * frozen);
@@ -197,9 +176,9 @@ TEST(MappedTest, AKilledReaderLeavesNothing) {
   for (int round = 0; round < 3; ++round) {
     Reader reader(place, s);
     // Those of the churn go by a carrier of their own.
-    EXPECT_TRUE(EventuallyTrue([&] { return place.store()->Stats()->leases == 1; }));
+    EXPECT_TRUE(Eventually([&] { return place.store()->Stats()->leases == 1; }));
     reader.Kill();
-    EXPECT_TRUE(EventuallyTrue([&] { return place.store()->Stats()->leases == 0; }));
+    EXPECT_TRUE(Eventually([&] { return place.store()->Stats()->leases == 0; }));
   }
 }
 

@@ -11,9 +11,24 @@
 #include "tests/store/contract.h"
 #include "tests/store/node/raw_client.h"
 #include "tests/support/address.h"
+#include "tests/support/patience.h"
 #include "tests/support/transport/faulty/faulty.h"
 
 namespace kvlink::testing {
+
+inline absl::StatusOr<std::unique_ptr<store::Lease>> ReadOf(store::Store* store, const Synthetic& s,
+                                                            absl::Time deadline = Patience()) {
+  return store->Read("ns", s.manifest.identity, s.manifest.codec, s.manifest.etag, deadline);
+}
+
+// Waits for all layers.
+inline absl::Status WaitAll(store::Lease* lease, absl::Time deadline = Patience()) {
+  for (size_t layer = 0; layer < lease->manifest().layers.size(); ++layer) {
+    const absl::Status status = lease->WaitLayer(static_cast<int64_t>(layer), deadline);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
 
 struct RemotePlaceOptions {
   std::string way = "loopback";  // "loopback", "ucx", "grpc", "mapped"

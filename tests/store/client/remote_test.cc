@@ -29,29 +29,6 @@ using ::testing::HasSubstr;
 using ::testing::Not;
 using transport::Fault;
 
-absl::StatusOr<std::unique_ptr<store::Lease>> ReadOf(store::Store* store, const Synthetic& s,
-                                                     absl::Time deadline = Patience()) {
-  return store->Read("ns", s.manifest.identity, s.manifest.codec, s.manifest.etag, deadline);
-}
-
-// Waits for all layers.
-absl::Status WaitAll(store::Lease* lease, absl::Time deadline = Patience()) {
-  for (size_t layer = 0; layer < lease->manifest().layers.size(); ++layer) {
-    const absl::Status status = lease->WaitLayer(static_cast<int64_t>(layer), deadline);
-    if (!status.ok()) return status;
-  }
-  return absl::OkStatus();
-}
-
-bool EventuallyTrue(const std::function<bool()>& condition) {
-  const absl::Time limit = Patience();
-  while (!condition()) {
-    if (SteadyNow() > limit) return false;
-    absl::SleepFor(absl::Milliseconds(1));
-  }
-  return true;
-}
-
 // The wanted payload or message of the node goes wrong; messages and payloads are counted from the arming on.
 class OneFault {
  public:
@@ -142,7 +119,7 @@ TEST_P(RemoteTest, ReadsParts) {
           store->ReadPart("ns", s.manifest.identity, codec, s.manifest.etag, bad, Patience()).status()));
     }
   }
-  EXPECT_TRUE(EventuallyTrue([&] { return store->Counters().receive_bytes_used == 0; }));
+  EXPECT_TRUE(Eventually([&] { return store->Counters().receive_bytes_used == 0; }));
 }
 
 TEST_P(RemoteTest, ManifestsLargerThanAMessage) {
@@ -175,11 +152,11 @@ TEST_P(RemoteTest, ReceiveMemoryIsBoundedAndComesBack) {
     *a = nullptr;
     // Memory of a lease released while it arrives comes back when the network has let go of it.
     absl::StatusOr<std::unique_ptr<store::Lease>> c = absl::UnknownError("");
-    ASSERT_TRUE(EventuallyTrue([&] { return (c = ReadOf(store, made[2])).ok(); })) << c.status();
+    ASSERT_TRUE(Eventually([&] { return (c = ReadOf(store, made[2])).ok(); })) << c.status();
     ASSERT_TRUE(WaitAll(c->get()).ok());
     EXPECT_EQ((*c)->layer(3), absl::MakeConstSpan(made[2].slabs[3]));
   }
-  EXPECT_TRUE(EventuallyTrue([&] { return store->Counters().receive_bytes_used == 0; }));
+  EXPECT_TRUE(Eventually([&] { return store->Counters().receive_bytes_used == 0; }));
 }
 
 TEST_P(RemoteTest, SlabsMayLieInSendingMemoryOrAnywhere) {
@@ -221,7 +198,7 @@ TEST_P(RemoteTest, ANodeThatComesBackIsFoundAgain) {
     EXPECT_TRUE(absl::IsUnavailable(store->GetDocument("ns", "one").status()));
     EXPECT_TRUE(absl::IsUnavailable(store->Put("ns", b.manifest, b.spans(), SteadyNow() + absl::Seconds(2)).status()));
     place.StartNode();
-    ASSERT_TRUE(EventuallyTrue([&] { return ReadAndCompare(store, "ns", a).ok(); }));
+    ASSERT_TRUE(Eventually([&] { return ReadAndCompare(store, "ns", a).ok(); }));
     ASSERT_TRUE(store->PutDocument("ns", "one", EntryOf({&a}, round)).ok());
     EXPECT_EQ(store->Counters().reconnects, round);
     EXPECT_EQ(store->Counters().sessions, round + 1);
@@ -256,7 +233,7 @@ TEST_P(RemoteFaultTest, ACorruptSlabMakesTheLeaseAMissAndTheNodeLooks) {
   const store::client::RemoteCounters counters = place.remote()->Counters();
   EXPECT_EQ(counters.corrupt_slabs, 1);
   EXPECT_EQ(counters.failed_pulls, 1);
-  EXPECT_TRUE(EventuallyTrue([&] { return place.node().log.Count("suspect") == 1; }));
+  EXPECT_TRUE(Eventually([&] { return place.node().log.Count("suspect") == 1; }));
   EXPECT_TRUE(ReadAndCompare(place.store(), "ns", s).ok());  // the node's own bytes are right
   EXPECT_EQ(place.remote()->Counters().corrupt_slabs, 1);
 }
@@ -273,7 +250,7 @@ TEST_P(RemoteFaultTest, ALostSlabIsLate) {
   EXPECT_EQ(place.remote()->Counters().late_layers, 1);
   EXPECT_EQ((*lease)->layer(0), absl::MakeConstSpan(s.slabs[0]));
   *lease = nullptr;
-  EXPECT_TRUE(EventuallyTrue([&] { return place.remote()->Counters().receive_bytes_used == 0; }));
+  EXPECT_TRUE(Eventually([&] { return place.remote()->Counters().receive_bytes_used == 0; }));
   EXPECT_TRUE(ReadAndCompare(place.store(), "ns", s).ok());
 }
 
@@ -401,7 +378,7 @@ TEST_P(RemoteTest, ManyThreadsShareLittleMemory) {
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(wrong, 0);
   EXPECT_GT(read, 100);
-  EXPECT_TRUE(EventuallyTrue([&] { return store->Counters().receive_bytes_used == 0; }));
+  EXPECT_TRUE(Eventually([&] { return store->Counters().receive_bytes_used == 0; }));
 }
 
 TEST(OpenRemoteTest, SaysWhyNot) {
@@ -484,7 +461,7 @@ TEST(OpenRemoteTest, FollowsNodeToCarrierThatWorks) {
     };
     restart(/*with_ucx=*/false);
     if (may_change) {
-      EXPECT_TRUE(EventuallyTrue(reads));
+      EXPECT_TRUE(Eventually(reads));
       EXPECT_EQ(place.remote()->ReadCarrier(), "grpc");
       EXPECT_THAT(place.remote()->Stats()->io, HasSubstr("does not serve data over ucx"));
     } else {
@@ -492,7 +469,7 @@ TEST(OpenRemoteTest, FollowsNodeToCarrierThatWorks) {
       EXPECT_EQ(place.remote()->ReadCarrier(), "ucx") << "as was asked";
     }
     restart(/*with_ucx=*/true);
-    EXPECT_TRUE(EventuallyTrue(reads));
+    EXPECT_TRUE(Eventually(reads));
     EXPECT_EQ(place.remote()->ReadCarrier(), "ucx");
   }
 }

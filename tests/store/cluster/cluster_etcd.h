@@ -25,13 +25,6 @@ namespace kvlink::testing {
 
 namespace cluster = store::cluster;
 
-inline bool Eventually(const std::function<bool()>& holds) {
-  for (const absl::Time deadline = Patience(); SteadyNow() < deadline; absl::SleepFor(absl::Milliseconds(10))) {
-    if (holds()) return true;
-  }
-  return holds();
-}
-
 // The events given to an EventSink. Thread-safety: all methods.
 class Events {
  public:
@@ -52,6 +45,25 @@ class Events {
  private:
   mutable Mutex mutex_;
   std::vector<std::string> told_ ABSL_GUARDED_BY(mutex_);
+};
+
+// While closed, holds back changes from etcd. Thread-safety: all methods.
+class Gate {
+ public:
+  void Set(bool closed) {
+    MutexLock lock(&mutex_);
+    closed_ = closed;
+    opened_.SignalAll();
+  }
+  void Pass() {
+    MutexLock lock(&mutex_);
+    while (closed_) opened_.WaitUntil(&mutex_, Patience());
+  }
+
+ private:
+  Mutex mutex_;
+  CondVar opened_;
+  bool closed_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 class ClusterTest : public ::testing::Test {
@@ -88,6 +100,15 @@ class ClusterTest : public ::testing::Test {
     cluster::MembershipOptions options;
     options.address = Address(name);
     options.events = events_.sink();
+    auto membership = cluster::Membership::Open(std::move(options), Patience());
+    EXPECT_TRUE(membership.ok()) << membership.status();
+    return membership.ok() ? *std::move(membership) : nullptr;
+  }
+  std::unique_ptr<cluster::Membership> OpenBehind(Gate* gate) {
+    cluster::MembershipOptions options;
+    options.address = Address();
+    options.events = events_.sink();
+    options.on_view = [gate](const std::shared_ptr<const cluster::View>&) { gate->Pass(); };
     auto membership = cluster::Membership::Open(std::move(options), Patience());
     EXPECT_TRUE(membership.ok()) << membership.status();
     return membership.ok() ? *std::move(membership) : nullptr;

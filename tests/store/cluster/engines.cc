@@ -228,15 +228,6 @@ void EngineCluster::WaitComplete(int i, int64_t passes) {
                         << progress.slots << " slots, " << progress.bytes_left << " bytes left";
 }
 
-bool Eventually(const std::function<bool()>& is) {
-  const absl::Time limit = SteadyNow() + absl::Seconds(60);
-  while (!is()) {
-    if (SteadyNow() > limit) return false;
-    absl::SleepFor(absl::Milliseconds(2));
-  }
-  return true;
-}
-
 std::vector<SlotDigest> AllDigests(engine::Engine* engine) {
   std::vector<uint16_t> slots(kSlots);
   std::iota(slots.begin(), slots.end(), uint16_t{0});

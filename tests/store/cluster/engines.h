@@ -17,6 +17,7 @@
 #include "store/cluster/view.h"
 #include "store/engine/engine.h"
 #include "tests/store/in_slot.h"
+#include "tests/support/patience.h"
 
 namespace kvlink::testing {
 
@@ -96,9 +97,6 @@ class EngineCluster {
   SettableView views_;
   std::vector<std::unique_ptr<Node>> nodes_;
 };
-
-// Waits until the condition is true. False if it is not within a minute.
-bool Eventually(const std::function<bool()>& is);
 
 // The digests of all slots.
 std::vector<SlotDigest> AllDigests(engine::Engine* engine);

@@ -18,6 +18,7 @@ namespace kvlink::store::cluster {
 namespace {
 
 using engine::NamespaceSettings;
+using ::kvlink::testing::Eventually;
 using ::kvlink::testing::OwnDatabase;
 using ::kvlink::testing::Patience;
 using ::kvlink::testing::PostgresServer;
@@ -43,12 +44,6 @@ class LimitFollowerTest : public ::testing::Test {
     const absl::Status caught_up = follower->CatchUp(Patience());
     EXPECT_TRUE(caught_up.ok()) << caught_up;
     return follower;
-  }
-  // A hang guard, not a limit.
-  static bool Eventually(const std::function<bool()>& holds) {
-    for (const absl::Time deadline = Patience(); !holds() && SteadyNow() < deadline;)
-      absl::SleepFor(absl::Milliseconds(10));
-    return holds();
   }
   bool Become(const All& all) {
     return Eventually([&] { return engine_->NamespaceSettingsAll() == all; });

@@ -26,7 +26,7 @@ NodeId Id() {
   return id;
 }
 
-Identity IdentityOf(uint8_t number) {
+Identity IdentityNumbered(uint8_t number) {
   Identity identity;
   identity.bytes[0] = number;
   return identity;
@@ -76,8 +76,8 @@ TEST(ClusterRecords, GoldenBytes) {
   EXPECT_EQ(*ParseProgress(kProgress), progress);
 
   HotRecord hot;
-  hot.read = {{{"a", IdentityOf(2), Codec::kRawBf16}, 3, 900}};
-  hot.held = {{"b", IdentityOf(1), Codec::kQ8}};
+  hot.read = {{{"a", IdentityNumbered(2), Codec::kRawBf16}, 3, 900}};
+  hot.held = {{"b", IdentityNumbered(1), Codec::kQ8}};
   EXPECT_EQ(SerializeHot(hot), kHot);
   EXPECT_EQ(*ParseHot(kHot), hot);
 
@@ -132,7 +132,7 @@ TEST(ClusterRecords, TruncatesLongText) {
   EXPECT_TRUE(progress.ok()) << progress.status();
   HotRecord hot;
   for (uint8_t i = 0; i < 100; ++i) {
-    hot.read.push_back({{std::string(255, '"'), IdentityOf(i), Codec::kQ4}, 1000, UINT64_MAX});
+    hot.read.push_back({{std::string(255, '"'), IdentityNumbered(i), Codec::kQ4}, 1000, UINT64_MAX});
     hot.held.push_back(hot.read.back().name);
   }
   const auto cut = ParseHot(SerializeHot(hot));

@@ -416,11 +416,6 @@ absl::StatusOr<std::string> CallRaw(const std::string& address, const std::strin
   return std::string(reinterpret_cast<const char*>(answer.begin()), answer.size());
 }
 
-// A field of such a message.
-std::string Field(int number, absl::string_view text) {
-  return absl::StrFormat("%c%c%s", number << 3 | 2, static_cast<int>(text.size()), text);
-}
-
 TEST_F(ControlTest, HealthIsToldUntilADrain) {
   StartNode();
   const auto health = [this](const std::string& service) {

@@ -110,15 +110,6 @@ std::unique_ptr<grpc::GenericStub> NewStub(const std::string& address) {
       grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments));
 }
 
-// A field of a message: its number, and bytes.
-std::string Field(int number, const std::string& bytes) {
-  std::string out(1, static_cast<char>(number << 3 | 2));
-  size_t length = bytes.size();
-  for (; length >= 0x80; length >>= 7) out.push_back(static_cast<char>(length | 0x80));
-  out.push_back(static_cast<char>(length));
-  return out + bytes;
-}
-
 class EdgeTest : public ::testing::Test {
  protected:
   void SetUp() override {

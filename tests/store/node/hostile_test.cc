@@ -17,6 +17,7 @@
 #include "gtest/gtest.h"
 #include "proto/envelope.h"
 #include "tests/store/node/raw_client.h"
+#include "tests/support/resident_bytes.h"
 #include "tests/support/seed.h"
 #include "transport/address.h"
 
@@ -24,13 +25,6 @@ namespace kvlink::testing {
 namespace {
 
 constexpr EnvelopeKind kRequestKind{0x524C564B, 1, 0, "request"};
-
-int64_t ResidentBytes() {
-  std::ifstream status("/proc/self/statm");
-  int64_t pages = 0, resident = 0;
-  status >> pages >> resident;
-  return resident * sysconf(_SC_PAGESIZE);
-}
 
 class HostileTest : public ::testing::TestWithParam<Carrier> {
  protected:

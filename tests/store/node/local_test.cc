@@ -27,6 +27,7 @@
 #include "gtest/gtest.h"
 #include "store/node/data/leases.h"
 #include "tests/store/node/raw_client.h"
+#include "tests/support/resident_bytes.h"
 #include "tests/support/seed.h"
 #include "transport/frame.h"
 
@@ -533,12 +534,6 @@ TEST_F(LocalTest, WhatALocalConnectionCannotDo) {
   LocalClient stranger(local_.get(), socket());
   EXPECT_EQ(stranger.Lease("a", encoding.manifest).status().code(), absl::StatusCode::kUnauthenticated);
   EXPECT_TRUE(stranger.memories.empty());
-}
-
-int64_t ResidentBytes() {
-  int64_t total = 0, resident = 0;
-  std::ifstream("/proc/self/statm") >> total >> resident;
-  return resident * sysconf(_SC_PAGESIZE);
 }
 
 // A socket to the node, spoken to by hand. Negative: not connected.

@@ -18,6 +18,15 @@
 
 namespace kvlink::testing {
 
+std::string Field(int number, absl::string_view bytes) {
+  std::string out(1, static_cast<char>(number << 3 | 2));
+  size_t length = bytes.size();
+  for (; length >= 0x80; length >>= 7) out.push_back(static_cast<char>(length | 0x80));
+  out.push_back(static_cast<char>(length));
+  out.append(bytes.data(), bytes.size());
+  return out;
+}
+
 store::node::LogSink LogLines::Sink() {
   return [state = state_](absl::string_view line) {
     MutexLock lock(&state->mutex);

@@ -41,6 +41,9 @@ class LogLines {
   const std::shared_ptr<State> state_ = std::make_shared<State>();
 };
 
+// A field of a message as protobuf writes it: its number, and bytes.
+std::string Field(int number, absl::string_view bytes);
+
 // An access file for nodes, with permissions for its owner only.
 void WriteAccessFile(const std::string& path, const std::string& lines);
 

@@ -19,14 +19,7 @@
 
 namespace kvlink::serve::testing {
 
-// Whether `condition` comes true.
-inline bool Eventually(const std::function<bool()>& condition) {
-  for (const absl::Time until = kvlink::testing::Patience(); SteadyNow() < until;
-       absl::SleepFor(absl::Milliseconds(2))) {
-    if (condition()) return true;
-  }
-  return false;
-}
+using kvlink::testing::Eventually;
 
 class TestServer {
  public:

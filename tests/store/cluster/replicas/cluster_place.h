@@ -18,8 +18,13 @@
 #include "tests/store/contract.h"
 #include "tests/store/node/raw_client.h"
 #include "tests/support/address.h"
+#include "tests/support/patience.h"
 
 namespace kvlink::testing {
+
+inline absl::Status Put(store::Store* store, const Synthetic& s, absl::Time deadline = Patience()) {
+  return store->Put("ns", s.manifest, s.spans(), deadline).status();
+}
 
 // A member of a view.
 struct TestMember {

@@ -38,9 +38,6 @@ std::vector<Identity> IdentitiesOf(const std::vector<Synthetic>& documents) {
   for (const Synthetic& one : documents) identities.push_back(one.manifest.identity);
   return identities;
 }
-absl::Status Put(store::Store* store, const Synthetic& s) {
-  return store->Put("ns", s.manifest, s.spans(), Patience()).status();
-}
 // An encoding with another etag and the same identity.
 Synthetic Variant(const Synthetic& of, int number) {
   Synthetic variant = MakeSynthetic(number, static_cast<int64_t>(of.slabs.size()));
@@ -50,14 +47,6 @@ Synthetic Variant(const Synthetic& of, int number) {
 }
 int64_t Present(const std::vector<store::Found>& found) {
   return absl::c_count_if(found, [](const store::Found& one) { return one.present; });
-}
-
-// Waits until the condition holds. False if it does not in time.
-bool Eventually(const std::function<bool()>& holds) {
-  for (const absl::Time limit = Patience(); SteadyNow() < limit; absl::SleepFor(absl::Milliseconds(5))) {
-    if (holds()) return true;
-  }
-  return false;
 }
 
 class ReplicatedTest : public ::testing::Test {

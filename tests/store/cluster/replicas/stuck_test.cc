@@ -24,18 +24,6 @@
 namespace kvlink::testing {
 namespace {
 
-absl::Status Put(store::Store* store, const Synthetic& s, absl::Time deadline = Patience()) {
-  return store->Put("ns", s.manifest, s.spans(), deadline).status();
-}
-
-// Waits until the condition holds. False if it does not in time.
-bool Eventually(const std::function<bool()>& holds) {
-  for (const absl::Time limit = Patience(); SteadyNow() < limit; absl::SleepFor(absl::Milliseconds(5))) {
-    if (holds()) return true;
-  }
-  return false;
-}
-
 // A connection that sends payloads one at a time, each after a pause.
 class SlowConnection : public ForwardingConnection {
  public:
