@@ -14,7 +14,7 @@ export CCACHE_SLOPPINESS := pch_defines,time_macros
 # Without a run of the preprocessor for each file that is not cached.
 export CCACHE_DEPEND := 1
 
-.PHONY: deps release debug demo demo-cluster demo-serve quick test annotations release-tests asan-build asan tsan-build tsan fuzz fuzz-build cuda-check bench soak format check-format lint clean
+.PHONY: deps release debug demo demo-cluster demo-serve quick test annotations release-build release-tests asan-build asan tsan-build tsan fuzz fuzz-build cuda-check bench soak format check-format lint clean
 
 release:
 	$(call BUILD,release,all)
@@ -50,8 +50,12 @@ test: DEPS = --train
 test: deps check-format
 	JOBS=$(JOBS) MAKE=$(MAKE) tests/stages.sh
 
-release-tests: release
-	tests/run.sh release $(TEST_JOBS)
+# All tests but those that both sanitizers run (`make test` is for two cores); `make release` and ctest run these as well.
+release-tests: release-build
+	tests/run.sh release $(TEST_JOBS) -LE tsan
+
+release-build:
+	$(call BUILD,release,release_tests)
 
 # The locks, as the annotations of base/mutex.h say them, checked by clang in all code that has some; nothing is generated.
 annotations:

@@ -81,7 +81,8 @@ else()
   kvlink_unity(8)
 endif()
 
-# What `make asan`, `make tsan` and `make fuzz` build; kvlink_test and kvlink_fuzzer add to them.
+# What `make release-tests`, `make asan`, `make tsan` and `make fuzz` build; kvlink_binary, kvlink_test and kvlink_fuzzer add to them.
+add_custom_target(release_tests)
 add_custom_target(asan_tests)
 add_custom_target(tsan_tests)
 add_custom_target(fuzzers)
@@ -117,6 +118,7 @@ function(kvlink_binary name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE kvlink_options ${ARG_DEPS})
+  add_dependencies(release_tests ${name})
 endfunction()
 
 # Of the tests' own files. Two thirds of a build from nothing are tests, and what they test is compiled elsewhere: they have no optimization,
@@ -196,6 +198,9 @@ function(kvlink_test name)
       list(APPEND ARG_LABELS tsan)
       add_dependencies(tsan_tests ${name})
     endif()
+  endif()
+  if(NOT "tsan" IN_LIST ARG_LABELS)  # what both sanitizers run, `make test` runs there alone
+    add_dependencies(release_tests ${name})
   endif()
   # UCX: over the machine's own device, and without its hooks into memory functions, which ThreadSanitizer does not bear.
   set_tests_properties(${tests} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}"

@@ -37,7 +37,7 @@ stage() {
 }
 
 # Cheap checks first, so that a failure shows early.
-stage release
+stage release-build
 stage release-tests asan-build
 stage annotations
 stage cuda-check
