@@ -3,7 +3,9 @@
 //
 // A dump may be restored under connections that stay open, and a restored table is empty at first. So each transaction
 // that writes checks, by a statement of its own (kGuard), that the tables are whole; reads do so once a second. What a
-// dump restores last of all are rights. A statement is refused for good only if the user never had more.
+// dump restores last of all are rights. A statement is refused for good only if the user has every right that it ever
+// had, and had it all the while: a check after the refusal may count what was granted since, so it must find what a
+// check before the refusal found.
 #include "store/database/pool.h"
 
 #include <algorithm>
@@ -45,6 +47,8 @@ absl::Status Pool::Run(absl::Time deadline, Work work, Tables tables) {
   deadline = std::min(deadline, SteadyNow() + options_.operation_timeout);
   absl::Time patient_until = absl::InfiniteFuture();
   absl::Duration pause = kMinPause;
+  Rights seen;
+  bool repeated = false;
   for (int conflicts = 0;;) {
     auto taken = Take(deadline);
     absl::Status status = taken.status();
@@ -52,9 +56,13 @@ absl::Status Pool::Run(absl::Time deadline, Work work, Tables tables) {
     const bool full = absl::IsResourceExhausted(status);
     bool used_broke = false;
     if (taken.ok()) {
-      status = Attempt(*taken, tables, deadline, work);
+      status = Attempt(*taken, tables, deadline, work, seen);
       used_broke = taken->used && taken->connection->broken();
       Give(*std::move(taken));
+      if (IsUnrestored(status)) {
+        if (!std::exchange(repeated, true)) continue;
+        status = absl::UnavailableError(status.message());
+      }
     }
     if (absl::IsAborted(status) && ++conflicts <= kMaxConflicts) {
       pause = kMinPause;
@@ -71,10 +79,10 @@ absl::Status Pool::Run(absl::Time deadline, Work work, Tables tables) {
   }
 }
 
-absl::Status Pool::Attempt(Pooled& pooled, Tables tables, absl::Time deadline, Work work) {
+absl::Status Pool::Attempt(Pooled& pooled, Tables tables, absl::Time deadline, Work work, Rights& seen) {
   Connection& connection = *pooled.connection;
   if (tables != Tables::kAny && pooled.checked == absl::InfinitePast()) {
-    KVLINK_RETURN_IF_ERROR(Check(connection, absl::OkStatus(), deadline));
+    KVLINK_RETURN_IF_ERROR(Check(connection, absl::OkStatus(), deadline, seen));
     pooled.checked = SteadyNow();
   }
   const absl::Time began = SteadyNow();
@@ -90,17 +98,20 @@ absl::Status Pool::Attempt(Pooled& pooled, Tables tables, absl::Time deadline, W
   if (!IsUnrestored(status)) return status;
   pooled.checked = absl::InfinitePast();
   if (tables == Tables::kAny) return absl::Status(status.code(), status.message());  // unmarked
-  return Check(connection, status, deadline);
+  return Check(connection, status, deadline, seen);
 }
 
-absl::Status Pool::Check(Connection& connection, const absl::Status& refused, absl::Time deadline) {
-  const absl::StatusOr<int64_t> rights = CheckSchema(connection, options_.cluster_id, deadline);
+absl::Status Pool::Check(Connection& connection, const absl::Status& refused, absl::Time deadline, Rights& seen) {
+  const absl::StatusOr<Rights> rights = CheckSchema(connection, options_.cluster_id, deadline);
   MutexLock lock(&mutex_);
   if (rights.ok()) {
-    const bool fewer = *rights < rights_;
-    rights_ = std::max(rights_, *rights);
+    const bool fewer = (rights_ & ~rights->held) != 0, changed = *rights != seen;
+    rights_ |= rights->held;
+    seen = *rights;
     if (refused.ok()) return absl::OkStatus();
-    if (absl::IsPermissionDenied(refused) && !fewer) return absl::Status(refused.code(), refused.message());
+    if (absl::IsPermissionDenied(refused) && !fewer) {
+      return changed ? refused : absl::Status(refused.code(), refused.message());
+    }
   }
   const absl::Status& why = rights.ok() ? refused : rights.status();
   const bool may_come_back = rights_ > 0 && IsUnrestored(why);

@@ -92,10 +92,10 @@ absl::StatusOr<int64_t> VersionOf(const Connection& connection, const Rows& rows
 
 Query GuardOf(const ClusterId& cluster) { return {&kGuard, Parameters().Integer(kVersion).Bytes(BytesOf(cluster))}; }
 
-absl::StatusOr<int64_t> CheckSchema(Connection& connection, const ClusterId& cluster, absl::Time deadline) {
+absl::StatusOr<Rights> CheckSchema(Connection& connection, const ClusterId& cluster, absl::Time deadline) {
   KVLINK_ASSIGN_OR_RETURN(const auto rows, connection.Run({Query{&kReadSchema, {}}}, deadline));
   KVLINK_ASSIGN_OR_RETURN(const int64_t version, VersionOf(connection, rows[0], cluster));
-  if (version == kVersion) return rows[0].Integer(0, 2);
+  if (version == kVersion) return Rights{rows[0].Integer(0, 2), std::string(rows[0].Bytes(0, 3))};
   return Refuse(connection, absl::StrCat("its tables have version ", version, ", but this build needs version ",
                                          kVersion, "; start a node of this build to migrate them"));
 }

@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cstdint>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -16,9 +17,16 @@ namespace kvlink::store::database {
 
 using ClusterId = std::array<uint8_t, 16>;
 
-// Returns how many rights to the tables the user has. FAILED_PRECONDITION: not all tables are there, or not all of
-// their contents; or they are of another version (both are named) or of another cluster.
-absl::StatusOr<int64_t> CheckSchema(Connection& connection, const ClusterId& cluster, absl::Time deadline);
+// What the user may do with the tables.
+struct Rights {
+  int64_t held = 0;     // a bit for each right to each table
+  std::string changes;  // another text after every GRANT and REVOKE on a table or the schema, whatever came of it
+  bool operator==(const Rights& other) const = default;
+};
+
+// Returns the user's rights. FAILED_PRECONDITION: not all tables are there, or not all of their contents; or they are
+// of another version (both are named) or of another cluster.
+absl::StatusOr<Rights> CheckSchema(Connection& connection, const ClusterId& cluster, absl::Time deadline);
 
 // Fails where CheckSchema does, and keeps the tables from being dropped until its transaction ends
 // (Connection::SetGuard).

@@ -42,13 +42,20 @@ FROM (VALUES ('statement_timeout', $1::text), ('idle_in_transaction_session_time
 
 const Statement kLockSchema = {"", "SELECT pg_advisory_xact_lock(1263943755, -1)", kOneNothing};
 const Statement kHasSchema = {"", "SELECT to_regclass('kvlink.kvlink_schema') IS NOT NULL", kOneFlag};
-// With the number of rights that the user has to the tables.
-constexpr Column kSchemaColumns[] = {kInteger, kBytes, kInteger};
+// With the rights that the user has to the tables, one bit each, and the transactions that last changed the rows of the
+// server's catalog in which rights are kept.
+constexpr Column kSchemaColumns[] = {kInteger, kBytes, kInteger, kText};
 const Statement kReadSchema = {"", R"sql(
 SELECT version, cluster_id,
-       (SELECT count(*) FROM pg_class c, unnest('{SELECT,INSERT,UPDATE,DELETE}'::text[]) AS r(name)
-        WHERE c.relnamespace = 'kvlink'::regnamespace AND c.relkind = 'r' AND has_table_privilege(c.oid, r.name)) +
-       has_sequence_privilege('kvlink.drop_log_sequence_seq', 'USAGE')::integer
+       (SELECT bit_or(has_table_privilege('kvlink.' || t.name, r.name)::integer::bigint
+                      << (4 * t.place + r.place)::integer)
+        FROM unnest('{consumers,documents,drop_log,drop_log_trimmed,kvlink_schema,namespaces,refs}'::text[])
+               WITH ORDINALITY AS t(name, place),
+             unnest('{SELECT,INSERT,UPDATE,DELETE}'::text[]) WITH ORDINALITY AS r(name, place)) |
+       has_sequence_privilege('kvlink.drop_log_sequence_seq', 'USAGE')::integer::bigint,
+       (SELECT concat_ws(' ', n.xmin, (SELECT string_agg(c.xmin::text, ' ' ORDER BY c.oid) FROM pg_class c
+                                       WHERE c.relnamespace = n.oid))
+        FROM pg_namespace n WHERE n.oid = 'kvlink'::regnamespace)
 FROM kvlink.kvlink_schema WHERE )sql" KVLINK_TABLES_ARE_WHOLE,
                                kSchemaColumns};
 // Fails unless the tables are whole, of version $1 and of cluster $2.

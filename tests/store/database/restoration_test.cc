@@ -1,4 +1,5 @@
 // Restoring a dump under clients that keep their connections, and rights that users have or lack.
+#include <atomic>
 #include <memory>
 #include <string>
 #include <utility>
@@ -134,6 +135,62 @@ TEST(RestorationTest, ARightThatWasNeverThereIsNamedAtOnce) {
   for (int i = 0; i < 3; ++i) refused(*catalog);
   EXPECT_TRUE(absl::IsNotFound(catalog->GetDocument("ns", "a").status()));
   EXPECT_EQ(backends(), backend);
+}
+
+// As in the moment before a dump is whole: what is refused may have been granted by the time rights are counted.
+TEST(RestorationTest, ARefusalThatAGrantOvertakesIsNotFinal) {
+  KVLINK_NEEDS_POSTGRES();
+  const OwnDatabase database;
+  const User user(database, kAll);
+  std::vector<std::unique_ptr<DatabaseCatalog>> clients;
+  for (int i = 0; i < 4; ++i) clients.push_back(user.Open(absl::Minutes(1)));
+  // A new document, whose reference is inserted.
+  const auto put = [&clients](int client, int number) {
+    const std::string id = absl::StrCat(client, "-", number);
+    const absl::Status status = clients[client]->PutDocument("ns", id, EntryWith({1}, 1));
+    EXPECT_EQ(status, absl::OkStatus()) << id;
+    return status.ok();
+  };
+  for (int i = 0; i < 4; ++i) ASSERT_TRUE(put(i, 0));
+  std::atomic<bool> over{false};
+  Thread grants("grants", [&] {
+    database.Sql(absl::StrCat("DO $$ BEGIN FOR i IN 1..2000 LOOP REVOKE INSERT ON kvlink.refs FROM ", user.name(),
+                              "; COMMIT; GRANT INSERT ON kvlink.refs TO ", user.name(), "; COMMIT; END LOOP; END $$"));
+    over = true;
+  });
+  std::vector<Thread> puts;
+  for (int i = 0; i < 4; ++i) {
+    puts.emplace_back("puts", [&, i] {
+      for (int number = 1; !over && put(i, number);) ++number;
+    });
+  }
+  for (Thread& thread : puts) thread.Join();
+  grants.Join();
+}
+
+TEST(RestorationTest, OnlyRightsToTheTablesCount) {
+  KVLINK_NEEDS_POSTGRES();
+  const OwnDatabase database;
+  const User reader(database, "SELECT");
+  database.Sql(absl::StrCat("CREATE TABLE kvlink.notes (); GRANT ALL ON kvlink.notes TO ", reader.name()));
+  const auto client = reader.Open();
+  ASSERT_TRUE(absl::IsNotFound(client->GetDocument("ns", "a").status()));
+  database.Sql("DROP TABLE kvlink.notes");
+  const absl::Status refused = client->PutDocument("ns", "a", EntryWith({1}, 1));
+  EXPECT_TRUE(absl::IsPermissionDenied(refused)) << refused;
+}
+
+TEST(RestorationTest, OneRightDoesNotMakeUpForAnother) {
+  KVLINK_NEEDS_POSTGRES();
+  const OwnDatabase database;
+  const User user(database, kAll);
+  database.Sql(absl::StrCat("REVOKE DELETE ON kvlink.drop_log FROM ", user.name()));
+  const auto client = user.Open();
+  ASSERT_EQ(client->PutDocument("ns", "a", EntryWith({1}, 1)), absl::OkStatus());
+  database.Sql(absl::StrCat("GRANT DELETE ON kvlink.drop_log TO ", user.name(), "; REVOKE INSERT ON kvlink.refs FROM ",
+                            user.name()));
+  const absl::Status missing = client->PutDocument("ns", "b", EntryWith({2}, 1));
+  EXPECT_TRUE(absl::IsUnavailable(missing)) << missing;
 }
 
 TEST(RestorationTest, ARightThatWasThereMayComeBack) {
