@@ -32,9 +32,9 @@
 //   UNAVAILABLE          no host can be reached, takes writes or has a connection left (each is named with its reason),
 //                        or the one that did is gone and none took over within DatabaseOptions::patience; or, once
 //                        this object has been connected, a host gives a reason of FAILED_PRECONDITION, as while its TLS
-//                        files are replaced, or of PERMISSION_DENIED; or, once the tables were right, they are not
-//                        whole, or rights to them are missing that were there, as while the database is restored from a
-//                        dump. The last write may have been carried out
+//                        files are replaced, of PERMISSION_DENIED or of UNAUTHENTICATED; or, once the tables were
+//                        right, they are not whole, or rights to them are missing that were there, or change, as while
+//                        the database is restored from a dump. The last write may have been carried out
 //   DEADLINE_EXCEEDED    a server did not answer in time, or no connection became free. The last write may have been
 //                        carried out
 //   UNAUTHENTICATED      the password is missing or wrong, or the server does not know the user

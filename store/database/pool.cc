@@ -185,8 +185,10 @@ absl::StatusOr<Pool::Pooled> Pool::Connect(absl::Time deadline) {
       connected_ = true;
       return Pooled{*std::move(connection)};
     }
-    // What was right before is being changed: TLS files are replaced one after the other, the database is restored.
-    if (connected && (absl::IsFailedPrecondition(status) || absl::IsPermissionDenied(status))) {
+    // What was right before is being changed: TLS files are replaced one after the other, the database is restored, a
+    // password is renewed; or what the server asks about passwords is away.
+    if (connected &&
+        (absl::IsFailedPrecondition(status) || absl::IsPermissionDenied(status) || absl::IsUnauthenticated(status))) {
       status = absl::UnavailableError(status.message());
     }
     reasons.emplace_back(status.message());

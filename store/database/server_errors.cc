@@ -32,7 +32,9 @@ constexpr absl::string_view kNoTables =
 constexpr Meaning kMeanings[] = {
     {"28P01", absl::StatusCode::kUnauthenticated,
      "the password is wrong or missing: give it in PGPASSFILE (~/.pgpass), PGPASSWORD or a service file"},
-    {"28", absl::StatusCode::kUnauthenticated, "the server refuses this user from this host; check pg_hba.conf"},
+    {"28", absl::StatusCode::kUnauthenticated,
+     "the server refuses this user from this host: check that the role may log in, pg_hba.conf, and the service that "
+     "the server asks, if there is one (LDAP, RADIUS)"},
     {"3D000", absl::StatusCode::kFailedPrecondition, "create the database with createdb"},
     {"55000", absl::StatusCode::kUnavailable, "it is closed to connections (ALTER DATABASE ... ALLOW_CONNECTIONS)"},
     {"22012", absl::StatusCode::kFailedPrecondition, "its tables are not those of this cluster and build"},  // kGuard

@@ -193,6 +193,27 @@ TEST(RestorationTest, OneRightDoesNotMakeUpForAnother) {
   EXPECT_TRUE(absl::IsUnavailable(missing)) << missing;
 }
 
+// As while a password is renewed, or the service that the server asks about them is away.
+TEST(RestorationTest, AUserWhomTheServerKnewMayComeBack) {
+  KVLINK_NEEDS_POSTGRES();
+  const OwnDatabase database;
+  const User user(database, kAll);
+  const auto client = user.Open(), patient = user.Open(absl::Minutes(1));
+  ASSERT_EQ(client->PutDocument("ns", "a", EntryWith({1}, 1)), absl::OkStatus());
+  ASSERT_EQ(patient->PutDocument("ns", "b", EntryWith({1}, 1)), absl::OkStatus());
+  database.Sql(absl::StrCat("ALTER ROLE ", user.name(), " NOLOGIN"));
+  database.Sql(
+      absl::StrCat("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '", user.name(), "'"));
+  const absl::Status away = client->PutDocument("ns", "c", EntryWith({1}, 1));
+  EXPECT_TRUE(absl::IsUnavailable(away)) << away;
+  EXPECT_THAT(std::string(away.message()), HasSubstr("refuses this user"));
+  const absl::Status stranger = user.Open()->GetDocument("ns", "a").status();
+  EXPECT_TRUE(absl::IsUnauthenticated(stranger)) << stranger;
+  Thread returns("returns", [&] { EXPECT_EQ(patient->PutDocument("ns", "c", EntryWith({1}, 1)), absl::OkStatus()); });
+  database.Sql(absl::StrCat("ALTER ROLE ", user.name(), " LOGIN"));
+  returns.Join();
+}
+
 TEST(RestorationTest, ARightThatWasThereMayComeBack) {
   KVLINK_NEEDS_POSTGRES();
   const OwnDatabase database;
