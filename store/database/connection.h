@@ -2,7 +2,8 @@
 // mode, even while it connects.
 //
 // Thread-safety: one thread at a time. Errors: server_errors.h; DEADLINE_EXCEEDED, the server did not answer in time.
-// After UNAVAILABLE and DEADLINE_EXCEEDED the connection is broken.
+// After both UNAVAILABLE and that, the connection is broken; but not if it was the server that ended the statement by
+// its own time limit, which is DEADLINE_EXCEEDED too.
 #ifndef KVLINK_STORE_DATABASE_CONNECTION_H_
 #define KVLINK_STORE_DATABASE_CONNECTION_H_
 

@@ -11,11 +11,14 @@
 // one. The system's resolver resolves host names, under its own time limit: give addresses (hostaddr) if it may hang.
 // Session poolers work, transaction poolers do not.
 //
-// Restoring. A dump may be restored into the database while clients run. Whatever writes waits until it is whole, and
-// whatever reads documents does from the next second on: until then it may find none.
+// Restoring. A dump may be restored into the database while clients run. Whatever writes waits until it is whole, for
+// DatabaseOptions::patience, and then is UNAVAILABLE; so does whatever reads documents from the next second on: until
+// then it may find none.
 //
-// Deadlines. Every operation ends within DatabaseOptions::operation_timeout, whatever the server or the network does;
-// methods that take a deadline end at the earlier of both.
+// Deadlines. Every transaction, with all attempts at it, ends within DatabaseOptions::operation_timeout, whatever the
+// server or the network does. Most methods are one. PutDocuments, DeleteDocuments, GetDocuments, ListDocuments,
+// DeleteNamespace and Trim take a transaction for each group of documents, 32 MiB of entries or page of rows, however
+// many that are; those before an error stay. Methods that take a deadline end by it.
 //
 // A commit whose answer was lost is repeated, on whichever server takes writes then. If an entry names its generation,
 // this is the same write. The same holds for generation 0, unless another client put the same document in between: then

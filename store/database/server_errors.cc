@@ -28,6 +28,9 @@ constexpr absl::string_view kNoTables =
     "it has no KVLink tables, or not all of them: restore the cluster's catalog there; of a new cluster, start a "
     "node, which makes them";
 
+constexpr absl::string_view kNotWhole =
+    "its tables were not whole a moment ago, or not those of this cluster and build";
+
 // The first match applies.
 constexpr Meaning kMeanings[] = {
     {"28P01", absl::StatusCode::kUnauthenticated,
@@ -37,7 +40,7 @@ constexpr Meaning kMeanings[] = {
      "the server asks, if there is one (LDAP, RADIUS)"},
     {"3D000", absl::StatusCode::kFailedPrecondition, "create the database with createdb"},
     {"55000", absl::StatusCode::kUnavailable, "it is closed to connections (ALTER DATABASE ... ALLOW_CONNECTIONS)"},
-    {"22012", absl::StatusCode::kFailedPrecondition, "its tables are not those of this cluster and build"},  // kGuard
+    {"22012", absl::StatusCode::kFailedPrecondition, ""},  // kGuard
     {"3F000", absl::StatusCode::kFailedPrecondition, kNoTables},
     {"42P01", absl::StatusCode::kFailedPrecondition, kNoTables},
     {"42501", absl::StatusCode::kPermissionDenied,
@@ -138,7 +141,8 @@ absl::Status StatementError(const pg_conn* connection, const pg_result* result, 
   if (state != nullptr && text != nullptr) {
     const absl::string_view code(state);
     const bool unrestored = code == "3F000" || code == "42P01" || code == "42501" || code == "22012";
-    absl::Status status = Make(code, FirstLine(text), host);
+    // Only kGuard divides.
+    absl::Status status = Make(code, code == "22012" ? std::string(kNotWhole) : FirstLine(text), host);
     return unrestored ? MarkUnrestored(std::move(status)) : status;
   }
   return absl::UnavailableError(

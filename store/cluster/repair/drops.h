@@ -87,7 +87,8 @@ class DropConsumer {
   absl::Status CatchUp(absl::Time deadline);
   // Follows the log on a thread until Stop, however long the log is unreachable. Call once, after CatchUp returned OK.
   void Start();
-  // Returns within the timeout of a request.
+  // Waits for the look in progress: several calls to the log, each of which may take the timeout of a request, what the
+  // engine commits, and at times a trim.
   void Stop();
 
   // The memory that repair asks; its holders share it.

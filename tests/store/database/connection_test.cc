@@ -1,4 +1,6 @@
 // Servers that are gone, frozen, full or strict: the messages are right, and no call exceeds its time limit.
+#include "store/database/connection.h"
+
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
@@ -18,6 +20,8 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "store/database/database.h"
+#include "store/database/schema.h"
+#include "store/database/server_errors.h"
 #include "tests/store/database/own_database.h"
 #include "tests/support/address.h"
 #include "tests/support/certificates.h"
@@ -237,6 +241,24 @@ TEST(ConnectionTest, WhatWorkedBeforeMayComeBack) {
   expect_wait(name, "CREATE TABLE kvlink.kept AS TABLE kvlink.kvlink_schema; DELETE FROM kvlink.kvlink_schema",
               "INSERT INTO kvlink.kvlink_schema TABLE kvlink.kept; DROP TABLE kvlink.kept",
               absl::StatusCode::kFailedPrecondition);
+}
+
+// Clients see it only if the tables are right again when they look for the reason.
+TEST(ConnectionTest, TheGuardSaysWhatItMisses) {
+  KVLINK_NEEDS_POSTGRES();
+  const OwnDatabase database;
+  const auto hosts = ParseConnectionString(database.options().connection);
+  ASSERT_TRUE(hosts.ok()) << hosts.status();
+  const auto connection = Connection::Open(hosts->front(), Patience());
+  ASSERT_TRUE(connection.ok()) << connection.status();
+  const Query mine = GuardOf(testing::kClusterId), other = GuardOf({0x07, 0x0e});
+  (*connection)->SetGuard(&mine);
+  EXPECT_EQ((*connection)->Run({Query{&kClock, {}}}, Patience()).status(), absl::OkStatus());
+  (*connection)->SetGuard(&other);
+  const absl::Status missed = (*connection)->Run({Query{&kClock, {}}}, Patience()).status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(missed) && IsUnrestored(missed)) << missed;
+  EXPECT_THAT(missed.message(), AllOf(HasSubstr("not those of this cluster"), Not(HasSubstr("division"))));
+  EXPECT_FALSE((*connection)->broken());
 }
 
 TEST(ConnectionTest, ReadsCachedEntryWithoutDatabase) {
