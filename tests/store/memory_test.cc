@@ -385,7 +385,7 @@ TEST(SharedMemoryTest, TheGenerationChangesBeforeTheBytes) {
   ASSERT_TRUE(reader.WaitFor(reader->ready, 1));
   const int rounds = Soak() ? 200000 : 5000;
   int round = 0;
-  for (const absl::Time until = SteadyNow() + absl::Seconds(60);
+  for (const absl::Time until = SteadyNow() + absl::Minutes(4);
        round < rounds || ((reader->changed < 100 || reader->intact < 100) && SteadyNow() < until); ++round) {
     // A few large ones fill the tier, so that pages come round at once.
     auto residency = tier->MakeRoom("ns", ManifestOf({kPage * static_cast<int64_t>(1 + random() % 60)}),

@@ -1,6 +1,8 @@
 // Documents that arrive in the device's memory straight from the network: the same answers, to the bit, as by way of
 // the host; and by way of the host wherever the device cannot be reached. Over UCX's tcp, and an emulated device, whose
 // memory UCX takes for the host's.
+#include <atomic>
+
 #include "base/clock.h"
 #include "gmock/gmock.h"
 #include "tests/store/client/device_region.h"
@@ -79,7 +81,7 @@ TEST_P(DeviceBufferTest, AnswersAreThoseOfTheWayByTheHost) {
 }
 
 TEST_P(DeviceBufferTest, WhatTheWireDamagedIsEncodedHere) {
-  int64_t payload = -1;  // the one to damage, counted from here on
+  std::atomic<int64_t> payload{-1};  // the one to damage, counted from here on, by several threads
   testing::RemotePlaceOptions options;
   options.faulty = true;
   options.faults.schedule = [&payload](bool is_payload, int64_t) -> absl::optional<Fault> {
