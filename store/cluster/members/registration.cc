@@ -71,12 +71,13 @@ Registration::~Registration() {
   const etcd::LeaseId id = lease_.keep->id();
   lease_.keep = nullptr;
   const absl::Time deadline = SteadyNow() + kRevokeTimeout;
-  Leave(id, deadline);
+  // A directory that lost its place must not become as recent as the one that has it.
+  if (!ended().has_value()) Leave(id, deadline);
   // If etcd is unreachable, the lease expires by itself.
   lease_.client->Revoke(id, deadline).IgnoreError();
 }
 
-// Outdates copies that were made of the directory while the node ran. Unless another process or a removal came first.
+// Outdates copies that were made of the directory while the node ran, unless another process or a removal came first.
 void Registration::Leave(etcd::LeaseId lease, absl::Time deadline) {
   const uint64_t before = entered_;
   Keep(entered_ + 1);
@@ -84,14 +85,13 @@ void Registration::Leave(etcd::LeaseId lease, absl::Time deadline) {
   const std::string& cluster = membership_->connection()->cluster();
   etcd::Compare member = etcd::Compare::ModRevision(KeyOf(cluster, KeyKind::kMember, options_.node_id), 0);
   member.relation = etcd::Compare::Relation::kGreater;
-  lease_.client
-      ->Commit({{etcd::Compare::Lease(KeyOf(cluster, KeyKind::kAlive, options_.node_id), lease), std::move(member)},
-                {etcd::PutOp{KeyOf(cluster, KeyKind::kEntered, options_.node_id),
-                             SerializeAlive({entered_, options_.record.address})}},
-                {}},
-               deadline)
-      .status()
-      .IgnoreError();
+  const auto left = lease_.client->Commit(
+      {{etcd::Compare::Lease(KeyOf(cluster, KeyKind::kAlive, options_.node_id), lease), std::move(member)},
+       {etcd::PutOp{KeyOf(cluster, KeyKind::kEntered, options_.node_id),
+                    SerializeAlive({entered_, options_.record.address})}},
+       {}},
+      deadline);
+  if (left.ok() && !left->succeeded) GiveBack();
 }
 
 // On an error, as of a full disk, the directory and etcd stay equal.
@@ -107,7 +107,13 @@ void Registration::Keep(uint64_t entered) {
 
 // A number that was kept for an entry which failed. A copy that held on to it could pass for the node later.
 void Registration::GiveBack() {
-  if (entered_ > held_ && options_.keep(held_).ok()) entered_ = held_;
+  if (entered_ <= held_) return;
+  const absl::Status kept = options_.keep(held_);
+  if (kept.ok()) {
+    entered_ = held_;
+  } else {
+    Tell(Severity::kWarning, "member_entry_not_given_back", kept.message());
+  }
 }
 
 // Complete progress is written at once, since other members wait for it.
@@ -191,7 +197,7 @@ absl::StatusOr<bool> Registration::TryEnter(Entry entry, AliveRecord* other, abs
     KVLINK_RETURN_IF_ERROR(Annotate(last.status(), absl::StrCat("etcd's ", kKeyPrefix, entered_key)));
     if (last->incarnation > held_ && last->incarnation != entered_) {
       GiveBack();  // another process came before
-      return Outdated(*last);
+      return Outdated(*last, entry);
     }
   }
   KVLINK_ASSIGN_OR_RETURN(const auto got, client->Get(key, {}, by));
@@ -199,7 +205,10 @@ absl::StatusOr<bool> Registration::TryEnter(Entry entry, AliveRecord* other, abs
     // A malformed record blocks this node only for a while: it is under a lease, too.
     const auto parsed = ParseAlive(got.found[0].value);
     if (parsed.ok()) *other = *parsed;
-    if (!parsed.ok() || !Displaces(*other, entry)) return false;
+    if (!parsed.ok() || !Displaces(*other, entry)) {
+      unanswered_ = false;  // the key has changed since, so that the commit is not carried out any more
+      return false;
+    }
     if (entry == Entry::kRenew && other->incarnation == options_.incarnation && lease_.keep != nullptr &&
         got.found[0].lease == lease_.keep->id() && lease_.keep->valid_until() > SteadyNow()) {
       return true;  // nothing to renew
@@ -238,7 +247,7 @@ absl::StatusOr<bool> Registration::Take(std::shared_ptr<etcd::Client> client, co
        {}},
       deadline);
   if (!committed.ok() || !committed->succeeded) {
-    unanswered_ = unanswered_ || !committed.ok();
+    unanswered_ |= absl::IsUnknown(committed.status()) || absl::IsDataLoss(committed.status());
     client->Revoke(lease.id, deadline).IgnoreError();
     KVLINK_RETURN_IF_ERROR(committed.status());
     return absl::AbortedError("the member's entry in etcd was changed by another process; try again");
@@ -260,12 +269,13 @@ absl::StatusOr<bool> Registration::Take(std::shared_ptr<etcd::Client> client, co
   return true;
 }
 
-// Whether this process replaces the one that the alive key names. A process at this node's own address has ended, since
-// this node listens there; its record may have come back with an older state of etcd.
+// Whether this process replaces the one that the alive key names. If it listens at that one's address, that one has
+// ended; its record may have come back with an older state of etcd.
 bool Registration::Displaces(const AliveRecord& other, Entry entry) const {
   if (other.incarnation == options_.incarnation) return true;
+  if (!options_.listens_there || other.address != options_.record.address) return false;
   const bool starts = entry == Entry::kLook || entry == Entry::kStart;
-  return other.address == options_.record.address && (starts || other.incarnation < options_.incarnation);
+  return starts || other.incarnation < options_.incarnation;
 }
 
 absl::Status Registration::Occupied(const AliveRecord& other) const {
@@ -275,7 +285,16 @@ absl::Status Registration::Occupied(const AliveRecord& other) const {
                    " cannot be it too: one directory is a copy of the other; give this process an empty directory"));
 }
 
-absl::Status Registration::Outdated(const AliveRecord& last) const {
+// A directory that is outdated when its process starts is the older one. That of a process which has been the member
+// need not be: the other may have been copied from it.
+absl::Status Registration::Outdated(const AliveRecord& last, Entry entry) const {
+  if (entry == Entry::kRenew || entry == Entry::kReturn) {
+    return absl::AlreadyExistsError(
+        absl::StrCat("node ", IdHex(options_.node_id), " at ", options_.record.address,
+                     " lost its place to a process at ", last.address,
+                     ": one directory is a copy of the other, and either may hold what the other lacks; find out which "
+                     "one is the node's before you delete any"));
+  }
   return absl::AlreadyExistsError(absl::StrCat(
       "node ", IdHex(options_.node_id), " was last run at ", last.address,
       " from another directory, of which this one, at ", options_.record.address,

@@ -3,7 +3,7 @@
 //
 // The object keeps the lease alive and, if it is lost, obtains another; no slots move meanwhile. Of two processes with
 // one node id (a copied directory) the later is refused. When a node is restarted, its new process replaces the
-// previous one: at once if it has the same address, else once the previous lease has ended.
+// previous one: at once if it listens at the address of that one, else once the previous lease has ended.
 //
 // A copy must not take the place of a node that is down for a moment, either: the node could not return, and what only
 // it holds would be lost. So the directory and etcd both keep a number that grows when the node enters and when it
@@ -38,6 +38,8 @@ struct RegistrationOptions {
   uint64_t incarnation = 0;
   // Weight and zone apply when the node joins; later they change only in etcd. The state is ignored.
   MemberRecord record;
+  // Whether the process listens at record.address, so that a process registered there before it must have ended.
+  bool listens_there = true;
   // The number that the directory keeps; 0: none.
   uint64_t entered = 0;
   // Durably replaces the number, if OK. Called by Start, the thread and the destructor.
@@ -104,7 +106,7 @@ class Registration {
   void Keep(uint64_t entered);
   void GiveBack();
   void Leave(etcd::LeaseId lease, absl::Time deadline);
-  absl::Status Outdated(const AliveRecord& last) const;
+  absl::Status Outdated(const AliveRecord& last, Entry entry) const;
   bool Displaces(const AliveRecord& other, Entry entry) const;
   absl::Status Occupied(const AliveRecord& other) const;
   bool Alive(const View& view) const;
@@ -123,7 +125,7 @@ class Registration {
   std::map<KeyKind, Written> written_;  // under this lease
   uint64_t entered_;                    // kept by the directory
   uint64_t held_;                       // when the directory last held the place: at its start, or since it entered
-  bool unanswered_ = false;             // a commit of an entry may have been carried out
+  bool unanswered_ = false;             // a commit of an entry may have been, or may be, carried out
 
   mutable Mutex mutex_;
   CondVar wake_;

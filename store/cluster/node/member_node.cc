@@ -211,17 +211,14 @@ absl::StatusOr<RegistrationOptions> MemberNode::MakeRegistration(const MemberNod
   registration.node_id = id_;
   registration.incarnation = node_->engine()->incarnation();
   // The port is known only now.
-  transport::Address address;
-  if (options.advertise.empty()) {
-    KVLINK_ASSIGN_OR_RETURN(address, transport::ParseAddress(node_->addresses().control));
-  } else {
+  KVLINK_ASSIGN_OR_RETURN(const transport::Address listens, transport::ParseAddress(node_->addresses().control));
+  transport::Address address = listens;
+  if (!options.advertise.empty()) {
     KVLINK_ASSIGN_OR_RETURN(address, transport::ParseAddress(options.advertise));
-    if (address.port == 0) {
-      KVLINK_ASSIGN_OR_RETURN(const transport::Address control, transport::ParseAddress(node_->addresses().control));
-      address.port = control.port;
-    }
+    if (address.port == 0) address.port = listens.port;
   }
   registration.record.address = address.ToString();
+  registration.listens_there = registration.record.address == listens.ToString();
   registration.record.zone = options.zone;
   registration.record.weight = *options.weight;
   registration.record.build = build;

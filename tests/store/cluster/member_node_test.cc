@@ -211,6 +211,26 @@ TEST_F(MemberNodeTest, CopiedDirectoryDoesNotTakeOver) {
   EXPECT_NE(node, nullptr);
 }
 
+// With its unit file, while the node runs: both advertise one address, at which neither of them listens.
+TEST_F(MemberNodeTest, AClonedMachineDoesNotTakeOver) {
+  StartEtcd(1);
+  Create();
+  const auto options = [this](const std::string& name) {
+    auto options = OptionsOf(name);
+    options.advertise = "localhost:7400";
+    return options;
+  };
+  { ASSERT_NE(Start(options("node")), nullptr); }
+  std::filesystem::copy(Directory("node"), Directory("clone"), std::filesystem::copy_options::recursive);
+  const auto node = Start(options("node"));
+  ASSERT_NE(node, nullptr);
+  std::filesystem::copy_file(Directory("node") + "/ENTERED", Directory("clone") + "/ENTERED",
+                             std::filesystem::copy_options::overwrite_existing);
+  const absl::Status clone = StartStatus(options("clone"));
+  EXPECT_EQ(clone.code(), absl::StatusCode::kAlreadyExists) << clone;
+  EXPECT_FALSE(node->ended().has_value());
+}
+
 TEST_F(MemberNodeTest, RefusesDirectoryOfAnotherCluster) {
   StartEtcd(1);
   const auto a = Create("a");

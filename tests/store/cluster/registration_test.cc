@@ -13,36 +13,7 @@ using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-class RegistrationTest : public ClusterTest {
- protected:
-  // While closed, holds back changes from etcd.
-  class Gate {
-   public:
-    void Set(bool closed) {
-      MutexLock lock(&mutex_);
-      closed_ = closed;
-      opened_.SignalAll();
-    }
-    void Pass() {
-      MutexLock lock(&mutex_);
-      while (closed_) opened_.WaitUntil(&mutex_, Patience());
-    }
-
-   private:
-    Mutex mutex_;
-    CondVar opened_;
-    bool closed_ ABSL_GUARDED_BY(mutex_) = false;
-  };
-  std::unique_ptr<cluster::Membership> OpenBehind(Gate* gate) {
-    cluster::MembershipOptions options;
-    options.address = Address();
-    options.events = events_.sink();
-    options.on_view = [gate](const std::shared_ptr<const cluster::View>&) { gate->Pass(); };
-    auto membership = cluster::Membership::Open(std::move(options), Patience());
-    EXPECT_TRUE(membership.ok()) << membership.status();
-    return membership.ok() ? *std::move(membership) : nullptr;
-  }
-};
+class RegistrationTest : public ClusterTest {};
 
 TEST_F(RegistrationTest, RegistersAndLeaves) {
   StartEtcd(1);

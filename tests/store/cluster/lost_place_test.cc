@@ -1,0 +1,148 @@
+// Two processes that are one node: who keeps the place, what the other may still write, and what its directory keeps.
+#include "gmock/gmock.h"
+#include "store/cluster/members/registration.h"
+#include "tests/store/cluster/cluster_etcd.h"
+
+namespace kvlink::testing {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+class LostPlaceTest : public ClusterTest {
+ protected:
+  void SetUp() override {
+    ClusterTest::SetUp();
+    if (IsSkipped()) return;
+    StartEtcd(1);
+    Create();
+  }
+  static std::string Key(cluster::KeyKind kind) { return cluster::KeyOf("default", kind, NodeOf(1)); }
+  etcd::KeyValue Found(cluster::KeyKind kind) const {
+    const auto got = Connect()->client()->Get(Key(kind), {}, Patience());
+    EXPECT_TRUE(got.ok()) << got.status();
+    return got.ok() && got->found.size() == 1 ? got->found[0] : etcd::KeyValue();
+  }
+  // What a process at another address writes that takes the node's place. Returns its lease.
+  etcd::LeaseId TakePlace(uint64_t incarnation) const {
+    const auto connection = Connect();
+    const auto lease = connection->client()->Grant(absl::Hours(1), Patience());
+    EXPECT_TRUE(lease.ok()) << lease.status();
+    const std::string record = cluster::SerializeAlive({incarnation, "127.0.0.1:7999"});
+    const auto taken = connection->client()->Commit({{},
+                                                     {etcd::PutOp{Key(cluster::KeyKind::kAlive), record, lease->id},
+                                                      etcd::PutOp{Key(cluster::KeyKind::kEntered), record}},
+                                                     {}},
+                                                    Patience());
+    EXPECT_TRUE(taken.ok()) << taken.status();
+    return lease->id;
+  }
+};
+
+// A machine that was cloned with its unit file: both processes advertise one address, and only the first has what was
+// stored since.
+TEST_F(LostPlaceTest, ACloneDoesNotTakeTheAddressThatItAdvertises) {
+  const auto membership = Open();
+  const auto node = Register(membership.get(), 1, 5);
+  ASSERT_TRUE(node.ok()) << node.status();
+  auto clone = RegistrationOf(1, 9);
+  clone.listens_there = false;
+  clone.keep = [](uint64_t) { return absl::InternalError("a refused directory is left as it is"); };
+  const absl::Status refused = cluster::Registration::Start(membership.get(), clone, Patience()).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kAlreadyExists) << refused;
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("127.0.0.1:7001"));
+  EXPECT_FALSE((*node)->ended().has_value());
+  EXPECT_EQ(*membership->view()->status[0].incarnation, 5u);
+}
+
+// It may be the node's own: the other's may have been copied from it.
+TEST_F(LostPlaceTest, TheDirectoryOfADisplacedProcessIsNotCalledOlder) {
+  const auto membership = Open();
+  const auto node = Register(membership.get(), 1, 5);
+  ASSERT_TRUE(node.ok()) << node.status();
+  const auto other = Register(membership.get(), 1, 9);
+  ASSERT_TRUE(other.ok()) << other.status();
+  ASSERT_TRUE(Eventually([&] { return (*node)->ended().has_value(); }));
+  EXPECT_EQ((*node)->ended()->code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_THAT(std::string((*node)->ended()->message()),
+              AllOf(HasSubstr("lost its place"), HasSubstr("before you delete any"), Not(HasSubstr("older"))));
+}
+
+// The other's number may be the next one.
+TEST_F(LostPlaceTest, TheDirectoryOfADisplacedProcessKeepsItsNumber) {
+  const auto membership = Open();
+  auto node = Register(membership.get(), 1, 5);
+  ASSERT_TRUE(node.ok()) << node.status();
+  ASSERT_EQ(entered_[1], 5u);
+  TakePlace(6);
+  ASSERT_TRUE(Eventually([&] { return (*node)->ended().has_value(); }));
+  EXPECT_EQ((*node)->ended()->code(), absl::StatusCode::kAlreadyExists);
+  *node = nullptr;
+  EXPECT_EQ(entered_[1], 5u);
+}
+
+// It ends before it has learnt of it.
+TEST_F(LostPlaceTest, AProcessThatEndsWithoutItsPlaceGivesItsNumberBack) {
+  Gate gate;
+  const auto membership = OpenBehind(&gate);
+  auto node = Register(membership.get(), 1, 5);
+  ASSERT_TRUE(node.ok()) << node.status();
+  gate.Set(true);
+  TakePlace(6);
+  *node = nullptr;
+  gate.Set(false);
+  EXPECT_EQ(entered_[1], 5u);
+}
+
+// A user that may read alone is refused after the number was kept.
+class RefusedEntryTest : public LostPlaceTest {
+ protected:
+  // Starts the node again under this user. `kept`: the numbers that its directory was to keep.
+  absl::Status StartAsReader(absl::Status given_back, std::vector<uint64_t>* kept) {
+    cluster::MembershipOptions options;
+    options.address = Address();
+    options.address.etcd.user = options.address.etcd.password = "observer";
+    const auto membership = cluster::Membership::Open(std::move(options), Patience());
+    EXPECT_TRUE(membership.ok()) << membership.status();
+    if (!membership.ok()) return membership.status();
+    auto registration = RegistrationOf(1, 100);
+    registration.keep = [&, before = registration.entered](uint64_t entered) {
+      kept->push_back(entered);
+      return entered == before ? given_back : absl::OkStatus();
+    };
+    return cluster::Registration::Start(membership->get(), registration, Patience()).status();
+  }
+  void AllowOnlyReading() {
+    const auto post = [this](const char* path, const std::string& json) {
+      ASSERT_NE(etcd_->Post(0, path, json), "") << json;
+    };
+    post("/v3/auth/user/add", R"({"name":"observer","password":"observer"})");
+    post("/v3/auth/role/add", R"({"name":"observer"})");
+    post("/v3/auth/user/grant", R"({"user":"observer","role":"observer"})");
+    // "/kvlink/" and all below it.
+    post("/v3/auth/role/grant",
+         R"({"name":"observer","perm":{"permType":"READ","key":"L2t2bGluay8=","range_end":"L2t2bGluazA="}})");
+    etcd_->EnableAuthentication();
+  }
+};
+
+TEST_F(RefusedEntryTest, AnEntryThatWasNotWrittenGivesItsNumberBack) {
+  {
+    const auto membership = Open();
+    ASSERT_TRUE(Register(membership.get(), 1, 5).ok());
+  }
+  AllowOnlyReading();
+  std::vector<uint64_t> kept;
+  absl::Status refused = StartAsReader(absl::OkStatus(), &kept);
+  EXPECT_EQ(refused.code(), absl::StatusCode::kPermissionDenied) << refused;
+  EXPECT_THAT(kept, ElementsAre(100u, entered_[1]));
+  EXPECT_FALSE(events_.Told("member_entry_not_given_back"));
+  refused = StartAsReader(absl::InternalError("the disk is full"), &kept);
+  EXPECT_EQ(refused.code(), absl::StatusCode::kPermissionDenied) << refused;
+  EXPECT_TRUE(events_.Told("member_entry_not_given_back: the disk is full"));
+}
+
+}  // namespace
+}  // namespace kvlink::testing
