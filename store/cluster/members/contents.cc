@@ -72,12 +72,18 @@ void Contents::Put(const etcd::KeyValue& kv) {
       break;
     case KeyKind::kProgress:
       TakeOr(
-          kv.key, ParseProgress(kv.value), &wrong_liveness_, [&](ProgressRecord record) { progress_[id] = record; },
+          kv.key, ParseProgress(kv.value), &wrong_liveness_,
+          [&](ProgressRecord record) {
+            progress_[id] = {record, kv.mod_revision};
+          },
           [&] { progress_.erase(id); });
       break;
     case KeyKind::kHot:
       TakeOr(
-          kv.key, ParseHot(kv.value), &wrong_liveness_, [&](HotRecord record) { hot_[id] = std::move(record); },
+          kv.key, ParseHot(kv.value), &wrong_liveness_,
+          [&](HotRecord record) {
+            hot_[id] = {std::move(record), kv.mod_revision};
+          },
           [&] { hot_.erase(id); });
       break;
   }
@@ -134,6 +140,20 @@ bool Contents::Removed(const NodeId& id) const {
   return std::find(removed.begin(), removed.end(), id) != removed.end();
 }
 
+std::map<NodeId, ProgressRecord> Contents::progress() const {
+  std::map<NodeId, ProgressRecord> records;
+  for (const auto& [id, stored] : progress_) records.emplace_hint(records.end(), id, stored.record);
+  return records;
+}
+
+int64_t Contents::RevisionOf(KeyKind kind, const NodeId& id) const {
+  const auto of = [&id](const auto& records) {
+    const auto found = records.find(id);
+    return found == records.end() ? 0 : found->second.revision;
+  };
+  return kind == KeyKind::kHot ? of(hot_) : of(progress_);
+}
+
 absl::StatusOr<std::shared_ptr<const View>> Contents::MakeView(const std::shared_ptr<const View>& before) const {
   auto view = std::make_shared<View>();
   view->settings = settings_->record;
@@ -151,7 +171,7 @@ absl::StatusOr<std::shared_ptr<const View>> Contents::MakeView(const std::shared
       status.alive_since = alive->second.revision;
     }
     if (const auto known = hot_.find(id); known != hot_.end()) {
-      hot.emplace_back(static_cast<uint16_t>(view->status.size()), &known->second);
+      hot.emplace_back(static_cast<uint16_t>(view->status.size()), &known->second.record);
     }
     view->status.push_back(std::move(status));
   }

@@ -50,7 +50,9 @@ class Contents {
   const std::optional<Stored<EpochRecord>>& epoch() const { return epoch_; }
   const std::map<NodeId, Stored<MemberRecord>>& members() const { return members_; }
   const std::map<NodeId, Stored<AliveRecord>>& alive() const { return alive_; }
-  const std::map<NodeId, ProgressRecord>& progress() const { return progress_; }
+  std::map<NodeId, ProgressRecord> progress() const;
+  // At which the member's record of this kind, kProgress or kHot, was written; 0: there is none.
+  int64_t RevisionOf(KeyKind kind, const NodeId& id) const;
 
  private:
   std::string cluster_name_;
@@ -59,8 +61,8 @@ class Contents {
   std::optional<Stored<EpochRecord>> epoch_;
   std::map<NodeId, Stored<MemberRecord>> members_;
   std::map<NodeId, Stored<AliveRecord>> alive_;
-  std::map<NodeId, ProgressRecord> progress_;
-  std::map<NodeId, HotRecord> hot_;
+  std::map<NodeId, Stored<ProgressRecord>> progress_;
+  std::map<NodeId, Stored<HotRecord>> hot_;
   std::map<std::string, absl::Status> wrong_, wrong_liveness_;  // by key
 };
 

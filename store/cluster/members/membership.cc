@@ -103,6 +103,11 @@ std::map<NodeId, ProgressRecord> Membership::progress() const {
   return contents_.progress();
 }
 
+int64_t Membership::RevisionOf(KeyKind kind, const NodeId& id) const {
+  MutexLock lock(&contents_mutex_);
+  return contents_.RevisionOf(kind, id);
+}
+
 bool Membership::Removed(const NodeId& id) const {
   MutexLock lock(&contents_mutex_);
   return contents_.Removed(id);

@@ -67,6 +67,9 @@ class Membership final : public ViewSource {
   MembershipHealth health() const;
   // Progress published by the members that keep their lease, by node id.
   std::map<NodeId, ProgressRecord> progress() const;
+  // The revision at which a member's record of this kind, kProgress or kHot, was written, as far as known; 0: etcd has
+  // none.
+  int64_t RevisionOf(KeyKind kind, const NodeId& id) const;
 
   // Whether the node left or was removed and has not joined again. As recent as view(), or more so.
   bool Removed(const NodeId& id) const;

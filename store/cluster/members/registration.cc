@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -340,6 +341,8 @@ void Registration::Look() {
   if (entered.ok() && lost) Tell(Severity::kInfo, "member_lease_renewed", "the node holds its lease again");
 }
 
+// A write is conditional on the node's place and on the write before. One that etcd carries out after a later one, or
+// that comes from a process which has lost its place, changes nothing.
 void Registration::WriteDrafts() {
   std::map<KeyKind, Draft> drafts;
   {
@@ -348,13 +351,31 @@ void Registration::WriteDrafts() {
     if (lost_) return;
   }
   if (lease_.keep == nullptr) return;
+  const std::string& cluster = membership_->connection()->cluster();
+  const etcd::LeaseId lease = lease_.keep->id();
   for (auto& [kind, draft] : drafts) {
     Written& written = written_[kind];
-    if (draft.bytes == written.bytes || (!draft.at_once && SteadyNow() < written.again)) continue;
-    const std::string key = KeyOf(membership_->connection()->cluster(), kind, options_.node_id);
-    // A failed write, and those after it, are retried at the next look, or under the next lease.
-    if (!lease_.client->Put(key, draft.bytes, lease_.keep->id(), SteadyNow() + kCallTimeout).ok()) return;
-    written = {std::move(draft.bytes), SteadyNow() + kBetweenDrafts};
+    const bool soon = SteadyNow() < written.again;
+    // The view may show a later revision, of another writer, or an earlier one, of an etcd that went back.
+    const bool there =
+        draft.bytes == written.bytes && (soon || membership_->RevisionOf(kind, options_.node_id) == written.revision);
+    if (there || (soon && !draft.at_once)) continue;
+    const std::string key = KeyOf(cluster, kind, options_.node_id);
+    const auto committed =
+        lease_.client->Commit({{etcd::Compare::Lease(KeyOf(cluster, KeyKind::kAlive, options_.node_id), lease),
+                                etcd::Compare::ModRevision(key, written.revision)},
+                               {etcd::PutOp{key, draft.bytes, lease}},
+                               {etcd::GetOp{key}}},
+                              SteadyNow() + kCallTimeout);
+    written.bytes.clear();
+    // What failed is retried at the next look, or under the next lease.
+    if (!committed.ok()) return;
+    if (committed->succeeded) {
+      written = {std::move(draft.bytes), committed->revision, SteadyNow() + kBetweenDrafts};
+    } else {
+      const std::vector<etcd::KeyValue>& found = committed->results[0].found;
+      written.revision = found.empty() ? 0 : found[0].mod_revision;
+    }
   }
 }
 

@@ -89,7 +89,8 @@ class Registration {
     bool at_once = false;
   };
   struct Written {
-    std::string bytes;
+    std::string bytes;                        // empty: it is not known what etcd holds
+    int64_t revision = 0;                     // of the key, as last known; 0: none
     absl::Time again = absl::InfinitePast();  // when the next draft that is not at_once may be written
   };
   // A lease that is kept alive, and the client that keeps it.

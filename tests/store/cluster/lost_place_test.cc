@@ -96,6 +96,55 @@ TEST_F(LostPlaceTest, AProcessThatEndsWithoutItsPlaceGivesItsNumberBack) {
   EXPECT_EQ(entered_[1], 5u);
 }
 
+// As if etcd carried out an earlier write late.
+TEST_F(LostPlaceTest, WhatTheNodePublishedLastIsWrittenAgain) {
+  const auto membership = Open();
+  const auto node = Register(membership.get(), 1, 5);
+  ASSERT_TRUE(node.ok()) << node.status();
+  const uint64_t epoch = membership->view()->placement.epoch();
+  const cluster::ProgressRecord complete{epoch, 100, 100, 0, 0}, before{epoch, 100, 40, 1000, 0};
+  const cluster::HotRecord hot{{}, {{"ns", Identity(), Codec::kQ8}}};
+  (*node)->Publish(complete);
+  (*node)->Publish(hot);
+  const auto shows = [&](const cluster::ProgressRecord& progress) {
+    return membership->progress() == std::map{std::pair(NodeOf(1), progress)};
+  };
+  ASSERT_TRUE(Eventually([&] { return shows(complete) && membership->view()->hot != nullptr; }));
+  const etcd::LeaseId lease = Found(cluster::KeyKind::kAlive).lease;
+  const auto connection = Connect();
+  const auto put = [&](cluster::KeyKind kind, const std::string& record) {
+    const auto done = connection->client()->Put(Key(kind), record, lease, Patience());
+    ASSERT_TRUE(done.ok()) << done.status();
+    EXPECT_TRUE(Eventually([&] { return Found(kind).value != record; }));
+  };
+  put(cluster::KeyKind::kProgress, cluster::SerializeProgress(before));
+  EXPECT_TRUE(Eventually([&] { return shows(complete); }));
+  put(cluster::KeyKind::kHot, cluster::SerializeHot({}));
+  EXPECT_TRUE(Eventually([&] { return membership->view()->hot != nullptr; }));
+  // What is there is not written again and again.
+  const int64_t revision = Found(cluster::KeyKind::kProgress).mod_revision;
+  absl::SleepFor(absl::Seconds(2));  // a weaker test if it looks less often
+  EXPECT_EQ(Found(cluster::KeyKind::kProgress).mod_revision, revision);
+}
+
+// What it writes would be under its own lease, and go with that.
+TEST_F(LostPlaceTest, ADisplacedProcessPublishesNothing) {
+  Gate gate;
+  const auto membership = OpenBehind(&gate);
+  const auto node = Register(membership.get(), 1, 5);
+  ASSERT_TRUE(node.ok()) << node.status();
+  gate.Set(true);
+  const etcd::LeaseId lease = TakePlace(9);
+  const std::string record = cluster::SerializeProgress({1, 10, 3, 0, 0});
+  const auto connection = Connect();
+  EXPECT_TRUE(connection->client()->Put(Key(cluster::KeyKind::kProgress), record, lease, Patience()).ok());
+  (*node)->Publish(cluster::ProgressRecord{1, 10, 10, 0, 0});
+  absl::SleepFor(absl::Seconds(1));  // lets it try a few times; a weaker test if it tries less often
+  EXPECT_EQ(Found(cluster::KeyKind::kProgress).value, record);
+  EXPECT_EQ(Found(cluster::KeyKind::kProgress).lease, lease);
+  gate.Set(false);
+}
+
 // A user that may read alone is refused after the number was kept.
 class RefusedEntryTest : public LostPlaceTest {
  protected:
