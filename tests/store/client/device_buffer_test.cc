@@ -1,5 +1,6 @@
 // Reads into a device's region: what arrives there is verified there, and whatever stands in the way of that costs a
 // way by the host, or a miss, and nothing else.
+#include <atomic>
 #include <cstring>
 #include <memory>
 #include <vector>
@@ -104,7 +105,7 @@ TEST_P(DeviceBufferTest, LandsAndIsVerifiedThere) {
 }
 
 TEST_P(DeviceBufferTest, WhatTheWireDamagedIsFoundThere) {
-  int64_t payload = -1;  // the one to damage, counted from here on
+  std::atomic<int64_t> payload{-1};  // the one to damage, counted from here on, by several threads
   RemotePlaceOptions options;
   options.faulty = true;
   options.faults.schedule = [&payload](bool is_payload, int64_t) -> absl::optional<Fault> {
