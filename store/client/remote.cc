@@ -18,6 +18,7 @@
 #include "store/client/route.h"
 #include "store/client/slots.h"
 #include "transport/address.h"
+#include "transport/grpc/credentials.h"
 
 namespace kvlink::store::client {
 namespace {
@@ -295,10 +296,14 @@ absl::StatusOr<std::unique_ptr<RemoteStore>> OpenRemote(const RemoteOptions& opt
   if (options.resources == nullptr && (options.receive_bytes < 1 || options.sending_bytes < 1)) {
     return absl::InvalidArgumentError("store: receive_bytes and sending_bytes must be positive");
   }
+  // The store would keep a mistake for as long as it lives, but files may be in the middle of being replaced.
+  KVLINK_RETURN_IF_ERROR(transport::CheckSecrecy(options.tls, options.address, !options.key.empty()));
   auto remote = std::make_unique<Remote>(options);
   if (options.connect_later) return remote;
   KVLINK_RETURN_IF_ERROR(remote->Establish(absl::InfiniteFuture()));
   return remote;
 }
+
+absl::Status CheckTls(const transport::TlsOptions& tls) { return transport::ChannelCredentials(tls).status(); }
 
 }  // namespace kvlink::store::client

@@ -177,10 +177,16 @@ class RemoteStore : public Store {
   virtual std::string ReadCarrier() const = 0;
 };
 
-// Opens a session and connects. INVALID_ARGUMENT: the options. UNAUTHENTICATED: the key. UNAVAILABLE: nothing answers
-// at the address, or no carrier works; the message says what was tried. Stats().io names the carrier in use, and why no
-// better one is.
+// Opens a session and connects. INVALID_ARGUMENT: the options, also if TLS files cannot be used when this process first
+// names them; another call reads them again. FAILED_PRECONDITION: the key would travel in plain text to another host.
+// UNAUTHENTICATED: the key. UNAVAILABLE: nothing answers at the address, or no carrier works; the message says what was
+// tried. Stats().io names the carrier in use, and why no better one is.
 absl::StatusOr<std::unique_ptr<RemoteStore>> OpenRemote(const RemoteOptions& options);
+
+// Checks the TLS options of stores that are opened later. Called when a process starts, it makes a mistake an error
+// there, and no request has to read files: they are read here, and from then on followed. INVALID_ARGUMENT: the files
+// cannot be used; names the file.
+absl::Status CheckTls(const transport::TlsOptions& tls);
 
 }  // namespace kvlink::store::client
 

@@ -49,7 +49,8 @@ class ClusterNode {
       : address_(std::move(address)), options_(std::move(options)) {}
 
   const std::string& address() const { return address_; }
-  // The store over the node; does not connect. Errors of client::OpenRemote for invalid options.
+  // The store over the node; does not connect. Errors of client::OpenRemote for invalid options; the next call tries
+  // again.
   absl::StatusOr<std::shared_ptr<client::RemoteStore>> Store();
   // Whether Store was called.
   bool opened() const;

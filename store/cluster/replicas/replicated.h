@@ -50,7 +50,8 @@ namespace kvlink::store::cluster {
 
 struct ReplicatedOptions {
   // Options of the store over each node: key, TLS, carrier, name, times. Address, node id, placement, resources and
-  // patience are set here.
+  // patience are set here. Call client::CheckTls first: a store over a node is opened by the first request to it, which
+  // would else be the one that reads the TLS files.
   client::RemoteOptions node;
   client::ResourceOptions resources;  // shared by all nodes
   std::string zone;                   // of this process; owners in it are asked first
