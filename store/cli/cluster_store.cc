@@ -73,6 +73,7 @@ absl::StatusOr<ClusterStore> OpenClusterStore(const StoreFlags& flags) {
   ClusterStore cluster;
   store::cluster::MembershipOptions membership;
   KVLINK_ASSIGN_OR_RETURN(membership.address, ClusterAddressOf(flags.cluster));
+  KVLINK_RETURN_IF_ERROR(Annotate(store::client::CheckTls(flags.tls), PlaceName(flags)));
   auto opened = store::cluster::Membership::Open(std::move(membership), SteadyNow() + kApproach);
   KVLINK_RETURN_IF_ERROR(Annotate(opened.status(), PlaceName(flags)));
   cluster.membership = *std::move(opened);

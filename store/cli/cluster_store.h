@@ -20,8 +20,8 @@ struct ClusterStore {
   std::shared_ptr<store::database::DatabaseCatalog> catalog;  // used by the store
   std::unique_ptr<store::cluster::ReplicatedStore> store;     // destroyed before the membership
 };
-// REQUIRES: PlaceOf(flags) is kCluster. Errors of ClusterAddressOf, Membership::Open and DatabaseCatalog::Open, naming
-// the cluster. Nodes and the database are contacted when they are needed.
+// REQUIRES: PlaceOf(flags) is kCluster. Errors of ClusterAddressOf, client::CheckTls, Membership::Open and
+// DatabaseCatalog::Open, naming the cluster. Nodes and the database are contacted when they are needed.
 absl::StatusOr<ClusterStore> OpenClusterStore(const StoreFlags& flags);
 
 // Adds the number of documents, which only the catalog knows. Counting scans them all, so in a large catalog it does

@@ -12,6 +12,8 @@
 #include "store/cli/commands.h"
 #include "store/engine/index/index.h"
 #include "tests/store/synthetic.h"
+#include "tests/support/address.h"
+#include "tests/support/certificates.h"
 
 namespace kvlink::cli {
 namespace {
@@ -76,6 +78,21 @@ TEST(OpenStore, MemoryThatHoldsNothingOrIsNotThereIsRefused) {
     EXPECT_EQ(OpenStore(flags, StoreUse::kCreate).status().code(), absl::StatusCode::kInvalidArgument) << bytes;
     EXPECT_FALSE(std::filesystem::exists(flags.store));
   }
+}
+
+// Nothing else is needed to find the mistake: no request to a node, nor etcd, which is not there.
+TEST(OpenStore, TlsFilesForTheNodesOfAClusterAreCheckedAtTheStart) {
+  if (!testing::HaveOpenssl()) GTEST_SKIP() << "no openssl here";
+  const testing::ScratchDirectory scratch;
+  ASSERT_TRUE(testing::MakeCertificates(scratch.path()));
+  const std::string key = scratch.path() + "/node.key", certificate = scratch.path() + "/client.pem";
+  StoreFlags flags;
+  flags.cluster.cluster = testing::UnusedAddress();
+  flags.tls = {scratch.path() + "/ca.pem", certificate, key};
+  const absl::Status status = OpenStore(flags, StoreUse::kExisting).status();
+  EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr(key + " does not belong to the certificate " + certificate));
+  EXPECT_THAT(std::string(status.message()), HasSubstr(flags.cluster.cluster));
 }
 
 // Verify has dropped the damaged encodings by the time it looks for names in the catalog, and no later run would report
