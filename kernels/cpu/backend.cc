@@ -9,6 +9,7 @@
 #include "base/status.h"
 #include "kernels/cpu/attention/attention.h"
 #include "kernels/cpu/attention/attention_plan.h"
+#include "kernels/cpu/bf16/amx.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/linear/linear.h"
 #include "kernels/cpu/operations.h"
@@ -21,8 +22,11 @@ namespace {
 
 class CpuBackend : public Backend {
  public:
-  CpuBackend(const cpu::Threads& threads, bool bf16, cpu::MultiplyTiles tiles)
-      : threads_(threads), bf16_(bf16), tiles_(tiles), linear_(threads, bf16) {}
+  CpuBackend(const cpu::Threads& threads, const cpu::Arithmetic& arithmetic)
+      : threads_(threads),
+        bf16_(arithmetic.bf16),
+        tiles_(arithmetic.tiles),
+        linear_(threads, arithmetic.bf16, arithmetic.pairs) {}
 
   absl::string_view name() const override { return "cpu"; }
   Device device() const override { return {}; }
@@ -166,8 +170,8 @@ class CpuBackend : public Backend {
   const cpu::Linear linear_;
 };
 
-// Whether bf16 is the faster type: only if oneDNN multiplies it in AMX; otherwise Linear emulates it.
-bool PrefersBf16() {
+// Whether oneDNN multiplies in AMX.
+bool DnnlHasAmx() {
 #ifdef KVLINK_HAVE_DNNL
   return cpu::HasAmx();
 #else
@@ -175,10 +179,21 @@ bool PrefersBf16() {
 #endif
 }
 
+// Whether bf16 is the faster type: only if the CPU multiplies it; otherwise Linear emulates it.
+bool PrefersBf16() { return DnnlHasAmx() || cpu::HasAvx512Bf16(); }
+
+// AMX where there is any, otherwise AVX512_BF16.
+cpu::Arithmetic InBf16() {
+  cpu::Arithmetic arithmetic{.bf16 = true, .tiles = cpu::AmxMultiply()};
+  if (arithmetic.tiles == nullptr) arithmetic.tiles = cpu::Avx512Bf16Multiply();
+  if (!DnnlHasAmx()) arithmetic.pairs = cpu::Avx512Bf16MultiplyPairs();
+  return arithmetic;
+}
+
 }  // namespace
 
-std::unique_ptr<Backend> cpu::MakeBackend(const Threads& threads, bool bf16, MultiplyTiles tiles) {
-  return std::make_unique<CpuBackend>(threads, bf16, tiles);
+std::unique_ptr<Backend> cpu::MakeBackend(const Threads& threads, const Arithmetic& arithmetic) {
+  return std::make_unique<CpuBackend>(threads, arithmetic);
 }
 
 absl::StatusOr<std::unique_ptr<Backend>> MakeCpuBackend(const CpuOptions& options) {
@@ -189,7 +204,7 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeCpuBackend(const CpuOptions& option
   const cpu::Threads threads(options.threads == 0 ? cpu::Threads::Available() : options.threads);
   const bool bf16 =
       options.compute == CpuOptions::Compute::kBf16 || (options.compute == CpuOptions::Compute::kAuto && PrefersBf16());
-  return cpu::MakeBackend(threads, bf16, bf16 ? cpu::AmxMultiply() : nullptr);
+  return cpu::MakeBackend(threads, bf16 ? InBf16() : cpu::Arithmetic{});
 }
 
 }  // namespace kvlink::kernels

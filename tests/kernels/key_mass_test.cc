@@ -10,9 +10,9 @@
 #include "tests/kernels/linked_case.h"
 #include "tests/support/backends.h"
 #include "tests/support/seed.h"
-#ifdef KVLINK_TEST_TILES
-#include "kernels/cpu/amx.h"
+#ifdef KVLINK_TEST_BF16
 #include "kernels/cpu/backend.h"
+#include "kernels/cpu/bf16/amx.h"
 #endif
 
 namespace kvlink::testing {
@@ -206,10 +206,10 @@ TEST_P(KeyMassTest, ARowThatSeesNothingGivesNothing) {
   EXPECT_TRUE(backend_->KeyMass(*stream, {empty->get(), 0, params, no_q, no_lse, 0, 0, nothing, {}}).ok());
 }
 
-#ifdef KVLINK_TEST_TILES
+#ifdef KVLINK_TEST_BF16
 std::unique_ptr<kernels::Backend> MakeCpu(int threads, bool tiles) {
-  return kernels::cpu::MakeBackend(kernels::cpu::Threads(threads), tiles,
-                                   tiles ? kernels::cpu::EmulatedMultiply : nullptr);
+  return kernels::cpu::MakeBackend(kernels::cpu::Threads(threads),
+                                   {.bf16 = tiles, .tiles = tiles ? kernels::cpu::EmulatedAmxMultiply : nullptr});
 }
 
 // Bit by bit.

@@ -14,10 +14,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 #endif
-#ifdef KVLINK_TEST_TILES
+#ifdef KVLINK_TEST_BF16
 #include "absl/types/span.h"
-#include "kernels/cpu/amx.h"
 #include "kernels/cpu/backend.h"
+#include "kernels/cpu/bf16/amx.h"
 #endif
 
 namespace kvlink::testing {
@@ -300,15 +300,16 @@ TEST_P(LinkedAttentionTest, RowsThatSeeNothingAndEmptySegments) {
   EXPECT_TRUE(backend_->LinkedAttention(*stream, {empty->get(), 0, params, none, no_out, {}, {}}).ok());
 }
 
-#ifdef KVLINK_TEST_TILES
-// The tiles of bf16 segments where there is no AMX; where there is, the backend cpu_bf16 has the real ones.
+#ifdef KVLINK_TEST_BF16
+// The tiles of bf16 segments where nothing multiplies them; elsewhere the backend cpu_bf16 has the real ones.
 std::atomic<int64_t> emulated_calls{0};
 std::unique_ptr<kernels::Backend> MakeEmulatedTiles() {
   const kernels::cpu::Threads threads(kernels::cpu::Threads::Available());
-  return kernels::cpu::MakeBackend(threads, /*bf16=*/true, [](absl::Span<const kernels::cpu::TileProduct> products) {
+  const auto multiply = [](absl::Span<const kernels::cpu::TileProduct> products) {
     ++emulated_calls;
-    kernels::cpu::EmulatedMultiply(products);
-  });
+    kernels::cpu::EmulatedAmxMultiply(products);
+  };
+  return kernels::cpu::MakeBackend(threads, {.bf16 = true, .tiles = multiply});
 }
 
 // Several rows of bf16 segments go through tiles, and nothing else does.
@@ -374,7 +375,7 @@ TEST(TilesTest, NothingIsReadBehindASegment) {
 // Segments in f32 give the same bits with tiles as without.
 TEST(TilesTest, ChangeNoBitOfF32Segments) {
   const kernels::cpu::Threads threads(kernels::cpu::Threads::Available());
-  const auto without = kernels::cpu::MakeBackend(threads, /*bf16=*/true, nullptr), with = MakeEmulatedTiles();
+  const auto without = kernels::cpu::MakeBackend(threads, {.bf16 = true}), with = MakeEmulatedTiles();
   for (uint64_t i = 0; i < 6; ++i) {
     CaseShape shape = RandomShape(TestSeed() + i);
     if (i % 2 == 1) shape = WithManyRows(std::move(shape));

@@ -7,6 +7,10 @@
 #include "tests/support/backends.h"
 #include "tests/support/device_tensor.h"
 #include "tests/support/seed.h"
+#ifdef KVLINK_TEST_BF16
+#include "kernels/cpu/backend.h"
+#include "kernels/cpu/bf16/avx512_bf16.h"
+#endif
 
 namespace kvlink::testing {
 namespace {
@@ -303,6 +307,19 @@ TEST_P(RowsTest, QkvFinishReportsSlotsOutOfRange) {
     EXPECT_EQ(stream_->Synchronize().code(), absl::StatusCode::kInternal) << slot;
   }
 }
+
+#ifdef KVLINK_TEST_BF16
+// What multiplies bf16 where the backend cpu_bf16 has something faster.
+std::vector<BackendFactory> SlowerBf16() {
+  const auto make = [](kernels::cpu::MultiplyPairs pairs) {
+    return kernels::cpu::MakeBackend(kernels::cpu::Threads(2), {.bf16 = true, .pairs = pairs});
+  };
+  return {{"cpu_emulated_pairs", [=] { return make(kernels::cpu::EmulatedMultiplyPairs); }},
+          {"cpu_without_pairs", [=] { return make(nullptr); }}};
+}
+INSTANTIATE_TEST_SUITE_P(SlowerBf16, RowsTest, ::testing::ValuesIn(SlowerBf16()),
+                         [](const auto& info) { return info.param.name; });
+#endif
 
 INSTANTIATE_TEST_SUITE_P(Backends, RowsTest, ::testing::ValuesIn(AllBackends()),
                          [](const auto& info) { return info.param.name; });

@@ -9,6 +9,12 @@
 #ifdef KVLINK_TEST_CPU
 #include "kernels/cpu/cpu.h"
 #endif
+#ifdef KVLINK_TEST_BF16
+#include "kernels/cpu/backend.h"
+#include "kernels/cpu/bf16/amx.h"
+#include "kernels/cpu/bf16/avx512_bf16.h"
+#include "kernels/cpu/threads.h"
+#endif
 
 namespace kvlink::testing {
 namespace {
@@ -19,6 +25,24 @@ std::unique_ptr<kernels::Backend> MakeCpu(kernels::CpuOptions::Compute compute) 
   if (backend.ok()) return *std::move(backend);
   std::fprintf(stderr, "%s\n", std::string(backend.status().message()).c_str());
   std::abort();
+}
+#endif
+
+#ifdef KVLINK_TEST_BF16
+std::unique_ptr<kernels::Backend> MakeAvx512Bf16() {
+  namespace cpu = kernels::cpu;
+  return cpu::MakeBackend(cpu::Threads(cpu::Threads::Available()),
+                          {.bf16 = true, .tiles = cpu::Avx512Bf16Multiply(), .pairs = cpu::Avx512Bf16MultiplyPairs()});
+}
+
+// Whether AVX512_BF16 is a backend of its own: without AMX, cpu_bf16 is the one. Prints once if no backend has it.
+bool HasOwnAvx512Bf16() {
+  static const bool has = [] {
+    const bool found = kernels::cpu::HasAvx512Bf16();
+    if (!found) std::printf("AVX512_BF16: skipped, this CPU has none\n");
+    return found && kernels::cpu::HasAmx();
+  }();
+  return has;
 }
 #endif
 
@@ -47,6 +71,9 @@ std::vector<BackendFactory> AllBackends() {
 #ifdef KVLINK_TEST_CPU
   backends.push_back({"cpu_f32", [] { return MakeCpu(kernels::CpuOptions::Compute::kF32); }});
   backends.push_back({"cpu_bf16", [] { return MakeCpu(kernels::CpuOptions::Compute::kBf16); }});
+#endif
+#ifdef KVLINK_TEST_BF16
+  if (HasOwnAvx512Bf16()) backends.push_back({"cpu_avx512_bf16", MakeAvx512Bf16});
 #endif
   backends.push_back({"cuda_emulated", MakeEmulatedCudaBackend, /*on_device=*/true});
   if (HasCuda()) backends.push_back({"cuda", MakeCuda, /*on_device=*/true});

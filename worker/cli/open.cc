@@ -36,7 +36,8 @@ void AddModelFlags(Arguments& arguments, ModelFlags& flags) {
       &flags.profile);
   arguments.Choice("device", {"cpu", "cuda"}, "Where to compute; cuda: on an NVIDIA GPU.", &flags.device);
   arguments.Choice("compute", {"auto", "f32", "bf16"},
-                   "Number format for arithmetic on the CPU; auto: whichever is faster on this machine.",
+                   "Number format for arithmetic on the CPU; auto: bf16 if this CPU multiplies it (AMX, AVX512_BF16), "
+                   "otherwise f32.",
                    &flags.compute);
   arguments.Integer("threads", "N", "Number of threads; 0: one for every core this process may use.", 0,
                     kernels::kMaxThreads, &flags.threads);

@@ -2,8 +2,8 @@
 #ifndef KVLINK_KERNELS_CPU_ATTENTION_ATTENTION_H_
 #define KVLINK_KERNELS_CPU_ATTENTION_ATTENTION_H_
 
-#include "kernels/cpu/amx.h"
 #include "kernels/cpu/attention/attention_plan.h"
+#include "kernels/cpu/bf16/tiles.h"
 #include "kernels/cpu/threads.h"
 #include "kernels/kernels.h"
 

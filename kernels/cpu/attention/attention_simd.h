@@ -38,7 +38,7 @@ struct AttentionKernels {
   void (*rows_from_q8)(const std::byte* from, const std::byte* scales, int64_t rows, int64_t dim, float* to,
                        int64_t padded) = nullptr;
 
-  // Operands of tile multiplication (amx.h). to[tile of 16 columns][padded_rows / 2][16 columns][2] =
+  // Operands of tile multiplication (bf16/tiles.h). to[tile of 16 columns][padded_rows / 2][16 columns][2] =
   // from[rows][columns] as bf16, zeros beyond; columns is a multiple of lanes, padded_rows is even.
   void (*tiles_of_pairs)(const float* from, int64_t rows, int64_t columns, int64_t padded_rows, uint32_t* to) = nullptr;
   // to[padded_columns][32] = from[rows][columns] transposed, zeros beyond; bf16, at most 32 rows.

@@ -6,11 +6,11 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/cpu/amx.h"
-#include "kernels/cpu/attention/attention_amx.h"
 #include "kernels/cpu/attention/attention_plan.h"
 #include "kernels/cpu/attention/attention_reader.h"
 #include "kernels/cpu/attention/attention_simd.h"
+#include "kernels/cpu/attention/tiled_panels.h"
+#include "kernels/cpu/bf16/tiles.h"
 #include "kernels/kernels.h"
 
 namespace kvlink::kernels::cpu {

@@ -48,9 +48,9 @@ class Matrix : public PackedMatrix {
 // Steps of k per stretch, even so that bf16 words are not split.
 int64_t Stretch(int64_t k) { return RoundUp(DivideUp(k, DivideUp(k, kStretch)), 2); }
 
-// Rows multiplied together; fewer if there are too few panels to keep the threads busy to the end.
-int64_t RowBlock(int64_t rows, int64_t k, int64_t panels, int64_t threads, int64_t tile_rows) {
-  const int64_t most = std::clamp(kRowBlockBytes / (4 * k), kMinRowBlock, kMaxRowBlock);
+// Rows multiplied together, of row_bytes each; fewer if there are too few panels to keep the threads busy to the end.
+int64_t RowBlock(int64_t rows, int64_t row_bytes, int64_t panels, int64_t threads, int64_t tile_rows) {
+  const int64_t most = std::clamp(kRowBlockBytes / row_bytes, kMinRowBlock, kMaxRowBlock);
   const int64_t wanted = threads == 1 ? 1 : std::min(DivideUp(8 * threads, panels), rows / kFewestRows);
   const int64_t blocks = std::max({DivideUp(rows, most), wanted, int64_t{1}});
   return std::min(rows, RoundUp(DivideUp(rows, blocks), tile_rows));
@@ -76,26 +76,31 @@ bool Bf16Holds(const float* values, int64_t count) {
   return lost == 0;
 }
 
-// Whether the multiply can read x in place: f32 whose rows do not all fall into the same few cache sets.
-bool InPlace(const LinearArgs& args, bool bf16) {
-  return args.x.dtype == Dtype::kF32 && !bf16 && (args.x.strides[0] * 4) % 2048 != 0;
+// How x is multiplied.
+enum class Operand { kF32, kRounded, kPairs };  // f32; f32 rounded to bf16; pairs of bf16, as PairProduct says
+
+// Whether the multiply can read x in place: its rows must not all fall into the same few cache sets.
+bool InPlace(const LinearArgs& args, Operand operand) {
+  const Tensor& x = args.x;
+  if ((x.strides[0] * DtypeBytes(x.dtype)) % 2048 == 0) return false;
+  if (operand == Operand::kF32) return x.dtype == Dtype::kF32;
+  return operand == Operand::kPairs && x.dtype == Dtype::kBf16 && x.sizes[1] % 2 == 0 && x.strides[0] % 2 == 0 &&
+         reinterpret_cast<uintptr_t>(x.data) % 4 == 0;
 }
 
-// The row stride of a copy: never a multiple of 2048 bytes.
-int64_t CopyStride(int64_t k) { return RoundUp(k, 16) + 16; }
-
-struct Scratch {
-  float* x = nullptr;        // [rows][CopyStride(k)]
-  float* y = nullptr;        // [rows][n], when a silu-mul does not fall on panels
-  float* threads = nullptr;  // [threads][2][row block][panel]
-};
+// 32-bit words from one row of a copy of x to the next: never a multiple of 2048 bytes.
+int64_t CopyStride(int64_t k, Operand operand) {
+  const int64_t words = RoundUp(operand == Operand::kPairs ? DivideUp(k, 2) : k, 16) + 16;
+  return words % 512 == 0 ? words + 16 : words;
+}
 
 int64_t ThreadFloats(int64_t row_block, int64_t panel) { return 2 * row_block * panel; }
 
 }  // namespace
 
-Linear::Linear(Threads threads, bool bf16) : threads_(threads), bf16_(bf16) {
-  if (!bf16) return;
+Linear::Linear(Threads threads, bool bf16, MultiplyPairs pairs)
+    : threads_(threads), bf16_(bf16), pairs_(bf16 && GetMatmulKernels().panel % kTileSide == 0 ? pairs : nullptr) {
+  if (!bf16 || pairs_ != nullptr) return;
   absl::StatusOr<std::unique_ptr<DnnlMatmul>> dnnl = DnnlMatmul::Make(threads.count());
   if (dnnl.ok()) dnnl_ = *std::move(dnnl);
 }
@@ -141,7 +146,9 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> Linear::Pack(const Tensor& weight)
 
 bool Linear::Packed(const PackedMatrix& weight) const {
   const auto* matrix = dynamic_cast<const Matrix*>(&weight);
-  return matrix != nullptr && (matrix->dnnl == nullptr || dnnl_ != nullptr);
+  if (matrix == nullptr) return false;
+  if (matrix->dnnl != nullptr) return dnnl_ != nullptr;
+  return pairs_ == nullptr || matrix->bf16_panels;
 }
 
 int64_t Linear::WorkspaceBytes(int64_t rows, const PackedMatrix& weight, Epilogue epilogue) const {
@@ -153,11 +160,10 @@ int64_t Linear::WorkspaceBytes(int64_t rows, const PackedMatrix& weight, Epilogu
     return RoundUp(padded * k * 2, 64) + padded * n * 4;
   }
   const MatmulKernels& kernels = GetMatmulKernels();
-  int64_t floats = rows * CopyStride(k);
-  if (epilogue == Epilogue::kSiluMul && !Paired(matrix, kernels, epilogue)) floats += RoundUp(rows * n, 16);
+  int64_t words = rows * CopyStride(k, pairs_ != nullptr ? Operand::kPairs : Operand::kF32);
+  if (epilogue == Epilogue::kSiluMul && !Paired(matrix, kernels, epilogue)) words += RoundUp(rows * n, 16);
   // More rows never need less, so a workspace for the most rows serves all.
-  return 4 *
-         (floats + threads_.count() * ThreadFloats(std::min(rows, kMaxRowBlock + kernels.tile_rows), kernels.panel));
+  return 4 * (words + threads_.count() * ThreadFloats(std::min(rows, kMaxRowBlock + kernels.tile_rows), kernels.panel));
 }
 
 namespace {
@@ -165,24 +171,29 @@ namespace {
 // One call with packed panels.
 class PanelMultiply {
  public:
-  PanelMultiply(const LinearArgs& args, const Threads& threads, bool bf16)
+  PanelMultiply(const LinearArgs& args, const Threads& threads, bool bf16, MultiplyPairs pairs)
       : args_(args),
         matrix_(static_cast<const Matrix&>(*args.weight)),
         kernels_(GetMatmulKernels()),
         threads_(threads),
+        pairs_(pairs),
+        operand_(pairs != nullptr ? Operand::kPairs
+                 : bf16           ? Operand::kRounded
+                                  : Operand::kF32),
+        x_bytes_(pairs != nullptr ? 2 : 4),
         rows_(args.x.sizes[0]),
         k_(matrix_.k()),
         panel_(kernels_.panel),
-        row_block_(RowBlock(rows_, k_, Panels(matrix_, kernels_, args.epilogue), threads.count(), kernels_.tile_rows)),
-        stretch_(Stretch(k_)),
-        round_(bf16) {}
+        row_block_(RowBlock(rows_, k_ * x_bytes_, Panels(matrix_, kernels_, args.epilogue), threads.count(),
+                            kernels_.tile_rows)),
+        stretch_(Stretch(k_)) {}
 
   void Run() {
     float* free = static_cast<float*>(args_.workspace.data);
-    x_ = args_.x.as<const float>();
-    x_stride_ = args_.x.strides[0];
-    if (!InPlace(args_, round_)) CopyX(free);
-    free += rows_ * CopyStride(k_);
+    x_ = args_.x.as<const std::byte>();
+    x_stride_ = args_.x.strides[0] * DtypeBytes(args_.x.dtype);
+    if (!InPlace(args_, operand_)) CopyX(reinterpret_cast<std::byte*>(free));
+    free += rows_ * CopyStride(k_, operand_);
     const int64_t n = matrix_.n();
     const bool silu = args_.epilogue == Epilogue::kSiluMul;
     const bool paired = Paired(matrix_, kernels_, args_.epilogue);
@@ -208,22 +219,38 @@ class PanelMultiply {
   }
 
  private:
-  // Copies x as f32, rounded to bf16 if the multiply is in bf16.
-  void CopyX(float* to) {
-    const int64_t stride = CopyStride(k_);
+  // Copies x as the multiply reads it.
+  void CopyX(std::byte* to) {
+    const int64_t stride = CopyStride(k_, operand_) * 4;
     threads_.For(DivideUp(rows_, 16), [&](int64_t item, int) {
       for (int64_t r = item * 16; r < std::min(rows_, item * 16 + 16); ++r) {
-        if (args_.x.dtype == Dtype::kBf16) {
-          GetRowKernels().widen(args_.x.as<const uint16_t>() + r * args_.x.strides[0], k_, to + r * stride);
-        } else if (round_) {
-          GetRowKernels().round(args_.x.as<const float>() + r * args_.x.strides[0], k_, to + r * stride);
-        } else {
-          std::memcpy(to + r * stride, args_.x.as<const float>() + r * args_.x.strides[0], static_cast<size_t>(k_) * 4);
-        }
+        operand_ == Operand::kPairs ? CopyPairs(r, reinterpret_cast<uint16_t*>(to + r * stride))
+                                    : CopyFloats(r, reinterpret_cast<float*>(to + r * stride));
       }
     });
     x_ = to;
     x_stride_ = stride;
+  }
+
+  void CopyFloats(int64_t row, float* to) const {
+    const int64_t from = row * args_.x.strides[0];
+    if (args_.x.dtype == Dtype::kBf16) {
+      GetRowKernels().widen(args_.x.as<const uint16_t>() + from, k_, to);
+    } else if (operand_ == Operand::kRounded) {
+      GetRowKernels().round(args_.x.as<const float>() + from, k_, to);
+    } else {
+      std::memcpy(to, args_.x.as<const float>() + from, static_cast<size_t>(k_) * 4);
+    }
+  }
+
+  void CopyPairs(int64_t row, uint16_t* to) const {
+    const int64_t from = row * args_.x.strides[0];
+    if (args_.x.dtype == Dtype::kBf16) {
+      std::memcpy(to, args_.x.as<const uint16_t>() + from, static_cast<size_t>(k_) * 2);
+    } else {
+      GetRowKernels().narrow(args_.x.as<const float>() + from, k_, to);
+    }
+    if (k_ % 2 != 0) to[k_] = 0;
   }
 
   // Calls done(row in block, count) for each tile of the block at `row` once c holds x times panel p.
@@ -239,17 +266,27 @@ class PanelMultiply {
       for (int64_t tile = 0; tile < tiles; ++tile) {
         const int64_t first = rows * tile / tiles;
         const int count = static_cast<int>(rows * (tile + 1) / tiles - first);
-        const float* x = x_ + (row + first) * x_stride_ + step;
+        const std::byte* x = x_ + (row + first) * x_stride_ + step * x_bytes_;
         const uint32_t* ahead = words + stretch_words + tile * (stretch_words / tiles);
-        if (matrix_.bf16_panels) {
-          kernels_.tile_bf16(count, x, x_stride_, words, steps, c + first * c_stride, c_stride, step > 0, ahead, lines);
-        } else {
-          kernels_.tile_f32(count, x, x_stride_, reinterpret_cast<const float*>(words), steps, c + first * c_stride,
-                            c_stride, step > 0, ahead, lines);
-        }
+        MultiplyTile(count, x, words, steps, c + first * c_stride, c_stride, step > 0, ahead, lines);
         if (step + steps == k_) done(first, count);
       }
       words += stretch_words;
+    }
+  }
+
+  // As MatmulKernels::tile_f32, in this call's form.
+  void MultiplyTile(int rows, const std::byte* x, const uint32_t* panel, int64_t k, float* c, int64_t c_stride,
+                    bool accumulate, const void* ahead, int64_t ahead_lines) const {
+    const float* floats = reinterpret_cast<const float*>(x);
+    if (operand_ == Operand::kPairs) {
+      pairs_({reinterpret_cast<const uint32_t*>(x), x_stride_ / 4, panel, rows, panel_, DivideUp(k, 2), c, c_stride,
+              accumulate, ahead, ahead_lines});
+    } else if (matrix_.bf16_panels) {
+      kernels_.tile_bf16(rows, floats, x_stride_ / 4, panel, k, c, c_stride, accumulate, ahead, ahead_lines);
+    } else {
+      kernels_.tile_f32(rows, floats, x_stride_ / 4, reinterpret_cast<const float*>(panel), k, c, c_stride, accumulate,
+                        ahead, ahead_lines);
     }
   }
 
@@ -293,10 +330,12 @@ class PanelMultiply {
   const Matrix& matrix_;
   const MatmulKernels& kernels_;
   const Threads& threads_;
+  const MultiplyPairs pairs_;
+  const Operand operand_;
+  const int64_t x_bytes_;  // of a number of x
   const int64_t rows_, k_, panel_, row_block_, stretch_;
-  const bool round_;
-  const float* x_ = nullptr;
-  int64_t x_stride_ = 0;
+  const std::byte* x_ = nullptr;
+  int64_t x_stride_ = 0;  // bytes
 };
 
 // One call with oneDNN: rows are rounded to bf16 and padded to a row count with a primitive.
@@ -343,7 +382,7 @@ absl::Status DnnlMultiply(DnnlMatmul& dnnl, const LinearArgs& args, const Thread
 absl::Status Linear::Run(const LinearArgs& args) const {
   if (args.x.sizes[0] == 0) return absl::OkStatus();
   if (static_cast<const Matrix&>(*args.weight).dnnl != nullptr) return DnnlMultiply(*dnnl_, args, threads_);
-  PanelMultiply(args, threads_, bf16_).Run();
+  PanelMultiply(args, threads_, bf16_, pairs_).Run();
   return absl::OkStatus();
 }
 

@@ -1,18 +1,21 @@
-// The two products of a wide tile in bf16 tiles (amx.h), for segments stored as raw-bf16: queries are rounded to bf16
-// after rotation, exponentials after evaluation; sums are f32. Masks, softmax and merging are those of the f32 form.
+// The two products of a wide tile in bf16 tiles (bf16/tiles.h), for segments stored as raw-bf16: queries are rounded to
+// bf16 after rotation, exponentials after evaluation; sums are f32. Masks, softmax and merging are those of the f32
+// form.
 //
 //   scores[token][lane] = keys[token][dim] queries[dim][lane]         keys are read in place
 //   sums[dim][lane]     = values^T[dim][token] weights[token][lane]   values are transposed once for all panels
-#ifndef KVLINK_KERNELS_CPU_ATTENTION_ATTENTION_AMX_H_
-#define KVLINK_KERNELS_CPU_ATTENTION_ATTENTION_AMX_H_
+//
+// Measured by AVX512_BF16 on Zen 5: 1.4 to 1.7 times the rate of f32 from 16 rows on, 0.9 to 1.5 times for 4.
+#ifndef KVLINK_KERNELS_CPU_ATTENTION_TILED_PANELS_H_
+#define KVLINK_KERNELS_CPU_ATTENTION_TILED_PANELS_H_
 
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/cpu/amx.h"
 #include "kernels/cpu/attention/attention_plan.h"
 #include "kernels/cpu/attention/attention_reader.h"
 #include "kernels/cpu/attention/attention_simd.h"
+#include "kernels/cpu/bf16/tiles.h"
 #include "kernels/kernels.h"
 
 namespace kvlink::kernels::cpu {
@@ -57,4 +60,4 @@ class TiledPanels {
 
 }  // namespace kvlink::kernels::cpu
 
-#endif  // KVLINK_KERNELS_CPU_ATTENTION_ATTENTION_AMX_H_
+#endif  // KVLINK_KERNELS_CPU_ATTENTION_TILED_PANELS_H_

@@ -1,14 +1,10 @@
-// Products of bf16 matrices in tiles: sums of products of 16 x 32 by 32 x 16 numbers, accumulated in f32.
-//
-// The blocking is written once, for a machine of eight tiles. One machine is AMX; the other computes the same in plain
-// C++, so that all code above it is tested on any CPU.
-//
-// AMX needs two permissions: the kernel's for the process (arch_prctl, requested by HasAmx()), and a tile configuration
-// (LDTILECFG) in every thread that uses tiles. Each call loads and releases its configuration, because other code on
-// the same thread (oneDNN) configures its own tiles.
-#ifndef KVLINK_KERNELS_CPU_AMX_H_
-#define KVLINK_KERNELS_CPU_AMX_H_
+// Products of bf16 matrices in tiles: sums of products of 16 x 32 by 32 x 16 numbers, accumulated in f32. AMX computes
+// them (amx.h), and so does AVX512_BF16 (avx512_bf16.h); each has an emulation in plain C++, so that all code above is
+// tested on any CPU.
+#ifndef KVLINK_KERNELS_CPU_BF16_TILES_H_
+#define KVLINK_KERNELS_CPU_BF16_TILES_H_
 
+#include <cstddef>
 #include <cstdint>
 
 #include "absl/types/span.h"
@@ -26,6 +22,10 @@ struct TileOperand {
   int64_t row_stride = 0;
   int64_t tile_stride = 0;
   int64_t step_stride = 0;
+
+  const std::byte* Tile(int64_t tile, int64_t step) const {
+    return static_cast<const std::byte*>(data) + tile * tile_stride + step * step_stride;
+  }
 };
 
 // out[rows][columns] = A B. Contents of A beyond `rows`, or of B beyond `columns`, do not affect `out`; nothing is
@@ -43,14 +43,9 @@ struct TileProduct {
 // Computes several products. Thread-safe.
 using MultiplyTiles = void (*)(absl::Span<const TileProduct> products);
 
-// Whether this CPU multiplies bf16 in AMX tiles, the kernel lets this process use them (requested on the first call),
-// and a small product is computed correctly: a hypervisor may announce features that are missing.
-bool HasAmx();
-// nullptr if HasAmx() is false, or if the build's compiler did not support AMX.
-MultiplyTiles AmxMultiply();
-// Emulates AMX, for tests: slow.
-void EmulatedMultiply(absl::Span<const TileProduct> products);
+// Whether a small product comes out right: a hypervisor may announce features that are missing.
+bool MultipliesRight(MultiplyTiles multiply);
 
 }  // namespace kvlink::kernels::cpu
 
-#endif  // KVLINK_KERNELS_CPU_AMX_H_
+#endif  // KVLINK_KERNELS_CPU_BF16_TILES_H_

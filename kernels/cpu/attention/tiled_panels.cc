@@ -1,6 +1,6 @@
-// Scores and weighted values in AMX tiles. Keys are multiplied in place; values are transposed once for all panels of
+// Scores and weighted values in tiles. Keys are multiplied in place; values are transposed once for all panels of
 // rows.
-#include "kernels/cpu/attention/attention_amx.h"
+#include "kernels/cpu/attention/tiled_panels.h"
 
 #include <algorithm>
 #include <cstring>

@@ -1,6 +1,6 @@
 // AMX tiles in inline assembly: the compiler's intrinsics need a target that would allow it to use AMX anywhere, and
 // the kernel must be asked for permission first.
-#include "kernels/cpu/amx.h"
+#include "kernels/cpu/bf16/amx.h"
 
 #include <algorithm>
 #include <cmath>
@@ -142,10 +142,6 @@ class EmulatedTiles {
   alignas(64) Tile tiles_[8];
 };
 
-const void* TileAt(const TileOperand& operand, int64_t tile, int64_t step) {
-  return static_cast<const std::byte*>(operand.data) + tile * operand.tile_stride + step * operand.step_stride;
-}
-
 // Writes the part of the tile of sums at (row, column) that lies within `out`.
 template <int kTile, typename Machine>
 void StoreSums(Machine& machine, const TileProduct& product, int64_t row, int64_t column) {
@@ -170,15 +166,15 @@ void MultiplyBlock(Machine& machine, const TileProduct& product, int64_t row, in
   if constexpr (kRows > 1) machine.template Zero<2>();
   if constexpr (kRows > 1 && kColumns > 1) machine.template Zero<3>();
   for (int64_t step = 0; step < product.steps; ++step) {
-    machine.template Load<4>(TileAt(product.a, row, step), product.a.row_stride);
-    machine.template Load<6>(TileAt(product.b, column, step), product.b.row_stride);
+    machine.template Load<4>(product.a.Tile(row, step), product.a.row_stride);
+    machine.template Load<6>(product.b.Tile(column, step), product.b.row_stride);
     machine.template DotBf16<0, 4, 6>();
     if constexpr (kColumns > 1) {
-      machine.template Load<7>(TileAt(product.b, column + 1, step), product.b.row_stride);
+      machine.template Load<7>(product.b.Tile(column + 1, step), product.b.row_stride);
       machine.template DotBf16<1, 4, 7>();
     }
     if constexpr (kRows > 1) {
-      machine.template Load<5>(TileAt(product.a, row + 1, step), product.a.row_stride);
+      machine.template Load<5>(product.a.Tile(row + 1, step), product.a.row_stride);
       machine.template DotBf16<2, 5, 6>();
     }
     if constexpr (kRows > 1 && kColumns > 1) machine.template DotBf16<3, 5, 7>();
@@ -222,45 +218,12 @@ bool AmxPermitted() {
 }
 
 #endif
-#if KVLINK_AMX_RUN
-
-// A product of whole numbers, exact in any order of addition, that uses every tile.
-bool AmxMultipliesRight() {
-  constexpr int64_t kSize = 2 * kTileSide, kInner = 2 * kTileDepth;
-  const auto a_at = [](int64_t row, int64_t k) { return static_cast<float>((3 * row + 5 * k) % 11 - 5); };
-  const auto b_at = [](int64_t k, int64_t column) { return static_cast<float>((7 * k + 2 * column) % 13 - 6); };
-  alignas(64) uint16_t a[kSize][kInner], b[2][kInner / 2][kTileSide][2];
-  alignas(64) float out[kSize][kSize];
-  for (int64_t i = 0; i < kSize; ++i) {
-    for (int64_t k = 0; k < kInner; ++k) {
-      a[i][k] = FloatToBf16(a_at(i, k));
-      b[i / kTileSide][k / 2][i % kTileSide][k % 2] = FloatToBf16(b_at(k, i));
-    }
-  }
-  TileProduct product;
-  product.a = {a, kInner * 2, kTileSide * kInner * 2, kTileDepth * 2};
-  product.b = {b, kTileSide * 4, kInner / 2 * kTileSide * 4, kTileBytes};
-  product.rows = product.columns = product.out_stride = kSize;
-  product.steps = kInner / kTileDepth;
-  product.out = out[0];
-  Multiply<AmxTiles>({&product, 1});
-  for (int64_t row = 0; row < kSize; ++row) {
-    for (int64_t column = 0; column < kSize; ++column) {
-      float sum = 0;
-      for (int64_t k = 0; k < kInner; ++k) sum += a_at(row, k) * b_at(k, column);
-      if (out[row][column] != sum) return false;
-    }
-  }
-  return true;
-}
-
-#endif
 
 }  // namespace
 
 bool HasAmx() {
 #if KVLINK_AMX_RUN
-  static const bool has = AmxPermitted() && AmxMultipliesRight();
+  static const bool has = AmxPermitted() && MultipliesRight(Multiply<AmxTiles>);
   return has;
 #elif KVLINK_AMX_ASK
   static const bool has = AmxPermitted();
@@ -277,6 +240,6 @@ MultiplyTiles AmxMultiply() {
   return nullptr;
 }
 
-void EmulatedMultiply(absl::Span<const TileProduct> products) { Multiply<EmulatedTiles>(products); }
+void EmulatedAmxMultiply(absl::Span<const TileProduct> products) { Multiply<EmulatedTiles>(products); }
 
 }  // namespace kvlink::kernels::cpu
