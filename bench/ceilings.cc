@@ -43,6 +43,22 @@ __attribute__((target("avx512f"))) double Fma512() {
   for (auto& s : sum) asm volatile("" : : "v"(s));
   return 2.0 * 16 * kSums * kSteps;
 }
+#ifdef KVLINK_COMPILES_AVX512_BF16
+__attribute__((target("avx512f,avx512bf16"))) double Dot512() {
+  __m512 sum[kSums];
+  __m512i x = _mm512_set1_epi32(0x3c003f7f), y = _mm512_set1_epi32(0x3c003c00);  // 0.996 and 1/128; twice 1/128
+  for (auto& s : sum) s = _mm512_set1_ps(0.001f);
+  for (int64_t i = 0; i < kSteps; ++i) {
+    asm volatile("" : "+v"(x), "+v"(y));
+#pragma GCC unroll 24
+    for (int j = 0; j < kSums; ++j) {
+      sum[j] = _mm512_dpbf16_ps(sum[j], reinterpret_cast<__m512bh>(x), reinterpret_cast<__m512bh>(y));
+    }
+  }
+  for (auto& s : sum) asm volatile("" : : "v"(s));
+  return 4.0 * 16 * kSums * kSteps;
+}
+#endif
 __attribute__((target("avx2,fma"))) double Fma256() {
   constexpr int kSums256 = 12;
   __m256 sum[kSums256], x = _mm256_set1_ps(0.999f), y = _mm256_set1_ps(0.001f);
@@ -74,6 +90,13 @@ double Fma() {
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Fma256();
 #endif
   return FmaPlain();
+}
+
+double Dot() {
+#if defined(__x86_64__) && defined(KVLINK_COMPILES_AVX512_BF16)
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bf16")) return Dot512();
+#endif
+  return 0;
 }
 
 #if defined(__x86_64__)
@@ -134,13 +157,17 @@ double Ceilings::Timed(Body&& body) const {
   return Now() - start;
 }
 
-double Ceilings::FmaGflops() const {
+double Ceilings::Gflops(double (*compute)()) const {
   std::vector<double> done(threads_);
-  const double seconds = Timed([&](int i) { done[i] = Fma(); });
+  const double seconds = Timed([&](int i) { done[i] = compute(); });
   double total = 0;
   for (double operations : done) total += operations;
   return total / seconds / 1e9;
 }
+
+double Ceilings::FmaGflops() const { return Gflops(Fma); }
+
+double Ceilings::DotGflops() const { return Gflops(Dot); }
 
 double Ceilings::ReadGbps(int64_t bytes) const {
   const int64_t piece = Piece(bytes, threads_, kReadPiece), passes = kReadPiece / piece;

@@ -17,6 +17,8 @@ class Ceilings {
   int threads() const { return threads_; }
   // 1e9 floating-point operations per second of independent f32 fused multiply-adds (two each) in registers.
   double FmaGflops() const;
+  // The same for products of bf16 numbers added by VDPBF16PS (AVX512_BF16); 0 on a CPU without it.
+  double DotGflops() const;
   // 1e9 bytes per second read with the widest loads, repeatedly from `bytes` of memory divided among the threads: small
   // sizes stay in a cache, as for the operation being compared. kUncached: from memory that no cache holds.
   double ReadGbps(int64_t bytes) const;
@@ -28,6 +30,8 @@ class Ceilings {
   // Runs body(thread) on every thread; returns the seconds from start to end.
   template <typename Body>
   double Timed(Body&& body) const;
+  // compute() returns the number of operations.
+  double Gflops(double (*compute)()) const;
   int64_t Advance(int64_t bytes, int64_t piece) const;
   static int64_t Offset(int64_t base, int thread, int64_t piece);
   const int threads_;

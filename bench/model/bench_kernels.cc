@@ -1,7 +1,8 @@
 // How close do the CPU kernels come to what this machine can do? Measures each operation for the shapes of SmolLM2-135M
 // and Llama-3.1-8B against a ceiling measured in the same rounds: fused multiply-adds per second, or bytes read or
 // moved per second over as much memory as the operation touches, so that both find it in the same cache. bf16 products
-// are reported as a multiple of f32 multiply-adds, not as a share: they have no ceiling here.
+// are reported as a multiple of VDPBF16PS or, where the CPU has none, of f32 multiply-adds, not as a share: AMX has no
+// ceiling here.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -82,16 +83,18 @@ class Bench {
       : backend_(Value(kernels::MakeCpuBackend({.threads = threads, .compute = kernels::CpuOptions::Compute::kF32}))),
         bf16_(Value(kernels::MakeCpuBackend({.threads = threads, .compute = kernels::CpuOptions::Compute::kBf16}))),
         ceilings_(threads),
+        dots_(ceilings_.DotGflops() > 0),
         rounds_(rounds),
         report_("Kernels of the CPU backend, and the share they reach of what was measured around them") {}
 
   Report& report() { return report_; }
   void Ceilings();
-  void Linear(const Model& model, absl::Span<const int64_t> rows);
-  void Decode(const Model& model, Dtype weights, int64_t rows);
-  void Prefill(const Model& model, int64_t rows);
-  void Linked(const Model& model, int64_t rows, int64_t documents, int64_t tokens, Codec codec, bool tiles = false);
-  void LinkedInTiles(const Model& model);
+  // Each on the f32 backend, or on the bf16 one.
+  void Linear(const Model& model, absl::Span<const int64_t> rows, bool bf16);
+  void Decode(const Model& model, Dtype weights, int64_t rows, bool bf16);
+  void Prefill(const Model& model, int64_t rows, bool bf16);
+  void Linked(const Model& model, int64_t rows, int64_t documents, int64_t tokens, Codec codec, bool bf16);
+  void AttentionInBf16(const Model& model);
   void Rows(const Model& model);
 
  private:
@@ -121,8 +124,14 @@ class Bench {
     } while (Now() - start < 0.02);
     return work * calls / (Now() - start) / 1e9;
   }
-  static absl::string_view Label(const kernels::Backend& backend) {
-    return backend.compute_dtype() == Dtype::kF32 ? "share of ceiling" : "times f32 multiply-adds";
+  kernels::Backend& backend(bool bf16) { return bf16 ? *bf16_ : *backend_; }
+  // What products of the backend are compared with.
+  double Gflops(const kernels::Backend& backend) const {
+    return dots_ && backend.compute_dtype() == Dtype::kBf16 ? ceilings_.DotGflops() : ceilings_.FmaGflops();
+  }
+  absl::string_view Label(const kernels::Backend& backend) const {
+    if (backend.compute_dtype() == Dtype::kF32) return "share of ceiling";
+    return dots_ ? "times VDPBF16PS" : "times f32 multiply-adds";
   }
   void LinearShape(const std::string& name, kernels::Backend& backend, int64_t n, int64_t k, int64_t rows, bool silu,
                    double target);
@@ -131,6 +140,7 @@ class Bench {
 
   std::unique_ptr<kernels::Backend> backend_, bf16_;
   class Ceilings ceilings_;
+  const bool dots_;  // the CPU has VDPBF16PS
   const int rounds_;
   Report report_;
 };
@@ -143,6 +153,7 @@ void Bench::Ceilings() {
     return Median(values);
   };
   report_.Add("f32 fused multiply-adds", median([&] { return ceilings_.FmaGflops(); }), "GFLOP/s");
+  if (dots_) report_.Add("bf16 products (VDPBF16PS)", median([&] { return ceilings_.DotGflops(); }), "GFLOP/s");
   report_.Add("memory read", median([&] { return ceilings_.ReadGbps(Ceilings::kUncached); }), "GB/s");
   report_.Add("memory moved by a copy (bytes in and out)",
               median([&] { return ceilings_.MoveGbps(Ceilings::kUncached); }), "GB/s");
@@ -150,7 +161,8 @@ void Bench::Ceilings() {
 
 void Bench::LinearShape(const std::string& name, kernels::Backend& backend, int64_t n, int64_t k, int64_t rows,
                         bool silu, double target) {
-  const Array weight(Dtype::kF32, {n, k}), x(Dtype::kF32, {rows, k}), out(Dtype::kF32, {rows, silu ? n / 2 : n});
+  const Dtype dtype = backend.compute_dtype();
+  const Array weight(Dtype::kF32, {n, k}), x(dtype, {rows, k}), out(dtype, {rows, silu ? n / 2 : n});
   const auto packed = Value(backend.PackWeights(weight.tensor));
   kernels::LinearArgs args;
   args.x = x.tensor;
@@ -161,26 +173,25 @@ void Bench::LinearShape(const std::string& name, kernels::Backend& backend, int6
   args.workspace = {workspace.as<>(), workspace.bytes()};
   const auto stream = backend.NewStream();
   Share(
-      absl::StrCat(name, " [", n, ", ", k, "] x ", rows, " rows"), "GFLOP/s", target,
-      [&] { return ceilings_.FmaGflops(); },
+      absl::StrCat(name, " [", n, ", ", k, "] x ", rows, " rows"), "GFLOP/s", target, [&] { return Gflops(backend); },
       [&] { return Rate(2.0 * static_cast<double>(n * k * rows), [&] { Check(backend.Linear(*stream, args)); }); },
       Label(backend));
 }
 
-void Bench::Linear(const Model& model, absl::Span<const int64_t> rows) {
-  report_.Section(absl::StrCat("Linear in f32, ", model.name));
+void Bench::Linear(const Model& model, absl::Span<const int64_t> rows, bool bf16) {
+  report_.Section(absl::StrCat("Linear in ", bf16 ? "bf16, " : "f32, ", model.name));
+  const std::string in = bf16 ? " in bf16" : "";
   const int64_t qkv = (model.heads + 2 * model.kv_heads) * model.dim;
   for (int64_t r : rows) {
-    const double target = r >= 512 ? 0.85 : 0;
-    LinearShape("qkv", *backend_, qkv, model.hidden, r, false, target);
-    LinearShape("attention out", *backend_, model.hidden, model.heads * model.dim, r, false, target);
-    LinearShape("gate, up, silu", *backend_, 2 * model.ffn, model.hidden, r, true, target);
-    LinearShape("down", *backend_, model.hidden, model.ffn, r, false, target);
+    const double target = r >= 512 && !bf16 ? 0.85 : 0;
+    LinearShape("qkv" + in, backend(bf16), qkv, model.hidden, r, false, target);
+    LinearShape("attention out" + in, backend(bf16), model.hidden, model.heads * model.dim, r, false, target);
+    LinearShape("gate, up, silu" + in, backend(bf16), 2 * model.ffn, model.hidden, r, true, target);
+    LinearShape("down" + in, backend(bf16), model.hidden, model.ffn, r, false, target);
   }
-  LinearShape("qkv in bf16 (oneDNN)", *bf16_, qkv, model.hidden, 512, false, 0);
 }
 
-void Bench::Decode(const Model& model, Dtype dtype, int64_t rows) {
+void Bench::Decode(const Model& model, Dtype dtype, int64_t rows, bool bf16) {
   // All matrices of enough layers that none is still in a cache when it is used again.
   const std::vector<std::pair<int64_t, int64_t>> shapes = {
       {(model.heads + 2 * model.kv_heads) * model.dim, model.hidden},
@@ -192,14 +203,14 @@ void Bench::Decode(const Model& model, Dtype dtype, int64_t rows) {
   while (bytes < int64_t{768} << 20) {
     for (const auto& [n, k] : shapes) {
       const Array weight(dtype, {n, k});
-      weights.push_back(Value(backend_->PackWeights(weight.tensor)));
+      weights.push_back(Value(backend(bf16).PackWeights(weight.tensor)));
       bytes += weights.back()->bytes();
       widest = std::max({widest, n, k});
     }
   }
-  const Array x(Dtype::kF32, {rows, widest}), out(Dtype::kF32, {rows, widest});
+  const Array x(backend(bf16).compute_dtype(), {rows, widest}), out(Dtype::kF32, {rows, widest});
   const Memory workspace(int64_t{64} << 20);
-  const auto stream = backend_->NewStream();
+  const auto stream = backend(bf16).NewStream();
   const auto run = [&] {
     for (const auto& weight : weights) {
       kernels::LinearArgs args;
@@ -209,12 +220,12 @@ void Bench::Decode(const Model& model, Dtype dtype, int64_t rows) {
       args.out = out.tensor;
       args.out.sizes[1] = weight->n();
       args.workspace = {workspace.as<>(), workspace.bytes()};
-      Check(backend_->Linear(*stream, args));
+      Check(backend(bf16).Linear(*stream, args));
     }
   };
   Share(
-      absl::StrCat("decode, all matrices of ", model.name, ", weights ", kernels::DtypeName(dtype), ", ", rows,
-                   " rows"),
+      absl::StrCat("decode, all matrices of ", model.name, ", weights ", kernels::DtypeName(dtype), ", ", rows, " rows",
+                   bf16 ? ", in bf16" : ""),
       "GB/s", rows == 1 ? 0.8 : 0, [&] { return ceilings_.ReadGbps(bytes); },
       [&] { return Rate(static_cast<double>(bytes), run); });
 }
@@ -237,8 +248,8 @@ void Bench::RunAttention(kernels::Backend& backend, const std::string& name, con
   const auto run = [&] { Check(backend.LinkedAttention(*stream, args)); };
   if (rows > 1) {
     Share(
-        name, "GFLOP/s", rows >= 1024 ? 0.65 : 0, [&] { return ceilings_.FmaGflops(); },
-        [&] { return Rate(flops, run); }, Label(backend));
+        name, "GFLOP/s", rows >= 1024 && backend.compute_dtype() == Dtype::kF32 ? 0.65 : 0,
+        [&] { return Gflops(backend); }, [&] { return Rate(flops, run); }, Label(backend));
     if (batch.reads.size() == 1) return;
     int64_t tokens = 0;
     for (const kernels::KvRead& read : batch.reads) tokens += batch.segments[read.segment].tokens;
@@ -246,7 +257,7 @@ void Bench::RunAttention(kernels::Backend& backend, const std::string& name, con
     const kernels::KeyMassArgs observed{args.plan, 0,    args.params, args.q,        lse.tensor,
                                         0,         rows, mass.tensor, args.workspace};
     Share(
-        absl::StrCat("key mass, ", name), "GFLOP/s", 0, [&] { return ceilings_.FmaGflops(); },
+        absl::StrCat("key mass, ", name), "GFLOP/s", 0, [&] { return Gflops(backend); },
         [&] { return Rate(flops / 2, [&] { Check(backend.KeyMass(*stream, observed)); }); }, Label(backend));
     auto previous = Value(backend.Plan(batch, nullptr));
     const double per_second = Rate(1e9, [&] { previous = Value(backend.Plan(batch, std::move(previous))); });
@@ -265,17 +276,17 @@ kernels::Rope MakeRope(int64_t dim) {
 }
 
 // Causal attention of `rows` rows over the private pages they were appended to.
-void Bench::Prefill(const Model& model, int64_t rows) {
+void Bench::Prefill(const Model& model, int64_t rows, bool bf16) {
   const int64_t pages = (rows + kBlockTokens - 1) / kBlockTokens;
-  const Array kv(Dtype::kF32, {pages, model.kv_heads, 2 * kBlockTokens, model.dim});
+  const Array kv(bf16 ? Dtype::kBf16 : Dtype::kF32, {pages, model.kv_heads, 2 * kBlockTokens, model.dim});
   const kernels::Rope rope = MakeRope(model.dim);
   std::vector<int64_t> positions(rows);
   for (int64_t i = 0; i < rows; ++i) positions[i] = i;
   const std::byte* layer = kv.memory.as<const std::byte>();
   kernels::KvSegment segment;
-  segment.codec = Codec::kRawF32;
+  segment.codec = bf16 ? Codec::kRawBf16 : Codec::kRawF32;
   segment.layer_data = {&layer, 1};
-  segment.head_stride = 2 * kBlockTokens * model.dim * 4;
+  segment.head_stride = 2 * kBlockTokens * model.dim * (bf16 ? 2 : 4);
   segment.block_stride = segment.head_stride * model.kv_heads;
   segment.tokens = rows;
   segment.padded_blocks = true;
@@ -284,13 +295,13 @@ void Bench::Prefill(const Model& model, int64_t rows) {
   read.row_count = rows;
   const kernels::Rope* ropes[] = {&rope};
   const double pairs = static_cast<double>(rows) * static_cast<double>(rows + 1) / 2;
-  RunAttention(*backend_, absl::StrCat("causal ", rows, " rows, ", model.name), model,
+  RunAttention(backend(bf16), absl::StrCat("causal ", rows, " rows, ", model.name, bf16 ? ", in bf16" : ""), model,
                {positions, {&segment, 1}, {&read, 1}, ropes}, pairs * 4 * static_cast<double>(model.heads * model.dim),
                0);
 }
 
-// Fresh rows after documents of `tokens` tokens each; `tiles`: on the bf16 backend.
-void Bench::Linked(const Model& model, int64_t rows, int64_t documents, int64_t tokens, Codec codec, bool tiles) {
+// Fresh rows after documents of `tokens` tokens each.
+void Bench::Linked(const Model& model, int64_t rows, int64_t documents, int64_t tokens, Codec codec, bool bf16) {
   const SlabShape shape{codec, model.kv_heads, model.dim, tokens};
   const kernels::Rope rope = MakeRope(model.dim);
   // One document's bytes, valid in any codec; every document has its own copy.
@@ -319,21 +330,22 @@ void Bench::Linked(const Model& model, int64_t rows, int64_t documents, int64_t 
   for (int64_t i = 0; i < rows; ++i) positions[i] = documents * tokens + i;
   const kernels::Rope* ropes[] = {&rope};
   const double keys = static_cast<double>(documents * tokens);
-  RunAttention(tiles ? *bf16_ : *backend_,
+  RunAttention(backend(bf16),
                absl::StrCat("linked ", rows, " rows, ", documents, " x ", tokens, " tokens ", CodecName(codec), ", ",
-                            model.name, tiles ? ", in tiles" : ""),
+                            model.name, bf16 ? ", in bf16" : ""),
                model, {positions, segments, reads, ropes},
                keys * static_cast<double>(rows) * 4 * static_cast<double>(model.heads * model.dim),
                static_cast<double>(shape.used_bytes() * documents));
 }
 
-void Bench::LinkedInTiles(const Model& model) {
+void Bench::AttentionInBf16(const Model& model) {
   if (Value(kernels::MakeCpuBackend({.threads = 1}))->compute_dtype() != Dtype::kBf16) {
-    report_.Section("LinkedAttention in AMX tiles: skipped, this CPU or this build has none");
+    report_.Section("LinkedAttention in bf16: skipped, this CPU or this build does not multiply it");
     return;
   }
-  report_.Section("LinkedAttention in AMX tiles, beside f32 multiply-adds");
-  for (int64_t rows : {16, 64, 512}) Linked(model, rows, 15, 512, Codec::kRawBf16, /*tiles=*/true);
+  report_.Section(absl::StrCat("LinkedAttention in bf16, ", model.name));
+  for (int64_t rows : {512, 2048}) Prefill(model, rows, /*bf16=*/true);
+  for (int64_t rows : {1, 16, 64, 512}) Linked(model, rows, 15, 512, Codec::kRawBf16, /*bf16=*/true);
 }
 
 void Bench::Rows(const Model& model) {
@@ -437,30 +449,35 @@ int Main(int argc, char** argv) {
   Bench bench(static_cast<int>(flags.GetInt("threads", 0)), static_cast<int>(flags.GetInt("rounds", 9)));
   bench.Ceilings();
   if (wanted("linear")) {
-    bench.Linear(kSmol, {8, 64, 512, 2048});
-    if (!small) bench.Linear(kLlama, {64, 512});
+    for (const bool bf16 : {false, true}) {
+      bench.Linear(kSmol, {8, 64, 512, 2048}, bf16);
+      if (!small) bench.Linear(kLlama, {64, 512}, bf16);
+    }
   }
   if (wanted("decode")) {
     bench.report().Section("Linear, few rows: the weights are read once");
-    for (Dtype dtype : {Dtype::kF32, Dtype::kBf16}) {
-      for (int64_t rows : {1, 4, 8}) bench.Decode(kSmol, dtype, rows);
+    for (int64_t rows : {1, 4, 8}) {
+      for (Dtype dtype : {Dtype::kF32, Dtype::kBf16}) bench.Decode(kSmol, dtype, rows, /*bf16=*/false);
+      bench.Decode(kSmol, Dtype::kBf16, rows, /*bf16=*/true);
     }
-    if (!small) bench.Decode(kLlama, Dtype::kBf16, 1);
+    for (const bool bf16 : {false, true}) {
+      if (!small) bench.Decode(kLlama, Dtype::kBf16, 1, bf16);
+    }
   }
   if (wanted("attention")) {
     bench.report().Section("LinkedAttention in f32");
-    for (int64_t rows : {512, 2048, 8192}) bench.Prefill(kSmol, rows);
-    bench.Linked(kSmol, 64, 15, 512, Codec::kRawBf16);
-    bench.Linked(kSmol, 64, 15, 512, Codec::kRawF32);
-    bench.Linked(kSmol, 64, 15, 512, Codec::kQ8);
-    for (Codec codec : {Codec::kRawBf16, Codec::kRawF32, Codec::kQ8}) bench.Linked(kSmol, 1, 15, 512, codec);
-    if (!small) {
-      bench.Prefill(kLlama, 2048);
-      bench.Linked(kLlama, 64, 15, 512, Codec::kRawBf16);
-      bench.Linked(kLlama, 1, 15, 512, Codec::kRawBf16);
+    for (int64_t rows : {512, 2048, 8192}) bench.Prefill(kSmol, rows, /*bf16=*/false);
+    for (int64_t rows : {64, 1}) {
+      for (Codec codec : {Codec::kRawBf16, Codec::kRawF32, Codec::kQ8}) {
+        bench.Linked(kSmol, rows, 15, 512, codec, /*bf16=*/false);
+      }
     }
-    bench.LinkedInTiles(kSmol);
-    if (!small) bench.LinkedInTiles(kLlama);
+    if (!small) {
+      bench.Prefill(kLlama, 2048, /*bf16=*/false);
+      for (int64_t rows : {64, 1}) bench.Linked(kLlama, rows, 15, 512, Codec::kRawBf16, /*bf16=*/false);
+    }
+    bench.AttentionInBf16(kSmol);
+    if (!small) bench.AttentionInBf16(kLlama);
   }
   if (wanted("rows")) bench.Rows(kSmol);
   return bench.report().Finish(flags.json());
