@@ -25,6 +25,7 @@
 #include "tests/transport/peers.h"
 #include "transport/grpc/credentials.h"
 #include "transport/grpc/grpc.h"
+#include "transport/grpc/tls_files.h"
 
 namespace kvlink::transport {
 namespace {
@@ -150,6 +151,20 @@ class TlsTest : public ::testing::Test {
     while (said().find(why) == std::string::npos && SteadyNow() < deadline) absl::SleepFor(kLook);
     EXPECT_THAT(said(), HasSubstr(why));
   }
+  // Puts a pipe in the place of a file. Whoever reads it waits until a writer has written and gone.
+  void MakePipe(const std::string& name) const {
+    fs::remove(File(name));
+    ASSERT_EQ(mkfifo(File(name).c_str(), 0600), 0);
+  }
+  // Opens the pipe for writing once somebody reads it.
+  int AwaitReader(const std::string& name) const {
+    int writer = -1;
+    for (const absl::Time deadline = Patience(); writer < 0 && SteadyNow() < deadline; absl::SleepFor(kLook)) {
+      writer = open(File(name).c_str(), O_WRONLY | O_NONBLOCK);
+    }
+    EXPECT_GE(writer, 0) << "nobody reads " << name;
+    return writer;
+  }
 
   static ScratchDirectory* sets_;
   const ScratchDirectory live_{/*in_memory=*/true};
@@ -197,7 +212,8 @@ TEST_F(TlsTest, WhatIsNotWholeIsNotUsed) {
   EXPECT_TRUE(Connect(client.get(), server).ok());
   // A channel that is made only now.
   EXPECT_TRUE(ChannelCredentials(ServerFiles()).ok());
-  EXPECT_THAT(TlsTrouble(ServerFiles()), AllOf(HasSubstr("the old ones are in use"), HasSubstr(File("node.pem"))));
+  EXPECT_THAT(TlsTrouble(ServerFiles()),
+              AllOf(HasSubstr("cannot be used now, and the old ones are in use"), HasSubstr(File("node.pem"))));
 
   Install("new", "node.pem");
   Install("new", "node.key");
@@ -215,19 +231,20 @@ TEST_F(TlsTest, AFileThatHangsHoldsUpNobody) {
   const auto client = Client(own);
   const auto used = ChannelCredentials(own), of_server = ChannelCredentials(ServerFiles());
   ASSERT_TRUE(used.ok() && of_server.ok());
-  fs::remove(File("node.pem"));
-  ASSERT_EQ(mkfifo(File("node.pem").c_str(), 0600), 0);
-  // Can be opened once somebody reads, who then waits for what is never written.
-  int writer = -1;
-  for (const absl::Time deadline = Patience(); writer < 0 && SteadyNow() < deadline; absl::SleepFor(kLook)) {
-    writer = open(File("node.pem").c_str(), O_WRONLY | O_NONBLOCK);
-  }
-  ASSERT_GE(writer, 0) << "nobody reads the file";
+  MakePipe("node.pem");
+  const int writer = AwaitReader("node.pem");
+  ASSERT_GE(writer, 0);
   const auto connected = Connect(client.get(), server);
   EXPECT_TRUE(connected.ok()) << connected.status();
   EXPECT_EQ(NewerCredentials(ServerFiles(), *of_server), nullptr);
   EXPECT_TRUE(StateOfServerFiles().status.ok()) << StateOfServerFiles().status;
   EXPECT_EQ(TlsTrouble(ServerFiles()), "");
+  // After a while it is told.
+  const auto files = TlsFiles::Of(ServerFiles());
+  ASSERT_TRUE(files.ok()) << files.status();
+  const absl::Status hangs = (*files)->State(SteadyNow() + absl::Minutes(1)).status;
+  EXPECT_TRUE(absl::IsUnavailable(hangs)) << hangs;
+  EXPECT_THAT(std::string(hangs.message()), HasSubstr("a file system hangs"));
   // Other files are followed.
   for (const char* name : {"client.pem", "client.key"}) Install("new", name);
   std::shared_ptr<grpc::ChannelCredentials> newer;
@@ -240,6 +257,38 @@ TEST_F(TlsTest, AFileThatHangsHoldsUpNobody) {
   fs::remove(File("node.pem"));
 }
 
+// Half of a bundle may hold whole certificates.
+TEST_F(TlsTest, WhatIsStillBeingWrittenIsNotUsed) {
+  const auto text_of = [](const std::string& path) {
+    std::ifstream file(path);
+    return std::string(std::istreambuf_iterator<char>(file), {});
+  };
+  const std::string old = text_of(File("ca.pem")), half = text_of(Set("new") + "/ca.pem"), whole = half + old;
+  const auto files = TlsFiles::Of(ServerFiles());
+  ASSERT_TRUE(files.ok()) << files.status();
+  MakePipe("ca.pem");
+  int writer = AwaitReader("ca.pem");
+  // Lets the look that waits find this text, and waits for the next look.
+  const auto find = [&](const std::string& text) {
+    EXPECT_EQ(write(writer, text.data(), text.size()), static_cast<ssize_t>(text.size()));
+    close(writer);
+    for (const absl::Time deadline = Patience(); SteadyNow() < deadline; absl::SleepFor(absl::Milliseconds(1))) {
+      const int reading = open(File("ca.pem").c_str(), O_WRONLY | O_NONBLOCK);
+      if (reading < 0) break;
+      close(reading);
+    }
+    writer = AwaitReader("ca.pem");
+  };
+  find(half);
+  EXPECT_EQ((*files)->Current()->ca, old);
+  find(whole);
+  EXPECT_EQ((*files)->Current()->ca, old);
+  for (const absl::Time deadline = Patience(); (*files)->Current()->ca != whole && SteadyNow() < deadline;) find(whole);
+  EXPECT_EQ((*files)->Current()->ca, whole);
+  fs::remove(File("ca.pem"));
+  close(writer);
+}
+
 TEST_F(TlsTest, MistakesAtTheStartNameTheFile) {
   const auto error = [](const TlsOptions& tls) {
     const absl::Status status = ServerCredentials(tls).status();
@@ -249,8 +298,10 @@ TEST_F(TlsTest, MistakesAtTheStartNameTheFile) {
   const std::string certificate = File("node.pem"), key = File("node.key");
   EXPECT_THAT(error({"", certificate, ""}), HasSubstr("together"));
   EXPECT_THAT(error({File("ca.pem"), "", ""}), HasSubstr("needs a certificate"));
-  EXPECT_THAT(error({"", certificate, File("none")}), HasSubstr("cannot read the TLS key " + File("none")));
-  EXPECT_THAT(error({live_.path(), certificate, key}), HasSubstr("cannot read the TLS CA certificate " + live_.path()));
+  EXPECT_THAT(error({"", certificate, File("none")}),
+              HasSubstr("cannot read the TLS key " + File("none") + ": No such file"));
+  EXPECT_THAT(error({live_.path(), certificate, key}),
+              HasSubstr("cannot read the TLS CA certificate " + live_.path() + ": Is a directory"));
   std::ofstream(File("text")) << "no certificate\n";
   EXPECT_THAT(error({"", File("text"), key}), HasSubstr(File("text") + " is not in PEM format"));
   EXPECT_THAT(error({"", key, certificate}), HasSubstr(key + " holds no certificate"));

@@ -10,6 +10,7 @@
 
 #include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
+#include "base/clock.h"
 #include "base/status.h"
 #include "transport/address.h"
 #include "transport/grpc/tls_files.h"
@@ -93,7 +94,7 @@ std::shared_ptr<grpc::ChannelCredentials> NewerCredentials(const TlsOptions& opt
 
 std::vector<TlsState> TlsStates() {
   std::vector<TlsState> states;
-  for (TlsFiles* const files : TlsFiles::All()) states.push_back(files->State());
+  for (TlsFiles* const files : TlsFiles::All()) states.push_back(files->State(SteadyNow()));
   return states;
 }
 
@@ -101,9 +102,10 @@ std::string TlsTrouble(const TlsOptions& options) {
   if (!options.enabled()) return "";
   const auto files = TlsFiles::Of(options);
   if (!files.ok()) return "";
-  const absl::Status status = (*files)->State().status;
-  return status.ok() ? ""
-                     : absl::StrCat("; the TLS files were replaced, but the old ones are in use: ", status.message());
+  const absl::Status status = (*files)->State(SteadyNow()).status;
+  return status.ok()
+             ? ""
+             : absl::StrCat("; the TLS files cannot be used now, and the old ones are in use: ", status.message());
 }
 
 absl::Status CheckSecrecy(const TlsOptions& options, const std::string& address, bool sends_key) {

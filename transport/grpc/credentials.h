@@ -2,7 +2,7 @@
 // connections made from then on use them, and existing ones are not disturbed. New contents that cannot be used are
 // not used: the last good ones are (tls_files.h).
 // Thread-safety: all functions may be called from any thread. Each reads files only if they are named for the first
-// time in this process.
+// time in this process, as ChannelCredentials or ServerCredentials should do when it starts.
 #ifndef KVLINK_TRANSPORT_GRPC_CREDENTIALS_H_
 #define KVLINK_TRANSPORT_GRPC_CREDENTIALS_H_
 
@@ -37,7 +37,9 @@ std::shared_ptr<grpc::ChannelCredentials> NewerCredentials(const TlsOptions& opt
 struct TlsState {
   TlsOptions files;
   int64_t replaced = 0;  // how often new contents came into use
-  absl::Status status;   // INVALID_ARGUMENT: what the files hold now is not in use, but what they held before; and why
+  // What the files hold now is not in use, but what they held before. INVALID_ARGUMENT: it cannot be read or used;
+  // UNAVAILABLE: a file system has hung for 30 s.
+  absl::Status status;
 };
 // Of all sets of files from which credentials were made.
 std::vector<TlsState> TlsStates();

@@ -4,12 +4,15 @@
 // checked here, by the functions with which gRPC itself parses them.
 #include "transport/grpc/tls_files.h"
 
+#include <fcntl.h>
 #include <openssl/crypto.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/ssl.h>
+#include <unistd.h>
 
-#include <fstream>
+#include <cerrno>
+#include <cstring>
 #include <map>
 #include <tuple>
 #include <utility>
@@ -18,6 +21,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "base/clock.h"
+#include "base/descriptor.h"
 #include "base/status.h"
 
 namespace kvlink::transport {
@@ -25,6 +30,7 @@ namespace {
 
 constexpr size_t kMaxFileBytes = 1 << 20;
 constexpr absl::Duration kBetweenLooks = absl::Seconds(1);
+constexpr absl::Duration kHangs = absl::Seconds(30);  // a look that has taken this long
 
 // When a program ends, OpenSSL would clean up by a handler of exit(), under gRPC's threads, which may be connecting and
 // would then crash. The first to initialise OpenSSL decides, so this comes before main().
@@ -53,15 +59,21 @@ std::string LastError() {
 }
 
 absl::StatusOr<std::string> ReadPem(const char* what, const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::string text(kMaxFileBytes + 1, '\0');
-  file.read(text.data(), static_cast<std::streamsize>(text.size()));
-  if (!file.is_open() || file.bad()) {
-    return absl::InvalidArgumentError(absl::StrCat("cannot read the TLS ", what, " ", path));
-  }
-  text.resize(static_cast<size_t>(file.gcount()));
-  if (text.size() > kMaxFileBytes) {
-    return absl::InvalidArgumentError(absl::StrCat("the TLS ", what, " ", path, " has more than 1 MiB"));
+  const auto unreadable = [&] {
+    return absl::InvalidArgumentError(
+        absl::StrCat("cannot read the TLS ", what, " ", path, ": ", std::strerror(errno)));
+  };
+  const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (file.get() < 0) return unreadable();
+  std::string text;
+  char block[16 << 10];
+  while (const ssize_t got = read(file.get(), block, sizeof(block))) {
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return unreadable();
+    text.append(block, static_cast<size_t>(got));
+    if (text.size() > kMaxFileBytes) {
+      return absl::InvalidArgumentError(absl::StrCat("the TLS ", what, " ", path, " has more than 1 MiB"));
+    }
   }
   if (!absl::StrContains(text, "-----BEGIN ")) {
     return absl::InvalidArgumentError(absl::StrCat("the TLS ", what, " ", path, " is not in PEM format"));
@@ -171,13 +183,21 @@ std::vector<TlsFiles*> TlsFiles::All() {
 }
 
 void TlsFiles::Look() {
+  {
+    MutexLock lock(&mutex_);
+    reading_since_ = SteadyNow();
+  }
   absl::StatusOr<Pem> found = Read(options_);
-  absl::Status status = found.status();
-  const bool changed = status.ok() && *found != *Current();
-  if (changed) status = Check(options_, *found);
+  const bool changed = found.ok() && *found != *Current();
+  // Half of a bundle may be whole certificates: what differs from the look before is still being written.
+  const bool settled = changed && found_ == *found;
+  found_ = changed ? std::optional(*found) : std::nullopt;
+  absl::Status status = settled ? Check(options_, *found) : found.status();
   MutexLock lock(&mutex_);
+  reading_since_ = absl::InfiniteFuture();
+  if (changed && !settled) return;
   status_ = std::move(status);
-  if (!changed || !status_.ok()) return;
+  if (!settled || !status_.ok()) return;
   pem_ = std::make_shared<const Pem>(*std::move(found));
   client_.reset();
   ++replaced_;
@@ -198,9 +218,12 @@ std::shared_ptr<grpc::ChannelCredentials> TlsFiles::Client() {
   return client;
 }
 
-TlsState TlsFiles::State() const {
+TlsState TlsFiles::State(absl::Time now) const {
   MutexLock lock(&mutex_);
-  return {options_, replaced_, status_};
+  if (now - reading_since_ < kHangs) return {options_, replaced_, status_};
+  return {options_, replaced_,
+          absl::UnavailableError(absl::StrCat("reading them has taken more than ", absl::FormatDuration(kHangs),
+                                              ": a file system hangs"))};
 }
 
 }  // namespace kvlink::transport
