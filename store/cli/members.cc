@@ -252,7 +252,8 @@ absl::Status SetTheDatabase(const ClusterFlags& flags, const std::string& databa
   KVLINK_RETURN_IF_ERROR(cluster::ValidateSettings(settings));
   const bool unused = membership->view()->placement.epoch() == 0;
   KVLINK_RETURN_IF_ERROR(PrepareDatabase(settings, /*make_tables=*/unused, SteadyNow() + kCallTimeout).status());
-  KVLINK_RETURN_IF_ERROR(cluster::SetDatabase(membership->connection(), database, SteadyNow() + kCallTimeout).status());
+  KVLINK_RETURN_IF_ERROR(
+      cluster::SetDatabase(membership->connection(), database, unused, SteadyNow() + kCallTimeout).status());
   absl::PrintF("cluster %s: processes use this database from their next start\n", settings.name);
   return absl::OkStatus();
 }

@@ -212,7 +212,8 @@ absl::StatusOr<ClusterSettings> CreateCluster(Connection* connection, ClusterSet
                                                there.ok() ? absl::StrCat(", ", IdHex(there->id)) : ""));
 }
 
-absl::StatusOr<ClusterSettings> SetDatabase(Connection* connection, const std::string& database, absl::Time deadline) {
+absl::StatusOr<ClusterSettings> SetDatabase(Connection* connection, const std::string& database, bool unused,
+                                            absl::Time deadline) {
   const std::string key = KeyOf(connection->cluster(), KeyKind::kCluster);
   const auto client = connection->client();
   KVLINK_ASSIGN_OR_RETURN(const auto got, client->Get(key, {}, deadline));
@@ -220,12 +221,20 @@ absl::StatusOr<ClusterSettings> SetDatabase(Connection* connection, const std::s
   KVLINK_ASSIGN_OR_RETURN(ClusterSettings settings, ParseCluster(connection->cluster(), got.found[0].value));
   settings.database = database;
   KVLINK_RETURN_IF_ERROR(ValidateSettings(settings));
-  KVLINK_ASSIGN_OR_RETURN(const auto committed,
-                          client->Commit({{etcd::Compare::ModRevision(key, got.found[0].mod_revision)},
-                                          {etcd::PutOp{key, SerializeCluster(settings)}},
-                                          {}},
-                                         deadline));
+  // Every change of the members writes the record of the epoch.
+  const std::string epoch_key = KeyOf(connection->cluster(), KeyKind::kEpoch);
+  etcd::Transaction sets{{etcd::Compare::ModRevision(key, got.found[0].mod_revision)},
+                         {etcd::PutOp{key, SerializeCluster(settings)}},
+                         {etcd::GetOp{epoch_key}}};
+  if (unused) sets.conditions.push_back(etcd::Compare::Absent(epoch_key));
+  KVLINK_ASSIGN_OR_RETURN(const auto committed, client->Commit(sets, deadline));
   if (committed.succeeded) return settings;
+  if (unused && !committed.results[0].found.empty()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        connection->ToString(),
+        ": its first node has joined meanwhile, with the database named before, which stays. If tables were "
+        "made in the other one, drop them before you restore the catalog there"));
+  }
   return absl::AbortedError(absl::StrCat(connection->ToString(), ": its record changed meanwhile; try again"));
 }
 

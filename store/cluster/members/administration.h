@@ -29,10 +29,12 @@ namespace kvlink::store::cluster {
 // its settings. ALREADY_EXISTS: a cluster has this name. INVALID_ARGUMENT: as ValidateSettings.
 absl::StatusOr<ClusterSettings> CreateCluster(Connection* connection, ClusterSettings settings, absl::Time deadline);
 
-// Replaces the connection string of the cluster's database, which processes read when they start. Returns the settings.
-// INVALID_ARGUMENT: as ValidateSettings. NOT_FOUND: there is no such cluster. ABORTED: its record changed meanwhile.
-// UNKNOWN: the change may or may not have been made.
-absl::StatusOr<ClusterSettings> SetDatabase(Connection* connection, const std::string& database, absl::Time deadline);
+// Replaces the connection string of the cluster's database, which processes read when they start; if `unused`, only of
+// a cluster that never had a member. Returns the settings. INVALID_ARGUMENT: as ValidateSettings. NOT_FOUND: there is
+// no such cluster. FAILED_PRECONDITION: it is not unused. ABORTED: its record changed meanwhile. UNKNOWN: the change
+// may or may not have been made.
+absl::StatusOr<ClusterSettings> SetDatabase(Connection* connection, const std::string& database, bool unused,
+                                            absl::Time deadline);
 
 // Each of the following returns the epoch from which the change holds.
 //

@@ -493,7 +493,8 @@ TEST_F(MemberNodeTest, OnlyTheFirstNodeOfAClusterMakesTables) {
   };
   ASSERT_NE(Start(options("first")), nullptr);
   const std::string empty = SharedServer().NewDatabase();
-  const auto moved = cluster::SetDatabase(connection.get(), SharedServer().connection(empty), Patience());
+  const auto moved =
+      cluster::SetDatabase(connection.get(), SharedServer().connection(empty), /*unused=*/false, Patience());
   ASSERT_TRUE(moved.ok()) << moved.status();
   const auto expect_refused = [&](const std::string& name) {
     const absl::Status refused = StartStatus(options(name));

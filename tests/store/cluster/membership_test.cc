@@ -221,6 +221,25 @@ TEST_F(MembershipTest, SerializesChanges) {
   EXPECT_EQ(std::count_if(outcomes.begin(), outcomes.end(), absl::IsFailedPrecondition), 1);
 }
 
+// The documents of the first node are in the database that it found.
+TEST_F(MembershipTest, SetsTheDatabaseOfAnUnusedCluster) {
+  StartEtcd(1);
+  const auto connection = Connect();
+  cluster::ClusterSettings settings;
+  settings.database = "postgresql://a/kvlink";
+  ASSERT_TRUE(cluster::CreateCluster(connection.get(), settings, Patience()).ok());
+  const auto set = [&](const std::string& database, bool unused) {
+    return cluster::SetDatabase(connection.get(), database, unused, Patience()).status();
+  };
+  EXPECT_TRUE(set("postgresql://b/kvlink", /*unused=*/true).ok());
+  Add(connection.get(), 1);
+  const absl::Status refused = set("postgresql://c/kvlink", /*unused=*/true);
+  EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition) << refused;
+  EXPECT_EQ(Open()->view()->settings.database, "postgresql://b/kvlink");
+  EXPECT_TRUE(set("postgresql://c/kvlink", /*unused=*/false).ok());
+  EXPECT_EQ(Open()->view()->settings.database, "postgresql://c/kvlink");
+}
+
 // A lease that ends and begins again changes who is alive, and neither the epoch nor the tables.
 TEST_F(MembershipTest, BriefLossOfLeaseMovesNothing) {
   StartEtcd(1);
