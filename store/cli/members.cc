@@ -300,15 +300,43 @@ absl::Status RunCluster(absl::Span<char* const> args) {
 
 namespace {
 
-// Waits until the member has left.
-absl::Status AwaitDrained(const cluster::Membership& membership, const cluster::NodeId& id, absl::Time deadline) {
+// OK if the node, which is no longer a member, has drained.
+absl::Status CheckDrained(const cluster::Membership& membership, const cluster::NodeId& id) {
+  const auto drained = cluster::HasDrained(membership.connection(), id, SteadyNow() + kCallTimeout);
+  if (!drained.ok()) {
+    return Annotate(drained.status(),
+                    absl::StrCat(cluster::IdHex(id), " is no longer a member; whether it had drained is not known"));
+  }
+  if (*drained) return absl::OkStatus();
+  return absl::AbortedError(
+      absl::StrCat(cluster::IdHex(id), " was removed before it had drained: the cluster has lost what only it held"));
+}
+
+absl::Status StillDraining(const cluster::MembershipHealth& health, const cluster::NodeId& id,
+                           const std::string& awaited) {
+  if (health.status.ok()) {
+    return absl::DeadlineExceededError(absl::StrCat(cluster::IdHex(id), " is still draining, waiting for ", awaited));
+  }
+  return absl::DeadlineExceededError(
+      absl::StrCat("whether ", cluster::IdHex(id), " is still draining is not known: when it was last seen, ",
+                   absl::FormatDuration(absl::Trunc(SteadyNow() - health.since, absl::Seconds(1))),
+                   " ago, it waited for ", awaited, ", and since then: ", health.status.message()));
+}
+
+// Waits until the member has left. `epoch`: of its drain.
+absl::Status AwaitDrained(const cluster::Membership& membership, const cluster::NodeId& id, uint64_t epoch,
+                          absl::Time deadline) {
   ProgressBar bar;
   std::string awaited = "the other members";
   for (auto view = membership.view(); SteadyNow() < deadline;
        view = membership.WaitForChange(view, std::min(deadline, SteadyNow() + kLook))) {
     const auto& members = view->placement.members();
+    if (view->placement.epoch() < epoch) {
+      return absl::AbortedError(absl::StrCat("etcd was set back to before the drain of ", cluster::IdHex(id),
+                                             " began: look at kvlink members, and drain it again"));
+    }
     const auto self = std::find_if(members.begin(), members.end(), [&](const auto& one) { return one.node_id == id; });
-    if (self == members.end()) return absl::OkStatus();
+    if (self == members.end()) return CheckDrained(membership, id);
     if (self->state != cluster::MemberState::kDraining) {
       return absl::AbortedError(absl::StrCat(cluster::IdHex(id), " is no longer draining: its drain was cancelled"));
     }
@@ -334,9 +362,9 @@ absl::Status AwaitDrained(const cluster::Membership& membership, const cluster::
     if (!alive)
       awaited += "; they wait for it, since it is not alive: start it, or remove it with kvlink members remove";
     bar.Update(-1, absl::StrCat("waiting for ", names.size(), " members, ", FormatBytes(static_cast<double>(bytes)),
-                                " to copy"));
+                                " to copy", membership.health().status.ok() ? "" : ", as last known"));
   }
-  return absl::DeadlineExceededError(absl::StrCat(cluster::IdHex(id), " is still draining, waiting for ", awaited));
+  return StillDraining(membership.health(), id, awaited);
 }
 
 }  // namespace
@@ -360,7 +388,7 @@ absl::Status DrainMember(const ClusterFlags& flags, const std::string& node, boo
   for (auto now = membership->view(); now->placement.epoch() < *epoch && SteadyNow() < deadline;) {
     now = membership->WaitForChange(now, deadline);
   }
-  KVLINK_RETURN_IF_ERROR(AwaitDrained(*membership, id, deadline));
+  KVLINK_RETURN_IF_ERROR(AwaitDrained(*membership, id, *epoch, deadline));
   absl::PrintF("%s has left\n", cluster::IdHex(id));
   return absl::OkStatus();
 }

@@ -19,7 +19,8 @@ absl::StatusOr<store::cluster::NodeId> FindMember(const store::cluster::View& vi
 
 // kvlink drain NODE: starts the member's drain, or cancels it with `cancel`. With `wait`, waits until it has left.
 // Errors of ClusterAddressOf, Membership::Open, FindMember, Drain and CancelDrain. With `wait`: ABORTED: the drain
-// was cancelled; FAILED_PRECONDITION: the member cannot leave; DEADLINE_EXCEEDED, naming the members waited for.
+// was cancelled, the member was removed, or etcd was set back; FAILED_PRECONDITION: the member cannot leave;
+// DEADLINE_EXCEEDED, naming the members waited for. Errors of HasDrained.
 absl::Status DrainMember(const ClusterFlags& flags, const std::string& node, bool cancel, bool wait,
                          absl::Time deadline);
 

@@ -8,6 +8,7 @@
 #include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -89,6 +90,34 @@ TEST_F(CliClusterTest, MadeJoinedChangedAndLeft) {
   EXPECT_EQ(a.Stop(), 0);
   EXPECT_EQ(Kvlink({"members", "remove", id_a}).status, 0);
   EXPECT_EQ(Members()["members"].size(), 1u);
+}
+
+// Whoever waits for a drain learns that it did not end as one, or that nobody can tell.
+TEST_F(CliClusterTest, ADrainThatIsNotCompleted) {
+  ASSERT_EQ(Kvlink({"cluster", "create", "--copies", "2"}).status, 0);
+  NodeProcess a = NodeIn("a"), b = NodeIn("b");
+  ASSERT_TRUE(a.Start() && b.Start());
+  b.process().Signal(SIGSTOP);  // it copies nothing
+  const auto drain = [&](const std::string& seconds) {
+    auto waits = std::make_unique<Subprocess>(std::vector<std::string>{KVLINK_BINARY, "drain", a.address(), "--wait",
+                                                                       "--timeout", seconds, "--cluster", place_});
+    const absl::Time deadline = SteadyNow() + absl::Minutes(1);
+    while (waits->output().find("is draining") == std::string::npos && SteadyNow() < deadline) {
+      absl::SleepFor(absl::Milliseconds(10));
+    }
+    return waits;
+  };
+  const auto waits = drain("15");
+  etcd_->Kill(0);
+  EXPECT_EQ(waits->Wait(), 5) << waits->errors();
+  EXPECT_THAT(waits->errors(), AllOf(HasSubstr("is still draining is not known"), HasSubstr(etcd_->endpoint(0))));
+  etcd_->Restart(0);
+  const auto removed = drain("60");
+  EXPECT_EQ(Kvlink({"members", "remove", a.address(), "--force"}).status, 0);
+  EXPECT_EQ(removed->Wait(), 1) << removed->errors();
+  EXPECT_THAT(removed->errors(), HasSubstr("was removed before it had drained"));
+  EXPECT_EQ(removed->output().find("has left"), std::string::npos);
+  EXPECT_EQ(a.process().Wait(), 3) << a.process().errors();
 }
 
 // A node that waits for other services while it starts ends on SIGTERM.

@@ -159,6 +159,10 @@ absl::StatusOr<uint64_t> Modify(
       deadline);
 }
 
+// EpochRecord::change, of which HasDrained reads these two.
+std::string Removed(const NodeId& id) { return absl::StrCat(IdHex(id), ": removed"); }
+std::string Drained(const NodeId& id) { return absl::StrCat(IdHex(id), ": has drained and left"); }
+
 bool OthersActive(const Contents& contents, const NodeId& id) {
   return std::any_of(contents.members().begin(), contents.members().end(), [&](const auto& one) {
     return one.first != id && one.second.record.state == MemberState::kActive;
@@ -291,7 +295,7 @@ absl::StatusOr<uint64_t> Remove(Connection* connection, const NodeId& id, bool f
         if (record == nullptr && !seen) return NoMember(*connection, id);
         Change change;
         change.done = record == nullptr;  // by the previous attempt, or another caller
-        change.what = absl::StrCat(IdHex(id), ": removed");
+        change.what = Removed(id);
         if (!change.done && !force && contents.alive().contains(id)) {
           return absl::FailedPreconditionError(
               absl::StrCat(IdHex(id), " at ", record->address,
@@ -348,7 +352,7 @@ absl::StatusOr<uint64_t> CompleteDrain(Connection* connection, const NodeId& id,
         if (record == nullptr && !seen) return NoMember(*connection, id);
         Change change;
         change.done = record == nullptr;
-        change.what = absl::StrCat(IdHex(id), ": has drained and left");
+        change.what = Drained(id);
         if (change.done) return change;
         if (record->state != MemberState::kDraining) {
           return absl::FailedPreconditionError(absl::StrCat(IdHex(id), " is not draining"));
@@ -361,6 +365,24 @@ absl::StatusOr<uint64_t> CompleteDrain(Connection* connection, const NodeId& id,
         return change;
       },
       deadline);
+}
+
+absl::StatusOr<bool> HasDrained(Connection* connection, const NodeId& id, absl::Time deadline) {
+  const std::string key = KeyOf(connection->cluster(), KeyKind::kEpoch);
+  const auto client = connection->client();
+  etcd::GetOptions before;
+  for (size_t i = 0; i < kMaxRemoved; ++i) {
+    const auto got = client->Get(key, before, deadline);
+    if (absl::IsOutOfRange(got.status())) break;  // compacted
+    KVLINK_RETURN_IF_ERROR(got.status());
+    if (got->found.empty()) break;
+    KVLINK_ASSIGN_OR_RETURN(const EpochRecord epoch, ParseEpoch(got->found[0].value));
+    if (epoch.change == Drained(id)) return true;
+    if (epoch.change == Removed(id)) return false;
+    before.revision = got->found[0].mod_revision - 1;
+  }
+  return absl::NotFoundError(
+      absl::StrCat(connection->ToString(), ": etcd does not tell any more how ", IdHex(id), " left"));
 }
 
 namespace {

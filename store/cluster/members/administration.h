@@ -68,6 +68,10 @@ absl::StatusOr<uint64_t> CompleteMove(Connection* connection, const NodeId& id, 
 // as CompleteJoin, or it is not draining, or no other member is active.
 absl::StatusOr<uint64_t> CompleteDrain(Connection* connection, const NodeId& id, uint64_t epoch, absl::Time deadline);
 
+// How a node that is no longer a member left: true: by CompleteDrain; false: by Remove. NOT_FOUND: the last changes
+// that etcd has of the members are none of these.
+absl::StatusOr<bool> HasDrained(Connection* connection, const NodeId& id, absl::Time deadline);
+
 // What a member's record is to be, and the etcd revision of the one that it replaces.
 struct MemberDraft {
   MemberRecord record;

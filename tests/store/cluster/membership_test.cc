@@ -221,6 +221,28 @@ TEST_F(MembershipTest, SerializesChanges) {
   EXPECT_EQ(std::count_if(outcomes.begin(), outcomes.end(), absl::IsFailedPrecondition), 1);
 }
 
+// Whoever waits for a drain asks this.
+TEST_F(MembershipTest, TellsHowAMemberLeft) {
+  StartEtcd(1);
+  Create("default", 4);
+  const auto connection = Connect();
+  for (uint8_t node = 1; node <= 3; ++node) Add(connection.get(), node);
+  const auto drains = cluster::Drain(connection.get(), NodeOf(1), Patience());
+  ASSERT_TRUE(drains.ok()) << drains.status();
+  ASSERT_TRUE(cluster::CompleteDrain(connection.get(), NodeOf(1), *drains, Patience()).ok());
+  ASSERT_TRUE(cluster::Remove(connection.get(), NodeOf(2), false, Patience()).ok());
+  const auto last = cluster::SetWeight(connection.get(), NodeOf(3), 5, Patience());
+  ASSERT_TRUE(last.ok()) << last.status();
+  const auto drained = [&](uint8_t node) { return cluster::HasDrained(connection.get(), NodeOf(node), Patience()); };
+  const auto first = drained(1), second = drained(2);
+  ASSERT_TRUE(first.ok() && second.ok()) << first.status() << second.status();
+  EXPECT_TRUE(*first);
+  EXPECT_FALSE(*second);
+  EXPECT_EQ(drained(4).status().code(), absl::StatusCode::kNotFound);
+  etcd_->Compact(static_cast<int64_t>(*last));
+  EXPECT_EQ(drained(1).status().code(), absl::StatusCode::kNotFound);
+}
+
 // The documents of the first node are in the database that it found.
 TEST_F(MembershipTest, SetsTheDatabaseOfAnUnusedCluster) {
   StartEtcd(1);
