@@ -113,10 +113,9 @@ absl::StatusOr<uint64_t> Carry(Connection* connection, const NodeId& id, const D
     const std::shared_ptr<etcd::Client> client = connection->client();
     const auto tried = TryOnce(connection, client.get(), id, decide, deadline);
     // If etcd went back to an older state or was replaced, retry once with a new client.
-    if (NeedsAnotherClient(tried.status()) && !std::exchange(renewed, true)) {
-      KVLINK_RETURN_IF_ERROR(connection->Renew(client));
-      continue;
-    }
+    const bool renews = NeedsAnotherClient(tried.status()) && !std::exchange(renewed, true);
+    if (renews) KVLINK_RETURN_IF_ERROR(connection->Renew(client));
+    if (renews && SteadyNow() < deadline) continue;
     if (!tried.ok()) {
       if (!unknown) return tried.status();
       return absl::UnknownError(absl::StrCat(
