@@ -13,8 +13,8 @@
 #include "base/cli/args.h"
 #include "base/cli/end_signals.h"
 #include "base/cli/program.h"
+#include "base/cli/reload.h"
 #include "base/clock.h"
-#include "base/descriptor.h"
 #include "base/status.h"
 #include "nlohmann/json.hpp"
 #include "store/cli/cluster_flags.h"
@@ -240,6 +240,13 @@ nlohmann::json ReadyMessage(const StoreCommandFlags& flags, const Serving& servi
   return ready;
 }
 
+// The node logs the outcome.
+Reload::Read ReadsAccess(const std::string& file, store::node::Node* node) {
+  return [file, node]() -> Reload::Use {
+    return [node, list = store::node::AccessList::Load(file)] { (void)node->UseAccess(list); };
+  };
+}
+
 }  // namespace
 
 absl::Status RunStore(absl::Span<char* const> args) {
@@ -247,22 +254,28 @@ absl::Status RunStore(absl::Span<char* const> args) {
   Arguments arguments("store", "", kStoreSummary);
   KVLINK_RETURN_IF_ERROR(ParseStore(args, arguments, flags));
   if (arguments.help_wanted()) return absl::OkStatus();
-  // Before any thread starts, so that all threads leave these signals to this one.
-  KVLINK_ASSIGN_OR_RETURN(const Descriptor signals, CatchEndSignals());
+  // Before any other thread starts, and until the node is destroyed.
+  KVLINK_ASSIGN_OR_RETURN(const std::unique_ptr<EndSignals> signals, EndSignals::Catch());
   std::error_code error;
   const bool existed = std::filesystem::exists(flags.store.store + "/STORE", error);
-  // Declared before the node, so that it still watches while the node is destroyed.
-  std::optional<EndsAtOnce> ends_at_once(std::in_place, signals);
   KVLINK_ASSIGN_OR_RETURN(const Serving serving, Serve(flags));
-  ends_at_once.reset();
   store::node::Node* const node = serving.node;
+  std::optional<Reload> access;
+  if (!flags.access_file.empty()) access.emplace(ReadsAccess(flags.access_file, node));
+  signals->BeginServing();
   absl::PrintF("%s\n", ReadyMessage(flags, serving, !existed).dump());
   std::fflush(stdout);
-  const auto reload = [node] { (void)node->ReloadAccess(); };  // the node logs the outcome
-  while (!node->WaitForStop(SteadyNow() + absl::Milliseconds(200)) &&
-         !EndSignal(signals, absl::ZeroDuration(), reload) && !serving.ended().has_value()) {
+  while (!node->WaitForStop(SteadyNow() + absl::Milliseconds(200)) && !serving.ended().has_value()) {
+    const EndSignals::Heard heard = signals->Next(absl::ZeroDuration());
+    if (heard == EndSignals::Heard::kEnd) break;
+    if (!access.has_value()) continue;
+    if (heard == EndSignals::Heard::kHangUp) access->Begin();
+    if (access->Overdue()) {
+      (void)node->UseAccess(absl::DeadlineExceededError(absl::StrCat(
+          "the access file ", flags.access_file, " cannot be read yet; all rights stay as they are until it is")));
+    }
   }
-  ends_at_once.emplace(signals);
+  signals->BeginEnding();
   const absl::Status ended = serving.ended().value_or(absl::OkStatus());
   // The other members stop asking it while the work in progress ends.
   if (serving.member != nullptr) serving.member->Leave();

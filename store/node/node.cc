@@ -317,8 +317,10 @@ void Node::Sweep() {
 bool Node::idle() const { return service_->core.traffic.idle(); }
 
 absl::Status Node::ReloadAccess() {
-  if (access_file_.empty()) return absl::OkStatus();
-  auto list = AccessList::Load(access_file_);
+  return access_file_.empty() ? absl::OkStatus() : UseAccess(AccessList::Load(access_file_));
+}
+
+absl::Status Node::UseAccess(absl::StatusOr<AccessList> list) {
   if (!list.ok()) {
     service_->core.log.Error("access_not_reloaded", {{"why", std::string(list.status().message())}});
     return list.status();

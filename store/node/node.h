@@ -18,6 +18,7 @@
 #include "base/mutex.h"
 #include "base/thread.h"
 #include "store/engine/engine.h"
+#include "store/node/access.h"
 #include "store/node/control/control.h"
 #include "store/node/data/data_port.h"
 #include "store/node/limits.h"
@@ -94,6 +95,8 @@ class Node {
   // Rereads the access file; sessions whose line is gone or changed end. On errors (those of Start; also logged)
   // nothing changes. OK if there is no such file.
   absl::Status ReloadAccess();
+  // As ReloadAccess, with what the caller has read of the file, or its error; does not block.
+  absl::Status UseAccess(absl::StatusOr<AccessList> list);
   // No pull, push or lease of mapped memory is in progress.
   bool idle() const;
   // For measurements and tests.

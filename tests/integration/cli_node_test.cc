@@ -1,6 +1,7 @@
 // A store served to other processes: the same encodings and answers as in process, over every carrier; an operator's
 // commands; refusals.
 #include <gmock/gmock.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <csignal>
@@ -262,6 +263,23 @@ TEST_F(CliNodeTest, SighupReadsTheAccessFileAnew) {
   ExpectRefused(Run("ingest", {input, "--key-file", before}), "ingest", {node.address()});
   EXPECT_EQ(Run("ingest", {input, "--key-file", now}).status, 0);
   EXPECT_EQ(node.Stop(), 0);
+}
+
+// As one with many clients and segment files may be.
+TEST_F(CliNodeTest, ANodeWithoutDescriptorsEnds) {
+  NodeProcess node(directory_);
+  ASSERT_TRUE(node.Start());
+  const pid_t process = node.process().pid();
+  rlimit limit{};
+  ASSERT_EQ(prlimit(process, RLIMIT_NOFILE, nullptr, &limit), 0);
+  limit.rlim_cur = 0;  // becomes the lowest that is free
+  while (fs::is_symlink(absl::StrCat("/proc/", process, "/fd/", limit.rlim_cur))) ++limit.rlim_cur;
+  ASSERT_EQ(prlimit(process, RLIMIT_NOFILE, &limit, nullptr), 0);
+  node.process().Signal(SIGTERM);
+  const absl::Time deadline = SteadyNow() + absl::Minutes(1);
+  while (node.process().running() && SteadyNow() < deadline) absl::SleepFor(absl::Milliseconds(10));
+  ASSERT_FALSE(node.process().running());
+  EXPECT_EQ(node.process().Wait(), 0) << node.process().errors();
 }
 
 // A node trusts every peer that reaches UCX's port (docs/operations.md).

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/cli/end_signals.h"
+#include "base/cli/reload.h"
 #include "base/clock.h"
 #include "base/status.h"
 #include "nlohmann/json.hpp"
@@ -285,6 +286,18 @@ nlohmann::ordered_json ReadyMessage(const ServeFlags& flags, const Serving& serv
           {"read_only", serving.place.read_only}};
 }
 
+Reload::Read ReadsAccess(const std::string& file, Serving* serving) {
+  return [file, serving]() -> Reload::Use {
+    return [serving, list = AccessList::Load(file)] {
+      if (!list.ok()) {
+        return serving->log->Error("access_reload_failed", {{"error", std::string(list.status().message())}});
+      }
+      serving->access->Replace(*list);
+      serving->log->Info("access_reloaded");
+    };
+  };
+}
+
 // Answers under way end, new requests are refused, and what was computed for the store is written.
 void Drain(const ServeFlags& flags, Serving* serving) {
   const absl::Time until = SteadyNow() + absl::Seconds(flags.drain_seconds);
@@ -305,31 +318,29 @@ absl::Status RunServe(absl::Span<char* const> args) {
   Arguments arguments("serve", "", kServeSummary);
   KVLINK_RETURN_IF_ERROR(Parse(args, arguments, flags));
   if (arguments.help_wanted()) return absl::OkStatus();
-  // Before any thread starts, so that all threads leave these signals to this one.
-  KVLINK_ASSIGN_OR_RETURN(const Descriptor signals, CatchEndSignals());
-  // Declared before what serves, so that it still watches while that is destroyed.
-  std::optional<EndsAtOnce> ends_at_once(std::in_place, signals);
+  // Before any other thread starts, and until what serves is destroyed.
+  KVLINK_ASSIGN_OR_RETURN(const std::unique_ptr<EndSignals> signals, EndSignals::Catch());
   Serving serving;
   KVLINK_ASSIGN_OR_RETURN(serving.place, OpenPlace(flags.store));
   KVLINK_ASSIGN_OR_RETURN(serving.opened, OpenModel(flags.model));
   KVLINK_RETURN_IF_ERROR(OpenGenerator(flags, &serving));
   KVLINK_RETURN_IF_ERROR(OpenService(flags, &serving));
   KVLINK_RETURN_IF_ERROR(StartServer(flags, &serving));
-  ends_at_once.reset();
+  std::optional<Reload> access;
+  if (serving.access != nullptr) access.emplace(ReadsAccess(flags.access_file, &serving));
+  signals->BeginServing();
   absl::PrintF("%s\n", ReadyMessage(flags, serving).dump());
   std::fflush(stdout);
-  const auto reload = [&] {
-    if (serving.access == nullptr) return;
-    absl::StatusOr<AccessList> list = AccessList::Load(flags.access_file);
-    if (!list.ok())
-      return serving.log->Error("access_reload_failed", {{"error", std::string(list.status().message())}});
-    serving.access->Replace(*std::move(list));
-    serving.log->Info("access_reloaded");
-  };
-  constexpr absl::Duration kLook = absl::Minutes(1);
-  while (!EndSignal(signals, kLook, reload)) {
+  for (;;) {
+    const EndSignals::Heard heard = signals->Next(absl::Seconds(1));
+    if (heard == EndSignals::Heard::kEnd) break;
+    if (!access.has_value()) continue;
+    if (heard == EndSignals::Heard::kHangUp) access->Begin();
+    if (access->Overdue()) {
+      serving.log->Error("access_reload_failed",
+                         {{"error", "the file cannot be read yet; all rights stay as they are until it is"}});
+    }
   }
-  ends_at_once.emplace(signals);
   Drain(flags, &serving);
   return absl::OkStatus();
 }
