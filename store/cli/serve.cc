@@ -22,6 +22,7 @@
 #include "store/cli/commands.h"
 #include "store/cli/place.h"
 #include "store/cli/secret_file.h"
+#include "store/client/remote.h"
 #include "store/cluster/node/member_node.h"
 #include "store/cluster/node/upkeep.h"
 #include "store/database/database.h"
@@ -219,6 +220,7 @@ absl::StatusOr<Serving> Serve(const StoreCommandFlags& flags) {
   options.hot.bytes_per_second = flags.hot;
   store::cluster::UpkeepOptions upkeep;
   KVLINK_ASSIGN_OR_RETURN(upkeep.peers, PeerOptions(flags));
+  KVLINK_RETURN_IF_ERROR(Annotate(store::client::CheckTls(upkeep.peers.tls), "option --peer-ca"));
   upkeep.repair.bytes_per_second = flags.repair;
   upkeep.open_database = PrepareDatabase;
   options.companions.push_back(store::cluster::MakeUpkeep(std::move(upkeep)));
