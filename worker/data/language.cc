@@ -181,6 +181,18 @@ const Language& Test() {
 
 }  // namespace
 
+std::string LetterWord(Random& random) {
+  constexpr absl::string_view kConsonants = "bcdfghjklmnpqrstvwxyz", kVowels = "aeiou", kEnds = "bfgjpqvz";
+  std::string word;
+  for (size_t syllables = 2 + random.Below(2); syllables > 0; --syllables) {
+    word.push_back(random.Pick(kConsonants));
+    if (random.Below(4) == 0) word.push_back(random.Pick(kConsonants));
+    word.push_back(random.Pick(kVowels));
+  }
+  word.push_back(random.Pick(kEnds));
+  return word;
+}
+
 const Language& LanguageOf(Split split) { return split == Split::kTune ? Tune() : Test(); }
 
 }  // namespace kvlink::data

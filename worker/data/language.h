@@ -6,10 +6,12 @@
 #define KVLINK_WORKER_DATA_LANGUAGE_H_
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "absl/strings/string_view.h"
 #include "worker/data/question_generator.h"
+#include "worker/data/random.h"
 
 namespace kvlink::data {
 
@@ -60,6 +62,10 @@ struct Language {
 };
 
 const Language& LanguageOf(Split split);
+
+// A part of a name of random letters, in lower case. It ends in a letter in which no part of a name and no good of the
+// split `test` ends, and is no part of what the split `tune` writes around names.
+std::string LetterWord(Random& random);
 
 }  // namespace kvlink::data
 

@@ -85,7 +85,9 @@ class Writer {
   }
 
  private:
+  bool letters() const { return options_.names == Names::kLetters; }
   std::string Assemble(const NameParts& parts) {
+    if (letters()) return Capitalised(LetterWord(random_));
     std::string name;
     for (const auto& choices : parts) absl::StrAppend(&name, random_.Pick(choices));
     return name;
@@ -101,17 +103,28 @@ class Writer {
       }
       case Type::kTown:
         return Assemble(language_.town);
-      case Type::kCompany:
-        return Assemble(language_.company);
+      case Type::kCompany: {
+        const std::string name = Assemble(language_.company);
+        return letters() ? absl::StrCat(name, " ", Assemble(language_.company)) : name;
+      }
       case Type::kGood:
         break;
     }
-    return std::string(random_.Pick(language_.goods));
+    return letters() ? LetterWord(random_) : std::string(random_.Pick(language_.goods));
+  }
+  // False: the item has the name; or, of letters, one that it is a part of or that is a part of it.
+  bool Take(const std::string& name) {
+    if (!letters()) return used_.insert(name).second;
+    const std::string lower = absl::AsciiStrToLower(name);
+    const auto meets = [&lower](const std::string& other) {
+      return absl::StrContains(other, lower) || absl::StrContains(lower, other);
+    };
+    return std::none_of(used_.begin(), used_.end(), meets) && used_.insert(lower).second;
   }
   // A name that this item does not have yet. The limits of the options leave several times as many as are needed.
   std::string Fresh(Type type) {
     std::string name = Draw(type);
-    while (!used_.insert(name).second) name = Draw(type);
+    while (!Take(name)) name = Draw(type);
     named_.push_back({type, name});
     return name;
   }
@@ -206,7 +219,7 @@ class Writer {
     std::string answer;
     for (int64_t i = 0; i < options_.documents; ++i) {
       std::string name = PersonOf(given, surname);
-      while (!used_.insert(name).second) {
+      while (!Take(name)) {
         name = i % 2 == 0 ? PersonOf(Assemble(language_.given), surname) : PersonOf(given, Assemble(language_.surname));
       }
       named_.push_back({Type::kPerson, name});
@@ -468,6 +481,9 @@ absl::StatusOr<Item> MakeItem(const ItemOptions& options, Kind kind, int64_t ind
         CheckRange("tokens per document", options.document_tokens, kMinDocumentTokens, kMaxDocumentTokens),
         CheckRange("further questions", options.more, 0, kMaxMore), CheckRange("as the index", index, 0, INT64_MAX)}) {
     if (!status.ok()) return status;
+  }
+  if (options.names == Names::kLetters && options.split != Split::kTune) {
+    return absl::InvalidArgumentError("question generator: names of letters are of the split tune");
   }
   uint64_t seed = options.seed;
   for (const uint64_t part :

@@ -44,6 +44,14 @@ absl::StatusOr<Kind> ParseKind(absl::string_view name);
 inline constexpr absl::string_view kUnknown = "unknown";
 std::vector<std::string> UnknownAnswers();
 
+// What names are made of.
+enum class Names {
+  kSyllables,  // a few beginnings and endings of the split, in all combinations; goods are ordinary words
+  // Random letters, goods too, so that names cannot be known from other items but have to be copied. No part of such a
+  // name is one of a name or good of the split `test`. Of the split `tune` alone.
+  kLetters,
+};
+
 inline constexpr int64_t kMinDocuments = 2, kMaxDocuments = 32;
 inline constexpr int64_t kMinDocumentTokens = 50, kMaxDocumentTokens = 8000;
 inline constexpr int64_t kMaxMore = 64;
@@ -58,6 +66,7 @@ struct ItemOptions {
   // The most further questions: for facts, and for facts about their objects, of all documents. Nothing else of the
   // item depends on it.
   int64_t more = 0;
+  Names names = Names::kSyllables;
 };
 
 // With answers, stem, candidates and gold: wrong candidates are of the answer's type and occur in the documents; of
@@ -68,7 +77,7 @@ struct Item : Question {
   Split split = Split::kTest;
 };
 
-// INVALID_ARGUMENT: options outside the limits above, or a negative index.
+// INVALID_ARGUMENT: options outside the limits above, names of letters of the split `test`, or a negative index.
 absl::StatusOr<Item> MakeItem(const ItemOptions& options, Kind kind, int64_t index);
 
 }  // namespace kvlink::data

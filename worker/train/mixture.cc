@@ -96,6 +96,9 @@ absl::Status TakeMember(const std::string& name, const Json& value, absl::string
       return Wrong(name, absl::StrCat("must be a number from 1 to ", data::kMaxMore + 1));
     }
     source->questions = value.get<int64_t>();
+  } else if (name == "names" && generated) {
+    if (value != "syllables" && value != "letters") return Wrong(name, "must be \"syllables\" or \"letters\"");
+    source->names = value == "letters" ? data::Names::kLetters : data::Names::kSyllables;
   } else if (name == "seed" && generated) {
     if (!value.is_number_unsigned()) return Wrong(name, "must be a number from 0");
     source->seed = value.get<uint64_t>();
@@ -133,7 +136,8 @@ std::string DescribeSource(const Source& source) {
                         absl::StrJoin(source.kinds, ",", append), " documents ", RangeText(source.documents),
                         " tokens ", RangeText(source.document_tokens), " seed ", source.seed,
                         source.answers == Source::kNames ? "" : absl::StrCat(" ", kAnswers[source.answers]),
-                        source.questions > 1 ? absl::StrCat(" questions ", source.questions) : "");
+                        source.questions > 1 ? absl::StrCat(" questions ", source.questions) : "",
+                        source.names == data::Names::kLetters ? " letters" : "");
   }
   std::error_code error;
   const auto bytes = std::filesystem::file_size(source.path, error);
@@ -276,6 +280,7 @@ absl::StatusOr<data::Example> ExampleStream::Generate(const Source& source) cons
   options.documents = Between(random, source.documents);
   options.document_tokens = Between(random, source.document_tokens);
   options.more = source.questions - 1;
+  options.names = source.names;
   const data::Kind kind = random.Pick(source.kinds);
   KVLINK_ASSIGN_OR_RETURN(data::Item item, data::MakeItem(options, kind, (held_out_ ? kHeldOutItems : 0) + drawn_));
   data::Example example;

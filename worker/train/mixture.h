@@ -9,6 +9,8 @@
 //   "kinds"            generated: names of kinds
 //   "answers"          generated: "names" (the default), or "sentences", which say the question's relation as well,
 //                      or "steps": a sentence for each fact
+//   "questions"        generated: how many are asked about the same documents, at most
+//   "names"            generated: of "syllables" (the default) or of random "letters"
 //   "seed"             generated
 // Thread-safety: plain values and pure functions; an ExampleStream is used by one thread at a time.
 #ifndef KVLINK_WORKER_TRAIN_MIXTURE_H_
@@ -44,6 +46,7 @@ struct Source {
   std::vector<data::Kind> kinds;  // not empty
   enum Answers { kNames, kSentences, kSteps } answers = kNames;
   int64_t questions = 1;  // the most about the same documents
+  data::Names names = data::Names::kSyllables;
   uint64_t seed = 1;
 };
 struct Mixture {

@@ -3,11 +3,13 @@
 
 #include <algorithm>
 #include <map>
+#include <regex>
 #include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -131,6 +133,122 @@ TEST(QuestionGenerator, TheSplitsShareNoNameNoWordingAndNoTemplate) {
   EXPECT_THAT(common(sentences), IsEmpty());
   EXPECT_THAT(common(questions), IsEmpty());
   EXPECT_THAT(common(wordings), IsEmpty());
+}
+
+// Of kinds and of few and many documents, as Sample, with names of letters.
+std::vector<Item> OfLetters(int64_t each, int64_t more = 0) {
+  std::vector<Item> items;
+  for (const int64_t documents : {2, 3, 8, 32}) {
+    for (const Kind kind : AllKinds()) {
+      for (int64_t i = 0; i < each; ++i) {
+        items.push_back(Make({.split = Split::kTune,
+                              .seed = 7,
+                              .documents = documents,
+                              .document_tokens = 80,
+                              .more = more,
+                              .names = Names::kLetters},
+                             kind, i));
+      }
+    }
+  }
+  return items;
+}
+
+// All that a split's names and goods are made of, as they stand in a text.
+std::set<std::string> PartsOf(const Language& language) {
+  std::set<std::string> parts;
+  for (const absl::string_view good : language.goods) parts.emplace(good);
+  for (const NameParts& lists : {language.given, language.surname, language.town, language.company}) {
+    std::set<std::string> begun = {""};
+    for (const auto& choices : lists) {
+      std::set<std::string> longer;
+      for (const std::string& name : begun) {
+        for (const absl::string_view choice : choices) longer.insert(absl::StrCat(name, choice));
+      }
+      begun = std::move(longer);
+    }
+    for (const std::string& name : begun) {
+      for (const absl::string_view word : absl::StrSplit(name, ' ')) parts.emplace(word);
+    }
+  }
+  return parts;
+}
+
+TEST(QuestionGenerator, NamesOfLettersAreNoNamesOfTheOtherSplit) {
+  const std::set<std::string> test = PartsOf(LanguageOf(Split::kTest));
+  ASSERT_TRUE(test.contains("Calandra") && test.contains("Railway") && test.contains("pepper"));
+  const std::string ends = "bfgjpqvz";
+  for (const std::string& part : test) EXPECT_EQ(ends.find(part.back()), std::string::npos) << part;
+  std::set<std::string> words;
+  Random random(1);
+  for (int i = 0; i < 10000; ++i) {
+    const std::string word = LetterWord(random);
+    EXPECT_NE(ends.find(word.back()), std::string::npos) << word;
+    words.insert(word);
+  }
+  EXPECT_GT(words.size(), 9500u);
+  for (const Item& item : OfLetters(5)) {
+    for (const std::string& candidate : item.candidates) {
+      if (candidate == kUnknown) continue;
+      for (const absl::string_view word : absl::StrSplit(candidate, ' ')) {
+        EXPECT_FALSE(test.contains(std::string(word))) << word;
+      }
+    }
+  }
+  EXPECT_THAT(std::string(MakeItem({.names = Names::kLetters}, Kind::kLookup, 0).status().message()),
+              HasSubstr("of the split tune"));
+}
+
+// Nothing that the split writes around names has such a word in it, whatever is drawn.
+TEST(QuestionGenerator, WordsOfLettersStandInNamesOnly) {
+  const Language& language = LanguageOf(Split::kTune);
+  std::vector<absl::string_view> texts = {language.comparison,      language.person_opening, language.town_opening,
+                                          language.company_opening, language.person_again,   language.town_again,
+                                          language.company_again};
+  for (const Relation& relation : language.relations) {
+    texts.push_back(relation.phrase);
+    texts.insert(texts.end(), relation.statements.begin(), relation.statements.end());
+  }
+  for (const Quantity& quantity : language.quantities) {
+    texts.insert(texts.end(), {quantity.statement, quantity.smaller, quantity.larger});
+  }
+  for (const auto& list : {language.questions, language.fillers, language.times, language.adjectives, language.nouns,
+                           language.verbs, language.places}) {
+    texts.insert(texts.end(), list.begin(), list.end());
+  }
+  const std::regex placeholder("\\{[A-Za-z]+\\}");
+  const std::regex word("([bcdfghjklmnpqrstvwxyz]{1,2}[aeiou]){2,3}[bfgjpqvz]");
+  for (const absl::string_view text : texts) {
+    const std::string plain = std::regex_replace(absl::AsciiStrToLower(text), placeholder, "-");
+    EXPECT_FALSE(std::regex_search(plain, word)) << text;
+  }
+  Random random(2);
+  for (int i = 0; i < 1000; ++i) EXPECT_TRUE(std::regex_match(LetterWord(random), word));
+}
+
+TEST(QuestionGenerator, QuestionsAboutNamesOfLettersAreUnambiguous) {
+  for (const Item& item : OfLetters(10, kMaxMore)) {
+    SCOPED_TRACE(TextOf(item));
+    for (const std::string& answer : item.answers) {
+      const std::vector<int64_t> found = DocumentsWith(item, answer);
+      EXPECT_EQ(found.empty(), item.kind == Kind::kUnanswerable);
+      for (const int64_t i : found) EXPECT_TRUE(std::binary_search(item.gold.begin(), item.gold.end(), i));
+    }
+    for (size_t i = 1; i < item.candidates.size(); ++i) {
+      EXPECT_FALSE(DocumentsWith(item, item.candidates[i]).empty()) << item.candidates[i];
+      EXPECT_FALSE(absl::StrContains(absl::AsciiStrToLower(item.candidates[i]), absl::AsciiStrToLower(item.answers[0])))
+          << "whoever says it says the answer as well";
+    }
+    for (const Question::More& more : item.more) EXPECT_FALSE(DocumentsWith(item, more.answer).empty()) << more.answer;
+    if (item.kind == Kind::kContinued) {
+      EXPECT_FALSE(absl::StrContains(item.documents[item.gold[1]].text, item.documents[item.gold[0]].title));
+    }
+  }
+  // A function of the options, as others are.
+  const ItemOptions letters{.split = Split::kTune, .seed = 3, .names = Names::kLetters};
+  EXPECT_EQ(Make(letters, Kind::kLookup, 1).documents.size(), static_cast<size_t>(letters.documents));
+  EXPECT_EQ(TextOf(Make(letters, Kind::kLookup, 1)), TextOf(Make(letters, Kind::kLookup, 1)));
+  EXPECT_NE(TextOf(Make(letters, Kind::kLookup, 1)), TextOf(Make(letters, Kind::kLookup, 2)));
 }
 
 TEST(QuestionGenerator, CandidatesAreTheAnswerAndOthersOfTheDocuments) {

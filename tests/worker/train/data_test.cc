@@ -237,6 +237,27 @@ TEST_F(Mixtures, AnswersMayBeSentences) {
   EXPECT_FALSE(name.steps.empty());
 }
 
+TEST_F(Mixtures, NamesMayBeOfLetters) {
+  const auto parse = [](absl::string_view member) {
+    const auto mixture = ParseMixture(absl::StrCat(R"({"sources": [{"format": "generated")", member, "}]}"), "");
+    EXPECT_TRUE(mixture.ok()) << mixture.status();
+    return *mixture;
+  };
+  const Mixture plain = parse(""), syllables = parse(R"(, "names": "syllables")"),
+                letters = parse(R"(, "names": "letters")");
+  // A checkpoint of before there was a choice is of the same data.
+  EXPECT_EQ(DescribeMixture(syllables), DescribeMixture(plain));
+  EXPECT_EQ(DescribeMixture(letters), DescribeMixture(plain) + " letters");
+  const auto subject = [](const Mixture& mixture, bool held_out) {
+    auto drawn = (*ExampleStream::Open(&mixture, 5, held_out))->Next();
+    EXPECT_TRUE(drawn.ok()) << drawn.status();
+    return std::get<data::Question>(drawn->example.task).documents[0].title;
+  };
+  EXPECT_EQ(subject(syllables, false), subject(plain, false));
+  EXPECT_NE(subject(letters, false), subject(plain, false));
+  EXPECT_NE(subject(letters, true), subject(letters, false));
+}
+
 TEST_F(Mixtures, MayAskMoreAboutTheSameDocuments) {
   const auto mixture = ParseMixture(
       R"({"sources": [{"format": "generated", "kinds": ["lookup"], "answers": "sentences", "questions": 4}]})", "");
@@ -291,6 +312,8 @@ TEST_F(Mixtures, RefuseBadMembers) {
       {R"({"sources": [{"format": "generated", "answers": "long"}]})", "'answers'"},
       {R"({"sources": [{"format": "samsum", "path": "x", "answers": "names"}]})", "'answers' is no member"},
       {R"({"sources": [{"format": "generated", "questions": 0}]})", "'questions' must be a number from 1 to 65"},
+      {R"({"sources": [{"format": "generated", "names": "numbers"}]})", "'names' must be"},
+      {R"({"sources": [{"format": "samsum", "path": "x", "names": "letters"}]})", "'names' is no member"},
       {R"({"sources": [{"format": "samsum", "path": "x", "document_tokens": 0}]})", "'document_tokens'"},
   };
   for (const auto& [json, message] : bad) {
