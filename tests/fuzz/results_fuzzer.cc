@@ -51,7 +51,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   for (size_t i = 0; i < (*read)->all().size(); ++i) {
     const Result &one = (*read)->all()[i], &other = (*again)->all()[i];
     if (one.key() != other.key() || one.answer != other.answer || one.exact != other.exact ||
-        one.divergence != other.divergence || one.document_tokens != other.document_tokens) {
+        one.divergence != other.divergence || one.document_tokens != other.document_tokens ||
+        one.cross_entropy != other.cross_entropy || one.expected_tokens != other.expected_tokens) {
       std::abort();
     }
   }

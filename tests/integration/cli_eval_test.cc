@@ -140,7 +140,7 @@ TEST_F(CliEvalTest, PublicDataIsAskedWithSeveralCodecs) {
   const Finished answered = Run("eval", skipping);
   EXPECT_EQ(answered.status, 0) << answered.errors;
   EXPECT_THAT(answered.output, AllOf(HasSubstr("hotpotqa"), HasSubstr("chat"), HasSubstr("q8"), HasSubstr("raw-bf16"),
-                                     HasSubstr("ROUGE-L"), HasSubstr("recomputed")));
+                                     HasSubstr("ROUGE-L"), HasSubstr("perplexity"), HasSubstr("recomputed")));
   EXPECT_THAT(answered.errors, AllOf(HasSubstr("[skipped: " + questions + ", element 2"),
                                      HasSubstr("left out: 1 examples without documents")));
   const auto json = nlohmann::json::parse(Read("table.json"), nullptr, false);
@@ -235,6 +235,18 @@ TEST_F(CliEvalTest, ExamplesThatTheWrapperMakesTooLongAreLeftOut) {
                                         "--linkers", "packet", "--data", "hotpotqa:" + questions});
   EXPECT_GE(refused.status, 2) << refused.errors;
   EXPECT_THAT(refused.errors, HasSubstr("nothing to ask; left out: 1 examples too long for the model's context"));
+}
+
+TEST_F(CliEvalTest, NamesOfLettersHaveResultsOfTheirOwn) {
+  const auto ask = [&](const std::string& names) {
+    return Eval({"--kinds", "lookup", "--count", "1", "--linkers", "concat", "--split", "tune", "--names", names,
+                 "--results", Path(names)});
+  };
+  for (const char* names : {"syllables", "letters"}) EXPECT_EQ(ask(names).status, 0) << ask(names).errors;
+  const auto head = [&](const std::string& name) { return Read(name).substr(0, Read(name).find('\n')); };
+  EXPECT_THAT(head("syllables"), Not(HasSubstr("names"))) << "results of builds without the choice go on";
+  EXPECT_THAT(head("letters"), HasSubstr(R"("names":"letters")"));
+  ExpectRefused(Eval({"--names", "letters"}), "eval", {"--names letters", "--split tune"});
 }
 
 TEST_F(CliEvalTest, WhatWasTypedWrongIsNamed) {

@@ -36,12 +36,14 @@ namespace {
 constexpr absl::string_view kEvalSummary =
     "Answers questions with each linker and prints how good the answers are, beside full attention and\n"
     "questions without documents (closed-book): exact match (EM: the answer contains the expected text),\n"
-    "F1, forced choice among candidates, divergence from full attention (KL), how much of what concat\n"
-    "loses a linker recovers, time to first token, bytes read, share of the prompt that was computed.\n\n"
+    "F1, forced choice among candidates, divergence from full attention (KL), perplexity of long answers\n"
+    "and texts, how much of what concat loses a linker recovers, time to first token, bytes read, share\n"
+    "of the prompt that was computed.\n\n"
     "Questions are generated over invented entities, or read from a file of JSON lines with --questions:\n"
     "{\"question\": ..., \"documents\": [ids], \"answers\": [accepted spellings]}, as for kvlink ask; or with\n"
     "--data from the file of a public data set: hotpotqa, 2wiki, musique, nq (lost in the middle),\n"
-    "triviaqa (FiD), multinews, samsum, xsum (by ROUGE-L), chat, text (by KL), needle (in a plain text).\n\n"
+    "triviaqa (FiD), multinews, samsum, xsum (by ROUGE-L), chat, text (by perplexity and KL), needle (in a\n"
+    "plain text).\n\n"
     "With --results, each result is kept in a file at once. The same command continues an interrupted\n"
     "run; other linkers, orders, codecs, kinds or a higher --count add to it. The table shows all of it.\n\n"
     "Without --store or --cluster, documents of generated questions and --data go to a temporary store.";
@@ -58,6 +60,7 @@ struct EvalFlags {
   std::string kinds;
   std::string orders = "generated";
   std::string split = "test";
+  std::string names = "syllables";
   data::ItemOptions items;
   int64_t count = 20;
   int64_t seed = 1;
@@ -119,6 +122,10 @@ void AddFlags(Arguments& arguments, EvalFlags& flags) {
   arguments.Choice("split", {"tune", "test"},
                    "tune: questions to train and to choose settings with; test: others, with other names and wordings.",
                    &flags.split);
+  arguments.Choice(
+      "names", {"syllables", "letters"},
+      "What names are made of; letters: random ones, with --split tune, for names that no training has seen.",
+      &flags.names);
   arguments.Integer("seed", "N", "Seed of the questions, and of the intervals.", 0, INT64_MAX, &flags.seed);
   arguments.Text("order", "NAMES",
                  "Orders of the documents: generated, with those that hold the answer first, middle or last, or at "
@@ -157,7 +164,7 @@ DataOptions DataOptionsOf(const EvalFlags& flags, const Arguments& arguments) {
 }
 
 absl::Status CheckCombinations(const Arguments& arguments, const Parsed& parsed) {
-  for (const char* option : {"data", "kinds", "count", "documents", "document-tokens", "split"}) {
+  for (const char* option : {"data", "kinds", "count", "documents", "document-tokens", "split", "names"}) {
     if (arguments.given("questions") && arguments.given(option)) {
       return absl::InvalidArgumentError(absl::StrCat("--questions cannot be combined with --", option));
     }
@@ -169,7 +176,7 @@ absl::Status CheckCombinations(const Arguments& arguments, const Parsed& parsed)
                                                      "--questions does not name; use generated or shuffled-N"));
     }
   }
-  for (const char* option : {"kinds", "split"}) {
+  for (const char* option : {"kinds", "split", "names"}) {
     if (arguments.given("data") && arguments.given(option)) {
       return absl::InvalidArgumentError(absl::StrCat("--data cannot be combined with --", option));
     }
@@ -207,6 +214,10 @@ absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, EvalFlags
     parsed.data_files.push_back(*std::move(parsed_file));
   }
   flags.items.split = flags.split == "tune" ? data::Split::kTune : data::Split::kTest;
+  flags.items.names = flags.names == "letters" ? data::Names::kLetters : data::Names::kSyllables;
+  if (flags.items.names == data::Names::kLetters && flags.items.split != data::Split::kTune) {
+    return absl::InvalidArgumentError("--names letters needs --split tune: the split test has names of its own");
+  }
   flags.items.seed = static_cast<uint64_t>(flags.seed);
   parsed.data_options = DataOptionsOf(flags, arguments);
   flags.ask.store_needed = arguments.given("questions");
@@ -254,6 +265,7 @@ eval::Settings SettingsOf(const EvalFlags& flags, const Parsed& parsed, AskSessi
   settings["seed"] = absl::StrCat(flags.seed);
   settings["documents"] = absl::StrCat(flags.items.documents);
   settings["document-tokens"] = absl::StrCat(flags.items.document_tokens);
+  if (flags.items.names == data::Names::kLetters) settings["names"] = "letters";  // earlier builds wrote no other
   return settings;
 }
 

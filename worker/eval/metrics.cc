@@ -90,6 +90,16 @@ double MeanAt(absl::Span<const double> values, absl::Span<const size_t> chosen) 
   return sum / static_cast<double>(chosen.size());
 }
 
+double WeightedMeanAt(absl::Span<const double> values, absl::Span<const double> weights,
+                      absl::Span<const size_t> chosen) {
+  double sum = 0, weight = 0;
+  for (const size_t i : chosen) {
+    sum += weights[i] * values[i];
+    weight += weights[i];
+  }
+  return sum / weight;
+}
+
 // Draws `count` of `count` indices with replacement, kResamples times.
 template <typename Each>
 void Resample(size_t count, uint64_t seed, const Each& each) {
@@ -144,6 +154,17 @@ std::optional<Estimate> MeanOf(absl::Span<const double> values, uint64_t seed) {
   Resample(values.size(), seed, [&](const std::vector<size_t>& chosen) { means.push_back(MeanAt(values, chosen)); });
   std::sort(means.begin(), means.end());
   return Estimate{Mean(values), {means[kTail], means[kResamples - 1 - kTail]}};
+}
+
+std::optional<Estimate> MeanOf(absl::Span<const double> values, absl::Span<const double> weights, uint64_t seed) {
+  if (values.empty()) return std::nullopt;
+  std::vector<size_t> all(values.size());
+  std::iota(all.begin(), all.end(), 0);
+  std::vector<double> means;
+  Resample(values.size(), seed,
+           [&](const std::vector<size_t>& chosen) { means.push_back(WeightedMeanAt(values, weights, chosen)); });
+  std::sort(means.begin(), means.end());
+  return Estimate{WeightedMeanAt(values, weights, all), {means[kTail], means[kResamples - 1 - kTail]}};
 }
 
 std::optional<Recovery> RecoveryOf(absl::Span<const double> linker, absl::Span<const double> concat,

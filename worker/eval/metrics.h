@@ -45,6 +45,8 @@ struct Estimate {
 };
 // nullopt: no values.
 std::optional<Estimate> MeanOf(absl::Span<const double> values, uint64_t seed);
+// The same where each value counts as often as its weight says. REQUIRES: equal sizes, weights above 0.
+std::optional<Estimate> MeanOf(absl::Span<const double> values, absl::Span<const double> weights, uint64_t seed);
 
 // The share of what `concat` loses that a linker wins back: (linker - concat) / (full - concat), of means over the same
 // questions in the same order. 1: as good as full attention; below 0: worse than concat.

@@ -3,6 +3,7 @@
 #include "worker/eval/report.h"
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 #include <iterator>
 #include <map>
@@ -26,6 +27,16 @@ std::optional<Estimate> EstimateOf(const Group& group, Score score, uint64_t see
     if (result->*score) values.push_back(*(result->*score));
   }
   return MeanOf(values, seed);
+}
+
+std::optional<Estimate> CrossEntropyOf(const Group& group, uint64_t seed) {
+  std::vector<double> values, tokens;
+  for (const Result* result : group) {
+    if (!result->cross_entropy || result->expected_tokens.value_or(0) == 0) continue;
+    values.push_back(*result->cross_entropy);
+    tokens.push_back(static_cast<double>(*result->expected_tokens));
+  }
+  return MeanOf(values, tokens, seed);
 }
 
 // `score`: a Score, or a function of a result.
@@ -80,6 +91,7 @@ Cell CellOf(const Group& group, uint64_t seed) {
     recomputed += static_cast<double>(*result->recomputed_tokens);
   }
   cell.divergence = *MeanOf(divergences, seed);
+  cell.cross_entropy = CrossEntropyOf(group, seed);
   cell.first_token_seconds = Median(std::move(times));
   cell.bytes_read = bytes / static_cast<double>(group.size());
   cell.fresh_share = prompt > 0 ? fresh / prompt : 0;
@@ -196,6 +208,7 @@ std::vector<Column> Columns(absl::Span<const Cell> cells) {
       return cell.*member && (cell.*member)->interval ? PercentOf(*(cell.*member)->interval) : "";
     };
   };
+  const auto perplexity = [](double cross_entropy) { return absl::StrFormat("%.2f", std::exp(cross_entropy)); };
   const auto unless_exact = [](auto text) { return [text](const Cell& cell) { return cell.exact ? "" : text(cell); }; };
   Sequence orders, codecs;
   for (const Cell& cell : cells) {
@@ -223,6 +236,13 @@ std::vector<Column> Columns(absl::Span<const Cell> cells) {
        {"recovery", unless_exact(recovery(&Cell::rouge_l_recovery))},
        {"95%", unless_exact(recovery_interval(&Cell::rouge_l_recovery))},
        {"KL", [](const Cell& cell) { return absl::StrFormat("%.3f", cell.divergence.mean); }},
+       {"perplexity", [=](const Cell& cell) { return cell.cross_entropy ? perplexity(cell.cross_entropy->mean) : ""; }},
+       {"95%",
+        [=](const Cell& cell) {
+          if (!cell.cross_entropy) return std::string();
+          const Interval& interval = cell.cross_entropy->interval;
+          return absl::StrCat(perplexity(interval.low), "..", perplexity(interval.high));
+        }},
        {"first token", [](const Cell& cell) { return absl::StrFormat("%.0f ms", 1000 * cell.first_token_seconds); }},
        {"read", [](const Cell& cell) { return BytesText(cell.bytes_read); }},
        {"fresh", [](const Cell& cell) { return Percent(cell.fresh_share); }},
@@ -372,6 +392,7 @@ std::string ReportJson(const Settings& settings, absl::Span<const Cell> cells, a
     AddEstimate(one, "rouge_l", cell.rouge_l);
     AddEstimate(one, "choice", cell.choice);
     AddEstimate(one, "divergence", cell.divergence);
+    AddEstimate(one, "cross_entropy", cell.cross_entropy);
     AddRecovery(one, "exact_recovery", cell.exact_recovery);
     AddRecovery(one, "choice_recovery", cell.choice_recovery);
     AddRecovery(one, "rouge_l_recovery", cell.rouge_l_recovery);

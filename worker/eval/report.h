@@ -28,6 +28,7 @@ struct Cell {
   // Over the questions that have expected answers or candidates.
   std::optional<Estimate> exact, f1, rouge_l, choice;
   Estimate divergence;
+  std::optional<Estimate> cross_entropy;  // nats a token, over all expected tokens; exp of it is the perplexity
   // Over the questions that concat and full have answered as well. Absent for the control without documents, and as
   // RecoveryOf says.
   std::optional<Recovery> exact_recovery, choice_recovery, rouge_l_recovery;

@@ -43,6 +43,8 @@ std::string ResultLine(const Result& result) {
   add("rouge_l", result.rouge_l);
   add("choice", result.choice);
   json["divergence"] = result.divergence;
+  add("cross_entropy", result.cross_entropy);
+  if (result.expected_tokens) json["expected_tokens"] = *result.expected_tokens;
   json["first_token_seconds"] = result.first_token_seconds;
   json["bytes_read"] = result.bytes_read;
   json["prompt_tokens"] = result.prompt_tokens;
@@ -106,6 +108,8 @@ absl::StatusOr<Result> ParseResult(absl::string_view line) {
   members.Take("rouge_l", &result.rouge_l);
   members.Take("choice", &result.choice);
   members.Take("divergence", &result.divergence);
+  members.Take("cross_entropy", &result.cross_entropy);
+  members.Take("expected_tokens", &result.expected_tokens);
   members.Take("first_token_seconds", &result.first_token_seconds);
   members.Take("bytes_read", &result.bytes_read);
   members.Take("prompt_tokens", &result.prompt_tokens);

@@ -34,7 +34,11 @@ struct Result {
   std::optional<double> rouge_l;
   // Whether the right candidate has the highest log-probability per token, 0 or 1; absent without candidates.
   std::optional<double> choice;
-  double divergence = 0;           // from full attention, mean over the first tokens of its answer, nats
+  double divergence = 0;  // from full attention, mean over the first tokens of its answer, nats
+  // Of the first tokens of a long answer or a text's continuation, nats a token, and how many these are; absent for
+  // others and in results of older builds.
+  std::optional<double> cross_entropy;
+  std::optional<int64_t> expected_tokens;
   double first_token_seconds = 0;  // including rendering, loading and verification
   int64_t bytes_read = 0;          // of encodings
   int64_t prompt_tokens = 0;

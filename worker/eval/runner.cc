@@ -81,7 +81,8 @@ struct Runner::Answered {
   std::string text;
   std::vector<float> distributions;  // logits, one row for each compared token
   double divergence = 0;
-  std::optional<double> choice;
+  std::optional<double> choice, cross_entropy;
+  int64_t expected_tokens = 0;
   absl::Duration time_to_first_token;
   int64_t document_tokens = 0;
   infer::RequestStats stats;
@@ -193,6 +194,7 @@ absl::StatusOr<Runner::Answered> Runner::Answer(infer::Generator& generator, con
                           link::MakePrompt(*tokenizer_, *template_, options_.chat, generator.options().profile,
                                            options_.system, task.question));
   KVLINK_ASSIGN_OR_RETURN(const Candidates candidates, CandidatesOf(task, request.prompt.after.back()));
+  KVLINK_ASSIGN_OR_RETURN(const std::vector<int32_t> expected, ExpectedOf(task, request.prompt.after.back()));
   size_t room = static_cast<size_t>(options_.max_tokens);
   for (const std::vector<int32_t>& text : candidates.texts) room = std::max(room, candidates.stem.size() + text.size());
   request.answer_tokens = static_cast<int64_t>(room);
@@ -217,6 +219,11 @@ absl::StatusOr<Runner::Answered> Runner::Answer(infer::Generator& generator, con
                              static_cast<double>(rows);
     }
   }
+  if (!expected.empty()) {
+    KVLINK_ASSIGN_OR_RETURN(const double sum, LogProbabilityOf(generator, *conversation, first, expected, remaining()));
+    answered.cross_entropy = -sum / static_cast<double>(expected.size());
+    answered.expected_tokens = static_cast<int64_t>(expected.size());
+  }
   if (!candidates.texts.empty()) {
     KVLINK_ASSIGN_OR_RETURN(answered.choice, Choice(generator, *conversation, first, candidates, remaining()));
   }
@@ -237,6 +244,15 @@ absl::StatusOr<Runner::Candidates> Runner::CandidatesOf(const Task& task, int32_
     candidates.texts.push_back(std::move(tokens));
   }
   return candidates;
+}
+
+absl::StatusOr<std::vector<int32_t>> Runner::ExpectedOf(const Task& task, int32_t previous) const {
+  std::vector<int32_t> expected = task.continuation;
+  if (expected.empty() && task.long_answer && !task.answers.empty()) {
+    KVLINK_ASSIGN_OR_RETURN(expected, tokenizer_->EncodeAfter(previous, task.answers.front(), /*parse_special=*/false));
+  }
+  expected.resize(std::min(expected.size(), static_cast<size_t>(options_.max_tokens)));
+  return expected;
 }
 
 absl::Status Runner::Decode(infer::Generator& generator, infer::Conversation& conversation, const infer::Limits& limits,
@@ -271,6 +287,21 @@ absl::StatusOr<std::vector<float>> Runner::Distributions(infer::Generator& gener
   return distributions;
 }
 
+absl::StatusOr<double> Runner::LogProbabilityOf(infer::Generator& generator, infer::Conversation& conversation,
+                                                absl::Span<const float> first, absl::Span<const int32_t> text,
+                                                const infer::Limits& limits) {
+  double sum = LogProbability(first, text[0]);
+  if (text.size() == 1) return sum;
+  const int64_t begin = conversation.length();
+  KVLINK_ASSIGN_OR_RETURN(const std::vector<float> scores,
+                          generator.Score(conversation, text.first(text.size() - 1), limits));
+  KVLINK_RETURN_IF_ERROR(generator.Rewind(conversation, begin));
+  for (size_t i = 1; i < text.size(); ++i) {
+    sum += LogProbability(absl::MakeConstSpan(scores).subspan((i - 1) * first.size(), first.size()), text[i]);
+  }
+  return sum;
+}
+
 absl::StatusOr<double> Runner::Choice(infer::Generator& generator, infer::Conversation& conversation,
                                       std::vector<float> first, const Candidates& candidates,
                                       const infer::Limits& limits) {
@@ -282,18 +313,9 @@ absl::StatusOr<double> Runner::Choice(infer::Generator& generator, infer::Conver
                             generator.Score(conversation, candidates.stem, remaining()));
     first.assign(scores.end() - static_cast<ptrdiff_t>(vocab), scores.end());
   }
-  const int64_t begin = conversation.length();
   std::vector<double> means;
   for (const std::vector<int32_t>& text : candidates.texts) {
-    double sum = LogProbability(first, text[0]);
-    if (text.size() > 1) {
-      const absl::Span<const int32_t> fed = absl::MakeConstSpan(text).first(text.size() - 1);
-      KVLINK_ASSIGN_OR_RETURN(const std::vector<float> scores, generator.Score(conversation, fed, remaining()));
-      KVLINK_RETURN_IF_ERROR(generator.Rewind(conversation, begin));
-      for (size_t i = 1; i < text.size(); ++i) {
-        sum += LogProbability(absl::MakeConstSpan(scores).subspan((i - 1) * vocab, vocab), text[i]);
-      }
-    }
+    KVLINK_ASSIGN_OR_RETURN(const double sum, LogProbabilityOf(generator, conversation, first, text, remaining()));
     means.push_back(sum / static_cast<double>(text.size()));
   }
   KVLINK_RETURN_IF_ERROR(generator.Rewind(conversation, prompt));
@@ -313,6 +335,8 @@ absl::Status Runner::Append(const Task& task, Result::Key key, const Answered& a
   if (!task.answers.empty()) result.rouge_l = RougeL(answered.text, task.answers);
   result.choice = answered.choice;
   result.divergence = answered.divergence;
+  result.cross_entropy = answered.cross_entropy;
+  if (answered.cross_entropy) result.expected_tokens = answered.expected_tokens;
   result.first_token_seconds = absl::ToDoubleSeconds(answered.time_to_first_token);
   const infer::RequestStats& stats = answered.stats;
   result.bytes_read = stats.bytes_host + stats.bytes_dram + stats.bytes_segments;

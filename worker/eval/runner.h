@@ -93,6 +93,13 @@ class Runner {
                                                           absl::Span<const float> first,
                                                           absl::Span<const int32_t> answer,
                                                           const infer::Limits& limits);
+  // The first tokens of what is expected after the prompt; nothing of short answers.
+  absl::StatusOr<std::vector<int32_t>> ExpectedOf(const Task& task, int32_t previous) const;
+  // Of a text after all that the conversation holds, which it still does then. `first`: the distribution after it.
+  // REQUIRES: the text is not empty.
+  static absl::StatusOr<double> LogProbabilityOf(infer::Generator& generator, infer::Conversation& conversation,
+                                                 absl::Span<const float> first, absl::Span<const int32_t> text,
+                                                 const infer::Limits& limits);
   // Whether the right candidate is the likeliest one after the stem. `first`: the distribution after the prompt.
   static absl::StatusOr<double> Choice(infer::Generator& generator, infer::Conversation& conversation,
                                        std::vector<float> first, const Candidates& candidates,

@@ -122,7 +122,10 @@ absl::StatusOr<std::optional<Task>> TaskOf(const data::Example& example, int64_t
                                            const TaskOptions& options) {
   auto task = QuestionTask(QuestionOf(example), tokenizer, profile, options);
   KVLINK_RETURN_IF_ERROR(Annotate(task.status(), absl::StrCat(example.kind, " ", number)));
-  if (std::holds_alternative<data::Text>(example.task) && !task->documents.empty()) task->documents.pop_back();
+  if (std::holds_alternative<data::Text>(example.task) && !task->documents.empty()) {
+    task->continuation = std::move(task->documents.back().tokens);
+    task->documents.pop_back();
+  }
   if (task->documents.empty()) return std::optional<Task>();
   task->kind = example.kind;
   task->long_answer = !std::holds_alternative<data::Question>(example.task);

@@ -25,8 +25,9 @@ struct Task {
   std::vector<std::string> candidates;  // the right one first; empty: no forced choice
   std::string stem;                     // what the model has said before a candidate; may be empty
   std::vector<infer::RequestDocument> documents;
-  std::vector<int64_t> gold;  // ascending indices into documents; empty: not known
-  bool long_answer = false;   // the answers are summaries or a chat's turn, which no answer contains as a whole
+  std::vector<int64_t> gold;          // ascending indices into documents; empty: not known
+  bool long_answer = false;           // the answers are summaries or a chat's turn, which no answer contains as a whole
+  std::vector<int32_t> continuation;  // of a text: its last piece; of others nothing
 };
 
 // A hash of question, answers and document tokens, for the id of a task from a file that may change.
@@ -41,7 +42,7 @@ struct TaskOptions {
   int64_t max_document_tokens = 0;  // longer documents are cut into several; 0: none is
 };
 // Of the example with this number in its file. Of a chat, the last question is asked and the turns before it are the
-// documents; of a text, all pieces but the last are, and nothing is expected. nullopt: there are none. Errors of
+// documents; of a text, all pieces but the last are, which is the continuation. nullopt: there are none. Errors of
 // Tokenizer::Encode.
 absl::StatusOr<std::optional<Task>> TaskOf(const data::Example& example, int64_t number,
                                            const model::Tokenizer& tokenizer, const link::LinkProfile& profile,

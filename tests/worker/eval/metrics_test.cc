@@ -76,6 +76,20 @@ TEST(Metrics, IntervalsOfMeansAreSeededAndHaveTheRightWidth) {
   EXPECT_FALSE(MeanOf(Values{}, 1).has_value());
 }
 
+TEST(Metrics, WeightsSayHowOftenAValueCounts) {
+  EXPECT_DOUBLE_EQ(MeanOf(Values{1, 4}, Values{3, 1}, 1)->mean, 1.75);
+  const std::vector<double> values = {0.1, 0.2, 0.7, 0.3, 0.9};
+  const Estimate plain = *MeanOf(values, 1), weighted = *MeanOf(values, Values(5, 2), 1);
+  EXPECT_DOUBLE_EQ(weighted.mean, plain.mean);
+  EXPECT_NEAR(weighted.interval.low, plain.interval.low, 1e-12) << "the same resamples";
+  EXPECT_NEAR(weighted.interval.high, plain.interval.high, 1e-12);
+  // One resample in four draws the first value alone, one the second.
+  const Estimate two = *MeanOf(Values{1, 4}, Values{3, 1}, 1);
+  EXPECT_EQ(two.interval.low, 1);
+  EXPECT_EQ(two.interval.high, 4);
+  EXPECT_FALSE(MeanOf(Values{}, Values{}, 1).has_value());
+}
+
 TEST(Metrics, RecoveryIsOfTheSameQuestions) {
   const std::vector<double> concat = {0, 0, 0, 0, 1, 0, 0, 0, 0, 1}, full = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
   const std::vector<double> linker = {1, 1, 0, 0, 1, 0, 1, 1, 0, 1};

@@ -132,6 +132,29 @@ TEST(Report, SummariesAreShownByRouge) {
   EXPECT_THAT(TableText(Summarise(Sample(), 1)), Not(HasSubstr("ROUGE-L")));
 }
 
+// Two texts, of 30 tokens and of 10, and one of an older build.
+TEST(Report, PerplexityIsOverAllExpectedTokens) {
+  std::vector<Result> results;
+  for (int i = 0; i < 3; ++i) {
+    Result& result = results.emplace_back(Of("text", i, "concat", 0, 0.1));
+    result.exact = result.f1 = std::nullopt;
+    if (i == 2) break;
+    result.cross_entropy = i == 0 ? 1 : 3;
+    result.expected_tokens = i == 0 ? 30 : 10;
+  }
+  const std::vector<Cell> cells = Summarise(results, 1);
+  ASSERT_EQ(cells.size(), 1u);
+  ASSERT_TRUE(cells[0].cross_entropy.has_value());
+  EXPECT_DOUBLE_EQ(cells[0].cross_entropy->mean, 1.5);
+  // exp(1.5), and of the intervals exp(1) and exp(3).
+  EXPECT_THAT(TableText(cells), AllOf(HasSubstr("perplexity"), HasSubstr("4.48"), HasSubstr("2.72..20.09")));
+  const auto json = nlohmann::json::parse(ReportJson({}, cells, {}), nullptr, false);
+  EXPECT_EQ(json["cells"][0]["cross_entropy"]["mean"], 1.5);
+  EXPECT_THAT(TableText(Summarise(Sample(), 1)), Not(HasSubstr("perplexity")));
+  results[0].expected_tokens = results[1].expected_tokens = 0;
+  EXPECT_FALSE(Summarise(results, 1)[0].cross_entropy.has_value()) << "there is nothing to divide by";
+}
+
 // Three questions in three orders, the last question not in the last one; full attention in one order.
 std::vector<Result> InOrders() {
   std::vector<Result> results;

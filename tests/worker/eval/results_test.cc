@@ -32,6 +32,8 @@ Result Example(const std::string& item, const std::string& linker) {
   if (linker == "concat") {
     result.document_tokens = 970;
     result.recomputed_tokens = 16;
+    result.cross_entropy = 0.7 + 0.1;
+    result.expected_tokens = 12;
   }
   return result;
 }
@@ -84,8 +86,11 @@ TEST_F(ResultsTest, ResultsAreReadBackExactly) {
   EXPECT_EQ(read.documents_encoded, written.documents_encoded);
   EXPECT_EQ(read.document_tokens, 970);
   EXPECT_EQ(read.recomputed_tokens, 16);
+  EXPECT_EQ(read.cross_entropy, written.cross_entropy);
+  EXPECT_EQ(read.expected_tokens, 12);
   const Result& old = (*results)->all()[1];
-  EXPECT_FALSE(old.document_tokens || old.recomputed_tokens) << "of an older build";
+  EXPECT_FALSE(old.document_tokens || old.recomputed_tokens || old.cross_entropy || old.expected_tokens)
+      << "of an older build";
   EXPECT_TRUE((*results)->Has({"lookup-0", "full", "first", "q8"}));
   EXPECT_FALSE((*results)->Has({"lookup-0", "full", "first", "q4"}));
   EXPECT_EQ(Bytes(), bytes);

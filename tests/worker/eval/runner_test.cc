@@ -230,6 +230,51 @@ TEST_F(RunnerTest, LongAnswersAreComparedByRougeAlone) {
   }
 }
 
+// Of a chat's turn, of a summary, and of a text's continuation: as if it had been asked for alone.
+TEST_F(RunnerTest, TheCrossEntropyIsOfWhatIsExpected) {
+  Task text = MakeTask(Kind::kLookup, 3, 3), chat = text;
+  for (Task* const task : {&text, &chat}) {
+    task->candidates.clear();
+    task->long_answer = true;
+  }
+  text.id = "text";
+  text.answers.clear();
+  text.continuation = *tokenizer_->Encode(" and so it went on", false);
+  chat.answers = {"No, it did not.", "another"};
+  for (const Task& task : {text, chat}) {
+    SCOPED_TRACE(task.id);
+    Results results;
+    ASSERT_TRUE(MakeRunner(&results).Run(task, {}).ok());
+    for (const link::Linker linker : {link::Linker(link::Linker::kConcat), link::Linker(link::Linker::kFull)}) {
+      const std::string name(link::LinkerName(linker));
+      const auto measured = std::find_if(results.all().begin(), results.all().end(),
+                                         [&](const Result& result) { return result.linker == name; });
+      ASSERT_NE(measured, results.all().end());
+      infer::Request request;
+      request.linker = linker;
+      request.documents = task.documents;
+      request.keep_logits = true;
+      request.answer_tokens = 100;
+      request.prompt = *link::MakePrompt(*tokenizer_, *template_, {}, generator_->options().profile, "", task.question);
+      const auto conversation = *generator_->Start(request);
+      std::vector<int32_t> tokens =
+          task.continuation.empty() ? *tokenizer_->Encode(task.answers[0], false) : task.continuation;
+      ASSERT_GT(tokens.size(), 5u);
+      tokens.resize(5);  // as many as an answer may have
+      double sum = LogProbability(conversation->logits(), tokens[0]);
+      for (size_t i = 0; i + 1 < tokens.size(); ++i) {
+        sum += LogProbability(*generator_->Score(*conversation, {tokens[i]}, {}), tokens[i + 1]);
+      }
+      EXPECT_EQ(measured->expected_tokens, 5);
+      ASSERT_TRUE(measured->cross_entropy.has_value());
+      EXPECT_NEAR(*measured->cross_entropy, -sum / 5, 1e-4);
+    }
+  }
+  Results of_questions;
+  ASSERT_TRUE(MakeRunner(&of_questions).Run(MakeTask(Kind::kLookup, 3, 3), {}).ok());
+  for (const Result& result : of_questions.all()) EXPECT_FALSE(result.cross_entropy || result.expected_tokens);
+}
+
 // The runner rewinds one conversation; here each answer and each candidate has its own.
 TEST_F(RunnerTest, AnswersAndChoicesAreThoseOfFreshConversations) {
   Results results;

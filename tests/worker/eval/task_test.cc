@@ -121,6 +121,12 @@ TEST_F(TaskTest, SummariesChatsAndTexts) {
   const Task text = *Make(data::Text{std::string(100, 'x')}, {.max_document_tokens = 8});
   EXPECT_GE(text.documents.size(), 2u);
   EXPECT_THAT(text.answers, IsEmpty());
+  // All pieces are the whole text.
+  std::string whole;
+  for (const std::string& piece : Texts(text)) whole += piece;
+  EXPECT_FALSE(text.continuation.empty());
+  EXPECT_EQ(whole + tokenizer_->Decode(text.continuation, /*skip_special=*/false), std::string(100, 'x') + "\n");
+  EXPECT_THAT(chat.continuation, IsEmpty());
   EXPECT_FALSE(Make(data::Text{"short"}, {.max_document_tokens = 100}).has_value());
 }
 
