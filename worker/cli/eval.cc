@@ -42,8 +42,8 @@ constexpr absl::string_view kEvalSummary =
     "Questions are generated over invented entities, or read from a file of JSON lines with --questions:\n"
     "{\"question\": ..., \"documents\": [ids], \"answers\": [accepted spellings]}, as for kvlink ask; or with\n"
     "--data from the file of a public data set: hotpotqa, 2wiki, musique, nq (lost in the middle),\n"
-    "triviaqa (FiD), multinews, samsum, xsum (by ROUGE-L), chat, text (by perplexity and KL), needle (in a\n"
-    "plain text).\n\n"
+    "triviaqa (FiD), multinews, samsum, xsum (by ROUGE-L), chat, text (by perplexity and KL), needle\n"
+    "(in a plain text).\n\n"
     "With --results, each result is kept in a file at once. The same command continues an interrupted\n"
     "run; other linkers, orders, codecs, kinds or a higher --count add to it. The table shows all of it.\n\n"
     "Without --store or --cluster, documents of generated questions and --data go to a temporary store.";
