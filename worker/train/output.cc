@@ -78,7 +78,8 @@ absl::Status WriteProfile(const std::string& directory, const std::string& name,
   json["place"] = base.place == link::LinkProfile::Place::kAfterSystem ? "after-system" : "in-user";
   // Last: a profile never names files that are not there.
   // A name from the command line may be no UTF-8.
-  return WriteDurably(directory + "/profile.json", json.dump(2, ' ', false, OrderedJson::error_handler_t::replace) + "\n");
+  return WriteDurably(directory + "/profile.json",
+                      json.dump(2, ' ', false, OrderedJson::error_handler_t::replace) + "\n");
 }
 
 absl::StatusOr<std::string> MergedConfig(const std::string& source, bool bf16) {
