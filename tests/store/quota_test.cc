@@ -24,6 +24,7 @@ using ::testing::HasSubstr;
 
 constexpr int64_t kBlock = kSegmentBlockBytes;
 
+using kvlink::testing::Eventually;
 using kvlink::testing::Patience;
 
 // 60 blocks in four segments; encodings of one block.
@@ -61,13 +62,6 @@ class QuotaTest : public ::testing::Test {
     int count = 0;
     for (int i = first; i < last; ++i) count += Present(ns, i);
     return count;
-  }
-  // Until background eviction has done its work; a hang guard, not a limit.
-  template <typename Condition>
-  bool Eventually(Condition condition) {
-    const absl::Time deadline = Patience();
-    while (!condition() && SteadyNow() < deadline) absl::SleepFor(absl::Milliseconds(2));
-    return condition();
   }
 
   ScratchDirectory scratch_;

@@ -21,6 +21,7 @@ using ::kvlink::testing::ScratchDirectory;
 using ::kvlink::testing::Synthetic;
 using ::kvlink::testing::TestSeed;
 
+using kvlink::testing::Eventually;
 using kvlink::testing::Patience;
 
 std::unique_ptr<Engine> OpenScrubbed(const std::string& path, int64_t scrub_bytes_per_second, bool uring = true,
@@ -39,13 +40,6 @@ std::unique_ptr<Engine> OpenScrubbed(const std::string& path, int64_t scrub_byte
 
 EncodingKey KeyIn(absl::string_view ns, const Synthetic& s) {
   return {std::string(ns), s.manifest.identity, s.manifest.codec};
-}
-
-template <typename Condition>
-bool Eventually(Condition condition) {
-  const absl::Time deadline = Patience();
-  while (!condition() && SteadyNow() < deadline) absl::SleepFor(absl::Milliseconds(5));
-  return condition();
 }
 
 // Layers of different lengths, so that buffers are reused by others.
