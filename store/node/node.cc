@@ -184,7 +184,7 @@ absl::StatusOr<std::unique_ptr<Node>> Node::Start(NodeOptions options) {
   if (!options.metrics_address.empty()) KVLINK_RETURN_IF_ERROR(CheckReach("metrics", options.metrics_address, access));
   auto service = std::make_unique<Service>(options.limits, std::move(access), std::move(options.log), options.ownership,
                                            std::move(options.figures));
-  std::unique_ptr<Node> node(new Node(std::move(service), options.access_file));
+  std::unique_ptr<Node> node(new Node(std::move(service)));
   KVLINK_RETURN_IF_ERROR(node->Open(&options));
   return node;
 }
@@ -315,10 +315,6 @@ void Node::Sweep() {
 }
 
 bool Node::idle() const { return service_->core.traffic.idle(); }
-
-absl::Status Node::ReloadAccess() {
-  return access_file_.empty() ? absl::OkStatus() : UseAccess(AccessList::Load(access_file_));
-}
 
 absl::Status Node::UseAccess(absl::StatusOr<AccessList> list) {
   if (!list.ok()) {

@@ -92,10 +92,8 @@ class Node {
   void Drain();
   // Waits for the end of a Drain call that asked the process to stop. Returns false at the deadline.
   bool WaitForStop(absl::Time deadline);
-  // Rereads the access file; sessions whose line is gone or changed end. On errors (those of Start; also logged)
-  // nothing changes. OK if there is no such file.
-  absl::Status ReloadAccess();
-  // As ReloadAccess, with what the caller has read of the file, or its error; does not block.
+  // Takes what the caller has read of the access file, or its error, which is returned; sessions whose line is gone or
+  // changed end. On an error nothing changes. Both are logged; does not block.
   absl::Status UseAccess(absl::StatusOr<AccessList> list);
   // No pull, push or lease of mapped memory is in progress.
   bool idle() const;
@@ -103,8 +101,7 @@ class Node {
   std::string MetricsText() const { return service_->core.metrics->Text(); }
 
  private:
-  Node(std::unique_ptr<Service> service, std::string access_file)
-      : service_(std::move(service)), access_file_(std::move(access_file)) {}
+  explicit Node(std::unique_ptr<Service> service) : service_(std::move(service)) {}
   absl::Status Open(NodeOptions* options);
   absl::Status OpenPorts(NodeOptions* options);
   absl::Status OpenControl(const NodeOptions& options);
@@ -112,7 +109,6 @@ class Node {
   void CloseLinks();
 
   const std::unique_ptr<Service> service_;
-  const std::string access_file_;
   Addresses addresses_;
   bool serving_ = false;  // Start has completed
   std::vector<std::unique_ptr<DataPort>> ports_;

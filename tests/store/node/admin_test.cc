@@ -304,10 +304,10 @@ TEST_F(AdminTest, KeysComeAndGoWhileTheNodeServes) {
   const auto one = Client("one-key-123456789"), two = Client("two-key-123456789");
   // A mistake changes nothing.
   WriteAccessFile(access, "one short read a\n");
-  EXPECT_FALSE((*node_)->ReloadAccess().ok());
+  EXPECT_FALSE((*node_)->UseAccess(store::node::AccessList::Load(access)).ok());
   EXPECT_TRUE(one->Stats().ok());
   WriteAccessFile(access, "one one-key-123456789 read a\nthree three-key-1234567 read a\n");
-  EXPECT_TRUE((*node_)->ReloadAccess().ok());
+  EXPECT_TRUE((*node_)->UseAccess(store::node::AccessList::Load(access)).ok());
   EXPECT_TRUE(one->Stats().ok());
   EXPECT_EQ(two->Stats().status().code(), absl::StatusCode::kUnauthenticated);
   EXPECT_EQ(RawControl((*node_)->addresses().control).Open("two-key-123456789").status().code(),
@@ -315,7 +315,7 @@ TEST_F(AdminTest, KeysComeAndGoWhileTheNodeServes) {
   EXPECT_TRUE(Client("three-key-1234567")->Stats().ok());
   // Another right is another grant.
   WriteAccessFile(access, "one one-key-123456789 write a\n");
-  EXPECT_TRUE((*node_)->ReloadAccess().ok());
+  EXPECT_TRUE((*node_)->UseAccess(store::node::AccessList::Load(access)).ok());
   EXPECT_EQ(one->Stats().status().code(), absl::StatusCode::kUnauthenticated);
 }
 

@@ -341,7 +341,7 @@ TEST_F(EdgeTest, AKeyThatIsTakenAwayWhileItsCallWaitsOpensNothing) {
   const auto admin = Client("admin-key-1234567");
   ASSERT_TRUE(admin->Stats().ok());
   WriteAccessFile(access_.path() + "/access", "admin   admin-key-1234567 admin *\n");
-  ASSERT_TRUE((*node_)->ReloadAccess().ok());
+  ASSERT_TRUE((*node_)->UseAccess(store::node::AccessList::Load(access_.path() + "/access")).ok());
   v1::OpenSessionRequest request;
   request.set_protocol_min(2);
   request.set_protocol_max(2);

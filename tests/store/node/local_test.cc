@@ -365,7 +365,7 @@ TEST_F(LocalTest, AKeyThatIsTakenAwayLosesItsLeasesAndSeesNoOtherNamespace) {
   ExpectBytes(client.get(), *lease, encoding);
   const ino_t memory = client->memories.at(lease->memories(0))->file();
   WriteAccessFile(access, writer);
-  ASSERT_TRUE((*node_)->ReloadAccess().ok());
+  ASSERT_TRUE((*node_)->UseAccess(store::node::AccessList::Load(access)).ok());
   EXPECT_TRUE(client->Closed().ok() || absl::IsUnavailable(client->Closed()));
   AwaitIdle();
   // The namespace goes, and another takes all the memory there is.
