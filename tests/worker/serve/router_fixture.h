@@ -8,11 +8,14 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/clock.h"
+#include "base/mutex.h"
 #include "nlohmann/json.hpp"
+#include "tests/support/patience.h"
 #include "tests/worker/infer/faulty_store.h"
 #include "tests/worker/infer/fixture.h"
 #include "tests/worker/serve/http_client.h"
@@ -25,8 +28,38 @@ using Json = nlohmann::json;
 
 inline constexpr absl::Duration kPatience = absl::Minutes(2);
 
+// What a router logged. A record may come after the client has its answer, so it outlives the server.
+class Records {
+ public:
+  explicit Records(std::function<std::string(const Record&)> line) : line_(std::move(line)) {}
+  void Add(const Record& record) {
+    MutexLock lock(&mutex_);
+    lines_.push_back(line_(record));
+  }
+  // Waits until there are `count`, if they come in time, and takes all.
+  std::vector<std::string> Take(size_t count) {
+    kvlink::testing::Eventually([&] {
+      MutexLock lock(&mutex_);
+      return lines_.size() >= count;
+    });
+    MutexLock lock(&mutex_);
+    return std::exchange(lines_, {});
+  }
+
+ private:
+  const std::function<std::string(const Record&)> line_;
+  Mutex mutex_;
+  std::vector<std::string> lines_ ABSL_GUARDED_BY(mutex_);
+};
+
 class RouterTest : public ::testing::Test {
  protected:
+  // For Options::log.
+  std::shared_ptr<Records> LogTo(Router::Options* options, std::function<std::string(const Record&)> line) {
+    auto records = std::make_shared<Records>(std::move(line));
+    options->log = [records](const Record& record) { records->Add(record); };
+    return records;
+  }
   void Start(const infer::Scheduler::Options& scheduling = {}, Router::Options options = {}) {
     kvlink::testing::TinyModelOptions tiny;
     tiny.layers = 2;

@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "absl/cleanup/cleanup.h"
-#include "base/mutex.h"
 #include "tests/worker/infer/scheduler_fixture.h"
 #include "tests/worker/serve/router_fixture.h"
 #include "worker/serve/api/errors.h"
@@ -17,6 +16,7 @@ namespace {
 
 using infer::Gate;
 using ::testing::AllOf;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
@@ -124,15 +124,8 @@ TEST_F(RouterLimitsTest, ASilentStoreDelaysOnlyThoseWhoAskIt) {
 TEST_F(RouterLimitsTest, WhyTheStoreFailedIsForTheLog) {
   absl::Status answer;
   hold_ = [&answer] { return answer; };
-  Mutex mutex;
-  CondVar changed;
-  std::string logged;
   Router::Options options;
-  options.log = [&](const Record& record) {
-    MutexLock lock(&mutex);
-    logged = CauseOf(record.error);
-    changed.SignalAll();
-  };
+  const auto causes = LogTo(&options, [](const Record& record) { return CauseOf(record.error); });
   Start({}, options);
   for (const bool busy : {true, false}) {
     const absl::string_view why = "/disk/store/index/000017.sst: Too many open files";
@@ -142,11 +135,7 @@ TEST_F(RouterLimitsTest, WhyTheStoreFailedIsForTheLog) {
     EXPECT_EQ(failed.headers.count("retry-after"), busy ? 1 : 0);
     EXPECT_THAT(failed.body, HasSubstr("the store failed"));
     EXPECT_THAT(failed.body, Not(HasSubstr("disk")));
-    MutexLock lock(&mutex);
-    while (logged.empty() && changed.WaitUntil(&mutex, SteadyNow() + kPatience)) {
-    }
-    EXPECT_THAT(logged, AllOf(HasSubstr(busy ? "UNAVAILABLE" : "INTERNAL"), HasSubstr("disk")));
-    logged.clear();
+    EXPECT_THAT(causes->Take(1), ElementsAre(AllOf(HasSubstr(busy ? "UNAVAILABLE" : "INTERNAL"), HasSubstr("disk"))));
   }
 }
 
