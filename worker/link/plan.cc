@@ -21,8 +21,9 @@ struct Around {
   int64_t header = 0, trailer = 0;
   int64_t tokens() const { return header + trailer; }
 };
-Around AroundDocuments(const PlanInput& input) {
-  if (!input.linker.packet) return {};
+bool IsText(const PlanInput& input, size_t document) { return document < input.text.size() && input.text[document]; }
+Around AroundDocument(const PlanInput& input, size_t document) {
+  if (!input.linker.packet || IsText(input, document)) return {};
   return {input.profile->wrapper->header, input.profile->wrapper->trailer};
 }
 
@@ -31,14 +32,16 @@ using TokenSet = std::vector<uint64_t>;
 bool Holds(const TokenSet& set, size_t token) { return ((set[token / 64] >> (token % 64)) & 1) != 0; }
 void Add(size_t token, TokenSet* set) { (*set)[token / 64] |= uint64_t{1} << (token % 64); }
 
-// For each document the first `head` of its own tokens, except those of the first document if it is `spared`.
+// For each document the first `head` of its own tokens, except those of the first document if it is `spared`; all of
+// those that are text.
 std::vector<TokenSet> Heads(const PlanInput& input, int64_t head, bool spared) {
-  const Around around = AroundDocuments(input);
   std::vector<TokenSet> heads;
-  for (absl::Span<const int32_t> document : input.documents) {
-    TokenSet& set = heads.emplace_back((document.size() + around.tokens() + 63) / 64);
-    if (heads.size() == 1 && spared) continue;
-    const size_t end = std::min<size_t>(document.size(), static_cast<size_t>(head));
+  for (size_t i = 0; i < input.documents.size(); ++i) {
+    const Around around = AroundDocument(input, i);
+    const size_t tokens = input.documents[i].size();
+    TokenSet& set = heads.emplace_back((tokens + around.tokens() + 63) / 64);
+    if (i == 0 && spared && !IsText(input, i)) continue;
+    const size_t end = IsText(input, i) ? tokens : std::min<size_t>(tokens, static_cast<size_t>(head));
     for (size_t token = 0; token < end; ++token) Add(around.header + token, &set);
   }
   return heads;
@@ -99,8 +102,8 @@ LinkPlan Layout(const PlanInput& input, std::vector<TokenSet> fresh, bool compar
   builder.Fresh(input.prompt.before);
   if (markers && profile.mem_start) builder.Fresh({*profile.mem_start});
   for (size_t i = 0; i < input.documents.size(); ++i) {
-    builder.Document(static_cast<int64_t>(i), input.documents[i], AroundDocuments(input), std::move(fresh[i]),
-                     compared);
+    builder.Document(static_cast<int64_t>(i), input.documents[i], AroundDocument(input, i), std::move(fresh[i]),
+                     compared && !IsText(input, i));
     for (int64_t j = 0; j < links; ++j) {
       builder.Fresh({static_cast<int32_t>(first_link + static_cast<int64_t>(i) * links + j)});
     }
@@ -112,8 +115,17 @@ LinkPlan Layout(const PlanInput& input, std::vector<TokenSet> fresh, bool compar
   return std::move(builder.plan());
 }
 
-// How many of the documents' own tokens the linker chooses, if there are as many.
-int64_t Chosen(const PlanInput& input, int64_t tokens) { return (tokens * input.linker.percent + 99) / 100; }
+// The own tokens of the documents that are read from encodings.
+int64_t ReadTokens(const PlanInput& input) {
+  int64_t tokens = 0;
+  for (size_t i = 0; i < input.documents.size(); ++i) {
+    tokens += IsText(input, i) ? 0 : static_cast<int64_t>(input.documents[i].size());
+  }
+  return tokens;
+}
+// How many of them the linker chooses, if there are as many. 0: there is no choice.
+int64_t Chosen(const PlanInput& input) { return (ReadTokens(input) * input.linker.percent + 99) / 100; }
+bool Chooses(const PlanInput& input) { return input.linker.choice != Linker::kNone && ReadTokens(input) > 0; }
 
 // Adds the linker's percentage of the documents' own tokens: those with the largest observed numbers, of equal ones the
 // earlier. A number that is none (a difference from nothing) counts as the largest.
@@ -123,18 +135,15 @@ void AddChosen(const PlanInput& input, const Observed& observed, std::vector<Tok
     size_t document, token;
   };
   std::vector<Candidate> candidates;
-  const int64_t header = AroundDocuments(input).header;
-  int64_t tokens = 0;
   for (size_t i = 0; i < input.documents.size(); ++i) {
-    tokens += static_cast<int64_t>(input.documents[i].size());
+    const int64_t header = AroundDocument(input, i).header;
     for (size_t token = header; token < header + input.documents[i].size(); ++token) {
       if (Holds((*fresh)[i], token)) continue;
       const float number = observed[i][token];
       candidates.push_back({std::isnan(number) ? std::numeric_limits<float>::infinity() : number, i, token});
     }
   }
-  const auto end =
-      candidates.begin() + std::min<ptrdiff_t>(Chosen(input, tokens), static_cast<ptrdiff_t>(candidates.size()));
+  const auto end = candidates.begin() + std::min<ptrdiff_t>(Chosen(input), static_cast<ptrdiff_t>(candidates.size()));
   std::partial_sort(candidates.begin(), end, candidates.end(), [](const Candidate& a, const Candidate& b) {
     if (a.number != b.number) return a.number > b.number;
     return std::pair(a.document, a.token) < std::pair(b.document, b.token);
@@ -208,17 +217,15 @@ absl::StatusOr<Stages> Stages::Create(PlanInput input) {
     }
   }
   KVLINK_RETURN_IF_ERROR(CheckRoom(input, Layout(input, GivenTokens(input)).length));
-  const bool chooses = input.linker.choice != Linker::kNone && !input.documents.empty();
-  return Stages(std::move(input), chooses ? State::kObserving : State::kAnswering);
+  const State state = Chooses(input) ? State::kObserving : State::kAnswering;
+  return Stages(std::move(input), state);
 }
 
 int64_t Stages::max_fresh_tokens() const {
   const int64_t given = static_cast<int64_t>(Layout(input_, GivenTokens(input_)).fresh_tokens.size());
-  if (input_.linker.choice == Linker::kNone) return given;
-  int64_t tokens = 0;
-  for (absl::Span<const int32_t> document : input_.documents) tokens += static_cast<int64_t>(document.size());
+  if (!Chooses(input_)) return given;
   const int64_t all = static_cast<int64_t>(Layout(input_, AllTokens(input_)).fresh_tokens.size());
-  return input_.linker.choice == Linker::kBlend ? all : std::min(all, given + Chosen(input_, tokens));
+  return input_.linker.choice == Linker::kBlend ? all : std::min(all, given + Chosen(input_));
 }
 
 LinkPlan Stages::Next(const Observed& observed) {
@@ -226,13 +233,15 @@ LinkPlan Stages::Next(const Observed& observed) {
   return input_.linker.choice == Linker::kBlend ? Deviation() : KeyMass();
 }
 
-// All tokens up to the end of the last document, through the first layers. What follows changes none of them.
+// All tokens up to the end of the last document that is read, through the first layers. What follows changes none of
+// them.
 LinkPlan Stages::Deviation() const {
   LinkPlan plan = Layout(input_, AllTokens(input_), /*compared=*/true);
   plan.observe = Observe::kDeviation;
   plan.layers = kBlendLayers;
-  plan.length = plan.documents.back().offset + static_cast<int64_t>(input_.documents.back().size()) +
-                AroundDocuments(input_).tokens();
+  const PlacedDocument& last = plan.documents.back();
+  plan.length = last.offset + static_cast<int64_t>(input_.documents[last.document].size()) +
+                AroundDocument(input_, last.document).tokens();
   const auto end = std::lower_bound(plan.fresh_positions.begin(), plan.fresh_positions.end(), plan.length);
   plan.fresh_positions.erase(end, plan.fresh_positions.end());
   plan.fresh_tokens.resize(plan.fresh_positions.size());
@@ -248,10 +257,9 @@ LinkPlan Stages::KeyMass() const {
 
 LinkPlan Stages::Answer(const Observed& observed) const {
   std::vector<TokenSet> fresh = GivenTokens(input_);
-  const bool chooses = input_.linker.choice != Linker::kNone && !input_.documents.empty();
-  if (chooses) AddChosen(input_, observed, &fresh);
+  if (Chooses(input_)) AddChosen(input_, observed, &fresh);
   LinkPlan plan = Layout(input_, std::move(fresh));
-  if (!chooses || input_.linker.choice != Linker::kProphet) return plan;
+  if (!Chooses(input_) || input_.linker.choice != Linker::kProphet) return plan;
   // Up to the first chosen token everything is as the question saw it. The question itself always changes.
   const LinkPlan before = KeyMass();
   const auto [mine, theirs] = std::mismatch(plan.fresh_positions.begin(), plan.fresh_positions.end(),

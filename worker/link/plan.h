@@ -96,7 +96,10 @@ struct PlanInput {
   int64_t answer_tokens = 1;  // room to leave in the context
   PromptTokens prompt;
   std::vector<absl::Span<const int32_t>> documents;  // tokens of each, in order
-  bool allow_untrained_links = false;                // measurements only
+  // [documents] or empty: those that are read from no encoding. All their tokens are fresh, as with kFull, and no
+  // wrapper stands around them; links and markers stay where they are.
+  std::vector<bool> text;
+  bool allow_untrained_links = false;  // measurements only
 };
 
 // The stages of one request: a plan that observes something is followed by another, which depends on it.

@@ -316,6 +316,76 @@ TEST_F(PlanTest, EqualTokensAreChosenInOrderAndWhatIsNoNumberFirst) {
   EXPECT_THAT(last.fresh_tokens, ElementsAre(1, 2, 10, 11, 20, 3, 4, 5));
 }
 
+TEST_F(PlanTest, TextIsComputedWhereItStands) {
+  input_.text = {false, true, false};
+  auto plan = MakePlan(input_);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->length, 11);
+  EXPECT_THAT(plan->fresh_tokens, ElementsAre(1, 2, 20, 3, 4, 5));
+  EXPECT_THAT(plan->fresh_positions, ElementsAre(0, 1, 5, 8, 9, 10));
+  EXPECT_THAT(plan->recomputed, ElementsAre(2));
+  ASSERT_EQ(plan->documents.size(), 2);
+  EXPECT_EQ(plan->documents[0].offset, 2);
+  EXPECT_EQ(plan->documents[1].offset, 6);
+  EXPECT_EQ(plan->documents[1].document, 2);
+  // No wrapper stands around it.
+  profile_.wrapper = {"", 2, 1};
+  input_.linker = *ParseLinker("packet");
+  plan = MakePlan(input_);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->length, 17);
+  EXPECT_THAT(plan->fresh_positions, ElementsAre(0, 1, 8, 14, 15, 16));
+  ASSERT_EQ(plan->documents.size(), 2);
+  EXPECT_EQ(plan->documents[1].offset, 9);
+  // A first document is not spared.
+  input_.text = {true, false, false};
+  input_.linker = *ParseLinker("head-1");
+  plan = MakePlan(input_);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_THAT(plan->fresh_tokens, ElementsAre(1, 2, 10, 11, 12, 20, 30, 3, 4, 5));
+  ASSERT_EQ(plan->documents.size(), 1);
+  EXPECT_THAT(plan->documents[0].hidden, ElementsAre(1));
+  input_.text = {true, true, true};
+  plan = MakePlan(input_);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_THAT(plan->documents, IsEmpty());
+  EXPECT_THAT(plan->fresh_tokens, ElementsAre(1, 2, 10, 11, 12, 20, 30, 31, 3, 4, 5));
+}
+
+TEST_F(PlanTest, OnlyTokensThatAreReadAreChosen) {
+  input_.text = {false, false, true};
+  input_.linker = *ParseLinker("blend-30");
+  auto stages = Stages::Create(input_);
+  ASSERT_TRUE(stages.ok()) << stages.status();
+  const LinkPlan first = stages->Next({});
+  EXPECT_EQ(first.observe, Observe::kDeviation);
+  EXPECT_EQ(first.length, 6);
+  EXPECT_THAT(first.fresh_tokens, ElementsAre(1, 2, 10, 11, 12, 20));
+  EXPECT_EQ(first.documents.size(), 2);
+  const LinkPlan last = stages->Next({{0.1f, 0.5f, 0.2f}, {0}, {9, 9}});  // 2 of 4 tokens
+  EXPECT_THAT(last.fresh_tokens, ElementsAre(1, 2, 11, 12, 30, 31, 3, 4, 5));
+  EXPECT_EQ(last.documents.size(), 2);
+
+  input_.text = {true, false, false};
+  input_.linker = *ParseLinker("prophet-50");
+  stages = Stages::Create(input_);
+  ASSERT_TRUE(stages.ok()) << stages.status();
+  EXPECT_THAT(stages->Next({}).fresh_tokens, ElementsAre(1, 2, 10, 11, 12, 3, 4, 5));
+  const LinkPlan answer = stages->Next({{9, 9, 9}, {1}, {2, 3}});  // 2 of 3 tokens
+  EXPECT_THAT(answer.fresh_tokens, ElementsAre(1, 2, 10, 11, 12, 30, 31, 3, 4, 5));
+  EXPECT_EQ(answer.kept, 5);
+  EXPECT_GE(stages->max_fresh_tokens(), 10);
+
+  input_.text = {true, true, true};
+  for (const char* linker : {"blend-30", "prophet-50"}) {
+    input_.linker = *ParseLinker(linker);
+    const auto plan = MakePlan(input_);
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    EXPECT_EQ(plan->observe, Observe::kNothing);
+    EXPECT_EQ(plan->length, 11);
+  }
+}
+
 TEST_F(PlanTest, WithoutDocumentsThereIsNothingToChoose) {
   input_.documents.clear();
   input_.linker = *ParseLinker("blend-15");
