@@ -342,7 +342,8 @@ void Registration::Look() {
 }
 
 // A write is conditional on the node's place and on the write before. One that etcd carries out after a later one, or
-// that comes from a process which has lost its place, changes nothing.
+// that comes from a process which has lost its place, changes nothing. If the view does not show the last write, the
+// conditions tell whether etcd has it. Only if not is it written again: a view that is late would be later for it.
 void Registration::WriteDrafts() {
   std::map<KeyKind, Draft> drafts;
   {
@@ -355,27 +356,29 @@ void Registration::WriteDrafts() {
   const etcd::LeaseId lease = lease_.keep->id();
   for (auto& [kind, draft] : drafts) {
     Written& written = written_[kind];
-    const bool soon = SteadyNow() < written.again;
+    const bool same = draft.bytes == written.bytes, soon = SteadyNow() < written.again;
     // The view may show a later revision, of another writer, or an earlier one, of an etcd that went back.
-    const bool there =
-        draft.bytes == written.bytes && (soon || membership_->RevisionOf(kind, options_.node_id) == written.revision);
+    const bool there = same && (soon || membership_->RevisionOf(kind, options_.node_id) == written.revision);
     if (there || (soon && !draft.at_once)) continue;
     const std::string key = KeyOf(cluster, kind, options_.node_id);
-    const auto committed =
-        lease_.client->Commit({{etcd::Compare::Lease(KeyOf(cluster, KeyKind::kAlive, options_.node_id), lease),
-                                etcd::Compare::ModRevision(key, written.revision)},
-                               {etcd::PutOp{key, draft.bytes, lease}},
-                               {etcd::GetOp{key}}},
-                              SteadyNow() + kCallTimeout);
-    written.bytes.clear();
+    etcd::Transaction writes{{etcd::Compare::Lease(KeyOf(cluster, KeyKind::kAlive, options_.node_id), lease),
+                              etcd::Compare::ModRevision(key, written.revision)},
+                             {},
+                             {etcd::GetOp{key}}};
+    if (!same) writes.then.push_back(etcd::PutOp{key, draft.bytes, lease});
+    // Once etcd went back, the client of the lease can do no more than renew it.
+    const auto committed = membership_->connection()->client()->Commit(writes, SteadyNow() + kCallTimeout);
+    if (!same) written.bytes.clear();
     // What failed is retried at the next look, or under the next lease.
     if (!committed.ok()) return;
-    if (committed->succeeded) {
-      written = {std::move(draft.bytes), committed->revision, SteadyNow() + kBetweenDrafts};
-    } else {
+    if (!committed->succeeded) {
       const std::vector<etcd::KeyValue>& found = committed->results[0].found;
-      written.revision = found.empty() ? 0 : found[0].mod_revision;
+      written = {"", found.empty() ? 0 : found[0].mod_revision, written.again};
+      continue;
     }
+    if (!same) written.revision = committed->revision;
+    written.bytes = std::move(draft.bytes);
+    written.again = SteadyNow() + kBetweenDrafts;
   }
 }
 

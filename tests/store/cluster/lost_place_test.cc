@@ -127,6 +127,42 @@ TEST_F(LostPlaceTest, WhatTheNodePublishedLastIsWrittenAgain) {
   EXPECT_EQ(Found(cluster::KeyKind::kProgress).mod_revision, revision);
 }
 
+// More changes would keep a view late that is. It does not show a record that is refused, either.
+TEST_F(LostPlaceTest, WhatTheViewDoesNotShowIsWrittenOnce) {
+  const auto membership = Open();
+  auto options = RegistrationOf(1, 5);
+  options.ttl = absl::Minutes(1);
+  const auto node = cluster::Registration::Start(membership.get(), options, Patience());
+  ASSERT_TRUE(node.ok()) << node.status();
+  (*node)->Publish(cluster::ProgressRecord{1, 10, 11, 0, 0});
+  ASSERT_TRUE(Eventually([&] { return !Found(cluster::KeyKind::kProgress).value.empty(); }));
+  const int64_t revision = Found(cluster::KeyKind::kProgress).mod_revision;
+  absl::SleepFor(absl::Seconds(3));  // a weaker test if it looks less often
+  EXPECT_EQ(Found(cluster::KeyKind::kProgress).mod_revision, revision);
+  EXPECT_TRUE(membership->progress().empty());
+}
+
+// It is back before the node's lease ends, at a revision below what the client of the lease has seen.
+TEST_F(LostPlaceTest, ANodePublishesOnceEtcdWentBack) {
+  const auto membership = Open();
+  auto options = RegistrationOf(1, 5);
+  options.ttl = absl::Minutes(1);
+  const auto node = cluster::Registration::Start(membership.get(), options, Patience());
+  ASSERT_TRUE(node.ok()) << node.status();
+  const etcd::LeaseId lease = Found(cluster::KeyKind::kAlive).lease;
+  etcd_->Backup();
+  const auto client = membership->connection()->client();
+  for (int i = 0; i < 20; ++i) {
+    ASSERT_TRUE(Eventually([&] { return client->Put("default/seen", "", etcd::kNoLease, Patience()).ok(); }));
+  }
+  etcd_->Restore();
+  ASSERT_TRUE(Eventually([&] { return events_.Told("etcd_set_back"); })) << membership->health().status;
+  const cluster::ProgressRecord progress{membership->view()->placement.epoch(), 10, 3, 0, 0};
+  (*node)->Publish(progress);
+  EXPECT_TRUE(Eventually([&] { return membership->progress() == std::map{std::pair(NodeOf(1), progress)}; }));
+  EXPECT_EQ(Found(cluster::KeyKind::kAlive).lease, lease) << "it entered anew";
+}
+
 // What it writes would be under its own lease, and go with that.
 TEST_F(LostPlaceTest, ADisplacedProcessPublishesNothing) {
   Gate gate;
