@@ -171,6 +171,12 @@ absl::Status MemberNode::Open(MemberNodeOptions options, absl::Time deadline) {
   // The companions have removed what was dropped while the node was away.
   node_->Admit();
   KVLINK_RETURN_IF_ERROR(Register(std::move(registration), deadline));
+  // A database that was set meanwhile is in this view, which is as recent as the entry; companions use the one before.
+  if (membership_->view()->settings.database != settings.database) {
+    return absl::AbortedError(
+        absl::StrCat("the database of cluster '", settings.name,
+                     "' was changed while this node started: start it again, to use the new one"));
+  }
   CheckWeight(capacity);
   for (const auto& companion : companions_) companion->Start();
   hot_policy_ = std::make_unique<HotPolicy>(options.hot);

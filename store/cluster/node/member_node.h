@@ -62,7 +62,8 @@ class MemberNode {
   // On return the node is a member and serves. On an error the member record may stay in etcd, and nothing else.
   // INVALID_ARGUMENT: zone, weight or address; or it listens on all addresses and `advertise` names none.
   // FAILED_PRECONDITION: the directory belongs to another cluster, or to none and holds encodings that the cluster's
-  // catalog does not know. Errors of Membership::Open, Node::Start, Registration::Start, and companions.
+  // catalog does not know. ABORTED: the cluster's database was changed meanwhile. Errors of Membership::Open,
+  // Node::Start, Registration::Start, and companions.
   static absl::StatusOr<std::unique_ptr<MemberNode>> Start(MemberNodeOptions options, absl::Time deadline);
   ~MemberNode();
   MemberNode(const MemberNode&) = delete;

@@ -231,6 +231,26 @@ TEST_F(MemberNodeTest, AClonedMachineDoesNotTakeOver) {
   EXPECT_FALSE(node->ended().has_value());
 }
 
+// As by kvlink cluster set, while the cluster has no member yet. Its companions know the one before.
+TEST_F(MemberNodeTest, ANodeDoesNotJoinWithADatabaseOfBefore) {
+  StartEtcd(1);
+  cluster::ClusterSettings settings;
+  settings.database = "postgresql://a/kvlink";
+  const auto connection = Connect();
+  ASSERT_TRUE(cluster::CreateCluster(connection.get(), settings, Patience()).ok());
+  auto options = OptionsOf("node");
+  options.companions.push_back([&](const cluster::CompanionContext& context) {
+    const auto set = cluster::SetDatabase(connection.get(), "postgresql://b/kvlink", /*unused=*/true, Patience());
+    EXPECT_TRUE(set.ok()) << set.status();
+    return std::make_unique<Filler>(context, &filler_);
+  });
+  const absl::Status late = StartStatus(std::move(options));
+  EXPECT_EQ(late.code(), absl::StatusCode::kAborted) << late;
+  EXPECT_THAT(std::string(late.message()), HasSubstr("start it again"));
+  EXPECT_EQ(filler_.started, 0);
+  EXPECT_NE(Start(OptionsOf("node")), nullptr);
+}
+
 TEST_F(MemberNodeTest, RefusesDirectoryOfAnotherCluster) {
   StartEtcd(1);
   const auto a = Create("a");
