@@ -251,7 +251,18 @@ absl::Status SetTheDatabase(const ClusterFlags& flags, const std::string& databa
   settings.database = database;
   KVLINK_RETURN_IF_ERROR(cluster::ValidateSettings(settings));
   const bool unused = membership->view()->placement.epoch() == 0;
-  KVLINK_RETURN_IF_ERROR(PrepareDatabase(settings, /*make_tables=*/unused, SteadyNow() + kCallTimeout).status());
+  KVLINK_ASSIGN_OR_RETURN(const auto catalog,
+                          PrepareDatabase(settings, /*make_tables=*/unused, SteadyNow() + kCallTimeout));
+  if (!unused) {
+    // An earlier command may have made tables there.
+    KVLINK_ASSIGN_OR_RETURN(const bool used, catalog->Used(SteadyNow() + kCallTimeout));
+    if (!used) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("cluster ", settings.name,
+                       ": its tables are empty in that database, so that all documents would be gone: drop the schema "
+                       "kvlink there, and restore the catalog of this cluster first"));
+    }
+  }
   KVLINK_RETURN_IF_ERROR(
       cluster::SetDatabase(membership->connection(), database, unused, SteadyNow() + kCallTimeout).status());
   absl::PrintF("cluster %s: processes use this database from their next start\n", settings.name);

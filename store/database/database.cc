@@ -91,6 +91,11 @@ absl::StatusOr<uint64_t> DatabaseImpl::Clock() {
   return static_cast<uint64_t>(rows[0].Integer(0, 0));
 }
 
+absl::StatusOr<bool> DatabaseImpl::Used(absl::Time deadline) {
+  KVLINK_ASSIGN_OR_RETURN(const auto rows, Ask({Query{&kIsUsed, {}}}, deadline));
+  return rows[0].Flag(0, 0);
+}
+
 absl::StatusOr<CatalogStats> DatabaseImpl::Stats(absl::Time deadline) {
   KVLINK_ASSIGN_OR_RETURN(const auto rows,
                           Ask({Query{&kBeginReading, {}}, Query{&kScanTables, {}}, Query{&kCountDocuments, {}},

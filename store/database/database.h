@@ -111,6 +111,10 @@ class DatabaseCatalog : public DocumentCatalog, public DropLog {
   // Returns the limits of all namespaces that have any (few), in order of name. Every node calls it once a second.
   virtual absl::StatusOr<std::vector<NamespaceLimits>> ListNamespaces(absl::Time deadline) = 0;
 
+  // Whether a node has registered (DropLog::Register), or a document was put. Of a cluster that had members, tables
+  // that are not used are not its catalog: they were made and left, and hide the documents.
+  virtual absl::StatusOr<bool> Used(absl::Time deadline) = 0;
+
   // Counts documents, which takes about a second per ten million: do not call it in a loop.
   virtual absl::StatusOr<CatalogStats> Stats(absl::Time deadline) = 0;
 };

@@ -22,6 +22,7 @@ class DatabaseImpl final : public DatabaseCatalog {
   absl::Status Prepare(absl::Time deadline) override;
   absl::StatusOr<NamespaceLimits> PutNamespace(const NamespaceChange& change, absl::Time deadline) override;
   absl::StatusOr<std::vector<NamespaceLimits>> ListNamespaces(absl::Time deadline) override;
+  absl::StatusOr<bool> Used(absl::Time deadline) override;
   absl::StatusOr<CatalogStats> Stats(absl::Time deadline) override;
 
   absl::StatusOr<std::vector<absl::StatusOr<uint64_t>>> PutDocuments(absl::string_view ns,

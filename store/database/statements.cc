@@ -151,6 +151,8 @@ FROM (SELECT ns, count(*) FROM kvlink.documents WHERE NOT tombstone GROUP BY ns)
 FULL JOIN kvlink.namespaces n ON n.ns = d.ns ORDER BY 1)sql",
                                    kCountColumns};
 const Statement kCountDrops = {"", "SELECT count(*) FROM kvlink.drop_log", kOneInteger};
+const Statement kIsUsed = {"", "SELECT EXISTS (SELECT FROM kvlink.consumers) OR EXISTS (SELECT FROM kvlink.documents)",
+                           kOneFlag};
 
 constexpr Column kPageColumns[] = {kText, kFlag, kBytes};
 const Statement kLockPage = {"lock_page", R"sql(

@@ -18,7 +18,7 @@ extern const Statement kBegin, kBeginReading, kCommit, kRollback, kScanTables;
 extern const Statement kSetSession, kLockSchema, kHasSchema, kReadSchema, kAddSchema, kGuard;
 extern const Statement kClock, kLockDocuments, kInsertDocuments, kUpdateDocuments;
 extern const Statement kInsertReferences, kDeleteReferences, kLockIdentities, kInsertDrops;
-extern const Statement kGetDocuments, kListDocuments, kCountDocuments, kCountDrops;
+extern const Statement kGetDocuments, kListDocuments, kCountDocuments, kCountDrops, kIsUsed;
 extern const Statement kLockPage, kDeleteDocuments, kDeleteNamespace, kDropNamespace, kPutNamespace, kListNamespaces;
 extern const Statement kLockConsumers, kRegister, kRegisterAt, kReadMade, kPositionOf, kReadHorizon, kReadDrops,
     kStorePosition, kForget, kForgetAll, kForgetSilent, kTrimAll, kPositionsOf, kSlowest, kTrim, kStoreTrimmed;

@@ -221,6 +221,9 @@ TEST_F(CliClusterTest, TheDatabaseOfAClusterMoves) {
   ExpectRefused(Kvlink({"cluster", "set", "--database", right + "?password=secret"}), "cluster", {"password"});
   ExpectRefused(Kvlink({"cluster", "set", "--copies", "3", "--database", right}), "cluster", {"the database alone"});
   ExpectRefused(Kvlink({"cluster", "set"}), "cluster", {"--database CONNSTRING"});
+  // The tables that this makes are left behind.
+  const std::string left = postgres.connection(postgres.NewDatabase());
+  EXPECT_EQ(Kvlink({"cluster", "set", "--database", left}).status, 0);
   const Finished set = Kvlink({"cluster", "set", "--database", right});
   EXPECT_EQ(set.status, 0) << set.errors;
   EXPECT_THAT(set.output, HasSubstr("from their next start"));
@@ -232,6 +235,7 @@ TEST_F(CliClusterTest, TheDatabaseOfAClusterMoves) {
   for (int i = 0; i < 2; ++i) {
     ExpectRefused(Kvlink({"cluster", "set", "--database", empty}), "cluster", {"no KVLink tables", "restore"});
   }
+  ExpectRefused(Kvlink({"cluster", "set", "--database", left}), "cluster", {"its tables are empty", "restore"});
   EXPECT_EQ(Kvlink({"cluster", "set", "--database", right}).status, 0);
   // The database of another cluster is refused, and so is one for a cluster that has none.
   const std::string here = place_, second = postgres.connection(postgres.NewDatabase());

@@ -308,6 +308,23 @@ TEST(DatabaseTest, ReportsWrongTables) {
   EXPECT_THAT(status.message(), AllOf(HasSubstr("no KVLink tables"), HasSubstr("restore")));
 }
 
+// Tables that were only made are not the catalog of a cluster that had nodes.
+TEST(DatabaseTest, IsUsedOnceANodeOrADocumentIsThere) {
+  KVLINK_NEEDS_POSTGRES();
+  const auto used = [](const OwnDatabase& database) {
+    const auto answer = database->Used(Patience());
+    EXPECT_TRUE(answer.ok()) << answer.status();
+    return answer.ok() && *answer;
+  };
+  const OwnDatabase of_nodes, of_documents;
+  EXPECT_FALSE(used(of_nodes));
+  ASSERT_TRUE(of_nodes->Register({1}, Patience()).ok());
+  EXPECT_TRUE(used(of_nodes));
+  EXPECT_FALSE(used(of_documents));
+  ASSERT_EQ(of_documents->PutDocument("ns", "a", EntryWith({1}, 1)), absl::OkStatus());
+  EXPECT_TRUE(used(of_documents));
+}
+
 TEST(DatabaseTest, PreparesConcurrently) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;
