@@ -224,7 +224,10 @@ absl::StatusOr<RegistrationOptions> MemberNode::MakeRegistration(const MemberNod
     if (address.port == 0) address.port = listens.port;
   }
   registration.record.address = address.ToString();
-  registration.listens_there = registration.record.address == listens.ToString();
+  // A name may lead to each of two machines from itself, as after one was cloned.
+  const auto numeric = transport::Resolve(listens);
+  registration.listens_there = registration.record.address == listens.ToString() && numeric.ok() &&
+                               numeric->ToAddress().ToString() == listens.ToString();
   registration.record.zone = options.zone;
   registration.record.weight = *options.weight;
   registration.record.build = build;

@@ -40,7 +40,8 @@ struct MemberNodeOptions {
   std::string zone;
   std::optional<uint32_t> weight;  // nullopt: the GiB that the segment files may take
   // host:port at which others reach the control service; port 0: the port it listens on. Empty: the address it listens
-  // on. Another address may lead to another process of this node, so a node that was killed waits for its lease to end.
+  // on. Another address, or a name, may lead to another process of this node, so a node that was killed waits for its
+  // lease to end.
   std::string advertise;
   absl::Duration ttl = absl::Seconds(10);  // of the lease
   HotOptions hot;

@@ -231,6 +231,31 @@ TEST_F(MemberNodeTest, AClonedMachineDoesNotTakeOver) {
   EXPECT_FALSE(node->ended().has_value());
 }
 
+// The name may lead to the other machine from there.
+TEST_F(MemberNodeTest, AProcessMayBeAliveAtTheNameAtWhichThisOneListens) {
+  StartEtcd(1);
+  Create();
+  auto options = OptionsOf("node");
+  options.node.control_address = "localhost:0";
+  std::string address, key;
+  {
+    const auto node = Start(std::move(options));
+    ASSERT_NE(node, nullptr);
+    address = node->node()->addresses().control;
+    key = cluster::KeyOf("default", cluster::KeyKind::kAlive, node->id());
+  }
+  const auto connection = Connect();
+  const auto lease = connection->client()->Grant(absl::Hours(1), Patience());
+  ASSERT_TRUE(lease.ok()) << lease.status();
+  const std::string alive = cluster::SerializeAlive({1, address});
+  ASSERT_TRUE(connection->client()->Put(key, alive, lease->id, Patience()).ok());
+  auto again = OptionsOf("node");
+  again.node.control_address = address;
+  const absl::Status refused = StartStatus(std::move(again));
+  EXPECT_EQ(refused.code(), absl::StatusCode::kAlreadyExists) << refused;
+  EXPECT_THAT(std::string(refused.message()), AllOf(HasSubstr(address), HasSubstr("start it again")));
+}
+
 // As by kvlink cluster set, while the cluster has no member yet. Its companions know the one before.
 TEST_F(MemberNodeTest, ANodeDoesNotJoinWithADatabaseOfBefore) {
   StartEtcd(1);
