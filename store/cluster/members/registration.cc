@@ -196,7 +196,9 @@ absl::StatusOr<bool> Registration::TryEnter(Entry entry, AliveRecord* other, abs
   if (!entered.found.empty() && !member.found.empty()) {
     const auto last = ParseAlive(entered.found[0].value);
     KVLINK_RETURN_IF_ERROR(Annotate(last.status(), absl::StrCat("etcd's ", kKeyPrefix, entered_key)));
-    if (last->incarnation > held_ && last->incarnation != entered_) {
+    // Unless it is this process's own, whose answer was lost. Where clocks were set back, a copy has the same number.
+    const bool own = last->incarnation == entered_ && last->address == options_.record.address;
+    if (last->incarnation > held_ && !own) {
       GiveBack();  // another process came before
       return Outdated(*last, entry);
     }
@@ -273,13 +275,20 @@ absl::StatusOr<bool> Registration::Take(std::shared_ptr<etcd::Client> client, co
 // Whether this process replaces the one that the alive key names. If it listens at that one's address, that one has
 // ended; its record may have come back with an older state of etcd.
 bool Registration::Displaces(const AliveRecord& other, Entry entry) const {
+  if (other.address != options_.record.address) return false;
   if (other.incarnation == options_.incarnation) return true;
-  if (!options_.listens_there || other.address != options_.record.address) return false;
+  if (!options_.listens_there) return false;
   const bool starts = entry == Entry::kLook || entry == Entry::kStart;
   return starts || other.incarnation < options_.incarnation;
 }
 
 absl::Status Registration::Occupied(const AliveRecord& other) const {
+  if (other.address == options_.record.address) {
+    return absl::AlreadyExistsError(absl::StrCat(
+        "node ", IdHex(options_.node_id), " already runs at ", other.address,
+        ", the address that this process advertises too: give this one an empty directory if it is a copy; start it "
+        "again if the other has ended, whose lease etcd keeps"));
+  }
   return absl::AlreadyExistsError(
       absl::StrCat("node ", IdHex(options_.node_id), " already runs at ", other.address, ", so this process at ",
                    options_.record.address,
@@ -309,8 +318,9 @@ bool Registration::Alive(const View& view) const {
   const auto& members = view.placement.members();
   const auto self = std::lower_bound(members.begin(), members.end(), options_.node_id,
                                      [](const Member& one, const NodeId& id) { return one.node_id < id; });
-  return self != members.end() && self->node_id == options_.node_id &&
-         view.status[self - members.begin()].incarnation == options_.incarnation;
+  if (self == members.end() || self->node_id != options_.node_id) return false;
+  const MemberStatus& status = view.status[self - members.begin()];
+  return status.incarnation == options_.incarnation && status.address == options_.record.address;
 }
 
 // Restores missing parts of the entry, and ends the registration if the member was removed or replaced.

@@ -249,6 +249,30 @@ TEST_F(RegistrationTest, RefusesCopyThatCameSecond) {
   EXPECT_TRUE(Register(membership.get(), 1, 9).ok());
 }
 
+// Where clocks were set back, the incarnation is the next one after the last, the same in both.
+TEST_F(RegistrationTest, RefusesCopyOfTheSameIncarnationThatCameSecond) {
+  StartEtcd(1);
+  Create();
+  const auto membership = Open();
+  ASSERT_TRUE(Register(membership.get(), 1, 5).ok());
+  auto copy = RegistrationOf(1, 7, "127.0.0.1:7777");
+  uint64_t kept = copy.entered;
+  std::unique_ptr<cluster::Registration> node;
+  copy.keep = [&](uint64_t entered) {
+    kept = entered;
+    if (node != nullptr) return absl::OkStatus();
+    auto first = Register(membership.get(), 1, 7);
+    if (first.ok()) node = *std::move(first);
+    return first.status();
+  };
+  const absl::Status second = cluster::Registration::Start(membership.get(), copy, Patience()).status();
+  EXPECT_EQ(second.code(), absl::StatusCode::kAlreadyExists) << second;
+  ASSERT_NE(node, nullptr);
+  EXPECT_EQ(kept, copy.entered);
+  EXPECT_FALSE(node->ended().has_value());
+  EXPECT_EQ(membership->view()->status[0].address, "127.0.0.1:7001");
+}
+
 // The directory is ahead of etcd after a crash between the two, and after etcd was restored; etcd does not know it if
 // its last process was of an older build; and it may not be able to keep a number.
 TEST_F(RegistrationTest, ReturnsWithDirectoryThatIsNotOlder) {
