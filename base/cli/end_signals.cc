@@ -75,6 +75,8 @@ void EndSignals::Take(int signal) {
   sigaddset(&set, signal);
   pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
   raise(signal);
+  // Whoever started the process has it ignore the signal, or it is the first process of a container.
+  _exit(128 + signal);
 }
 
 void EndSignals::Run() {

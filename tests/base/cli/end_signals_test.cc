@@ -50,6 +50,18 @@ TEST(EndSignalsDeathTest, EndsAtOnceWhileItStarts) {
   EXPECT_EXIT(SignalledWhileItStarts(SIGINT), KilledBySignal(SIGINT), "");
 }
 
+// A script's process in the background ignores SIGINT; the first process of a container is spared what it sends itself.
+void SignalledThoughItIsIgnored() {
+  std::signal(SIGINT, SIG_IGN);
+  const auto signals = Catch();
+  Send(SIGINT);
+  Hang();
+}
+
+TEST(EndSignalsDeathTest, EndsAtOnceThoughTheSignalIsIgnored) {
+  EXPECT_EXIT(SignalledThoughItIsIgnored(), ExitedWithCode(128 + SIGINT), "");
+}
+
 void SignalledWhileItServes() {
   const auto signals = Catch();
   signals->BeginServing();
