@@ -1,13 +1,18 @@
 // The server behind TLS, and files that are no certificate.
 #include <gtest/gtest.h>
 #include <openssl/ssl.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <memory>
 #include <string>
+#include <vector>
 
+#include "base/descriptor.h"
 #include "tests/support/certificates.h"
+#include "tests/support/resident_bytes.h"
 #include "tests/support/scratch_directory.h"
+#include "tests/support/seed.h"
 #include "tests/worker/serve/http_fixture.h"
 
 namespace kvlink::serve::testing {
@@ -27,6 +32,8 @@ class TlsClient : public HttpClient {
   }
   // Says that it ends.
   void ShutDown() { SSL_shutdown(tls_.get()); }
+  // Keeps the connection open.
+  Descriptor Duplicate() const { return Descriptor(dup(fd())); }
 
  private:
   int64_t Transmit(absl::string_view bytes) override {
@@ -114,6 +121,63 @@ TEST_F(HttpTlsTest, AClientThatGoesAwayIsNoticed) {
     }));
     EXPECT_TRUE(Eventually([&] { return server->stats().connections == 0; }));
   }
+}
+
+TEST_F(HttpTlsTest, AClientThatSaysThatItEndsReadsItsAnswer) {
+  TestServer server(Options(), Echo);
+  TlsClient client(File("ca.pem"));
+  ASSERT_TRUE(server.Connect(&client));
+  ASSERT_TRUE(client.Handshake());
+  ASSERT_TRUE(client.Send(Post("/", std::string(100000, 'b'))));
+  client.ShutDown();
+  client.EndSending();
+  EXPECT_EQ(client.ReadAnswer().body.size(), 100000 + std::string("POST / \n").size());
+}
+
+// Much more than the system takes at once, in both directions, and both at the same time.
+TEST_F(HttpTlsTest, LargeBodiesBothWays) {
+  TestServer server(Options());
+  TlsClient client(File("ca.pem"));
+  ASSERT_TRUE(server.Connect(&client));
+  ASSERT_TRUE(client.Handshake());
+  const std::string body(4 << 20, 'b'), answer(8 << 20, 'a');
+  ASSERT_TRUE(client.Send(Post("/a", body)));
+  const auto first = server.Next();
+  EXPECT_EQ(first->request().body.size(), body.size());
+  first->Respond(200, "text/plain", answer);
+  ASSERT_TRUE(client.Send(Get("/b")));  // before it has read any of the answer
+  EXPECT_EQ(client.ReadAnswer().body, answer);
+  const auto second = server.Next();
+  second->Respond(200, "text/plain", "b");
+  EXPECT_EQ(client.ReadAnswer().body, "b");
+}
+
+TEST_F(HttpTlsTest, StreamsThatWaitTakeLittleMemory) {
+  const int count = kvlink::testing::Soak() ? 1000 : kvlink::testing::kSanitized ? 50 : 500;
+  TestServer server(Options());
+  std::vector<Descriptor> sockets;  // of clients, which take no memory themselves
+  std::vector<std::shared_ptr<HttpExchange>> streams;
+  int64_t before = 0;
+  for (int i = 0; i < count; ++i) {
+    if (i == count / 5) before = kvlink::testing::ResidentBytes();  // what the first need, all share
+    TlsClient client(File("ca.pem"));
+    ASSERT_TRUE(server.Connect(&client));
+    ASSERT_TRUE(client.Handshake());
+    ASSERT_TRUE(client.Send(Post("/stream", std::string(2000, 'b'))));
+    streams.push_back(server.Next());
+    ASSERT_NE(streams.back(), nullptr);
+    streams.back()->Begin(200, "text/event-stream");
+    streams.back()->Write(std::string(40000, 's'));
+    client.ReadThrough("\r\n\r\n");
+    ASSERT_EQ(client.ReadChunk().size(), 40000u);
+    sockets.push_back(client.Duplicate());
+  }
+  const int64_t each = (kvlink::testing::ResidentBytes() - before) / (count - count / 5);
+  RecordProperty("bytes_of_a_stream", absl::StrCat(each));
+  if (!kvlink::testing::kSanitized) {
+    EXPECT_LT(each, 40 << 10);
+  }
+  EXPECT_EQ(server->stats().connections, count);
 }
 
 TEST_F(HttpTlsTest, WhoDoesNotSpeakTlsIsClosed) {

@@ -11,7 +11,6 @@
 
 #include <poll.h>
 
-#include <exception>
 #include <utility>
 
 #include "base/clock.h"
@@ -31,9 +30,12 @@ bool HasEnded(int descriptor) {
   return poll(&one, 1, 0) > 0;
 }
 
+// Assigning an empty string would leave the memory with the buffer.
+void Free(std::string* buffer) { std::string().swap(*buffer); }
+
 void Clear(std::string* buffer) {
   buffer->clear();
-  if (buffer->capacity() > kMaxKeptCapacity) *buffer = std::string();
+  if (buffer->capacity() > kMaxKeptCapacity) Free(buffer);
 }
 
 }  // namespace
@@ -78,13 +80,10 @@ void Connection::Handshake() {
     Read();
   };
   if (!connections_->tls.has_value()) return begin();
-  try {
-    tls_ = std::make_unique<asio::ssl::stream<Socket&>>(socket_, *connections_->tls);
-  } catch (const std::exception&) {  // out of memory
-    return CloseNow();
-  }
+  tls_ = TlsStream::Create(&*connections_->tls, &socket_);
+  if (tls_ == nullptr) return CloseNow();
   SetTimeout(connections_->options.header_timeout);
-  tls_->async_handshake(asio::ssl::stream_base::server, [self = shared_from_this(), begin](const error_code& ec) {
+  tls_->Handshake([self = shared_from_this(), begin](const error_code& ec, size_t) {
     if (self->closed_) return;
     ec ? self->CloseNow() : begin();
   });
@@ -100,7 +99,7 @@ void Connection::Read() {
   if (input_ended_) {  // Asio would wait for an event that does not come again
     asio::post(socket_.get_executor(), [done] { done(asio::error::eof, 0); });
   } else if (tls_ != nullptr && phase_ != Phase::kLingering) {
-    tls_->async_read_some(asio::buffer(piece_), done);
+    tls_->ReadSome(asio::buffer(piece_), done);
   } else {
     socket_.async_read_some(asio::buffer(piece_), done);
   }
@@ -230,7 +229,7 @@ void Connection::Send() {
   };
   const auto rest = asio::buffer(output_.data() + sent_, output_.size() - sent_);
   if (tls_ != nullptr) {
-    tls_->async_write_some(rest, done);
+    tls_->WriteSome(rest, done);
   } else {
     socket_.async_write_some(rest, done);
   }
@@ -270,10 +269,10 @@ void Connection::FinishResponse() {
 void Connection::Linger() {
   phase_ = Phase::kLingering;
   SetTimeout(kLinger);
-  input_ = std::string();
+  Free(&input_);
   if (tls_ == nullptr) return ShutDown();
   shutting_down_ = true;
-  tls_->async_shutdown([self = shared_from_this()](const error_code&) {
+  tls_->ShutDown([self = shared_from_this()](const error_code&, size_t) {
     self->shutting_down_ = false;
     if (!self->closed_) self->ShutDown();
   });

@@ -15,6 +15,7 @@
 #include "worker/serve/http/connections.h"
 #include "worker/serve/http/request_parser.h"
 #include "worker/serve/http/response.h"
+#include "worker/serve/http/tls_stream.h"
 
 namespace kvlink::serve {
 
@@ -67,8 +68,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   const std::shared_ptr<Connections> connections_;
   Socket socket_;
-  std::string peer_;                                 // its address
-  std::unique_ptr<asio::ssl::stream<Socket&>> tls_;  // null: plain
+  std::string peer_;                // its address
+  std::unique_ptr<TlsStream> tls_;  // null: plain
   SteadyTimer timer_;
   absl::Time deadline_ = absl::InfiniteFuture();
   absl::Time timer_at_ = absl::InfiniteFuture();  // when the timer looks at the deadline

@@ -131,8 +131,8 @@ void Response::Write(absl::string_view piece) {
   // A piece of any size may go out if the client has read all before it.
   if (unread_ > 0 && unread_ + static_cast<int64_t>(piece.size()) > max_unread_bytes_) {
     too_much_ = true;
-    queued_ = {};
-    woken_ = false;  // it has been woken, but waits for the client
+    std::string().swap(queued_);  // frees it
+    woken_ = false;               // it has been woken, but waits for the client
     return Wake();
   }
   const size_t before = queued_.size();
@@ -235,7 +235,7 @@ bool Response::Close() {
     closed_ = true;
     missing = !ended_ || unread_ > 0;
     gone = std::move(gone_);
-    queued_ = {};
+    std::string().swap(queued_);  // frees it
   }
   if (gone) gone();
   return missing;

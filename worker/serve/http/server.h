@@ -3,7 +3,7 @@
 // Whoever has not sent a whole request costs bounded bytes and bounded time: headers, bodies (each, all together, and
 // those of one owner), connections and the time that a request takes to arrive have limits, and so have bytes that a
 // client does not read.
-// A connection that waits takes some 10 KiB, or 80 KiB with TLS.
+// A connection that waits takes some 10 KiB, or 30 KiB with TLS.
 //
 // Thread-safety: all methods. Lifetime: the handler's surroundings outlive the server; an exchange may outlive it, and
 // is closed then.
