@@ -1,5 +1,6 @@
 // Boost.Beast's parser, with what it leaves open: it counts a header's bytes anew with each piece, takes a body without
-// a known coding for none, and lets a trailer add to the header. This is the only file that includes Beast.
+// a known coding for none, does not count what surrounds chunks, and lets a trailer add to the header. This is the only
+// file that includes Beast.
 #include "worker/serve/http/request_parser.h"
 
 #include <boost/beast/http/error.hpp>
@@ -56,6 +57,12 @@ namespace {
 
 constexpr size_t kMaxFields = 100;
 
+// Called at the end of what stands before the bytes of a chunk, or of all that follows the last one.
+struct ChunkHeader {
+  void operator()(std::uint64_t, boost::beast::string_view, error_code&) { seen = true; }
+  bool seen = false;
+};
+
 absl::string_view View(boost::beast::string_view text) { return {text.data(), text.size()}; }
 
 constexpr Refusal kHeaderTooLarge = {431, "the header of the request is too large"};
@@ -85,6 +92,7 @@ class RequestParser::Impl {
         peer_(std::move(peer)) {
     parser_.header_limit(static_cast<std::uint32_t>(options.max_header_bytes));
     parser_.body_limit(static_cast<std::uint64_t>(options.max_body_bytes));
+    parser_.on_chunk_header(chunk_header_);
   }
 
   size_t Put(absl::string_view bytes) {
@@ -122,8 +130,10 @@ class RequestParser::Impl {
     state = State::kRefused;
   }
 
+  // The header, or in the body one thing at a time: what surrounds a chunk, or some of its bytes.
   size_t PutOnce(absl::string_view bytes) {
     error_code ec;
+    chunk_header_.seen = false;
     const size_t taken = parser_.put({bytes.data(), bytes.size()}, ec);
     if (ec && ec != http::error::need_more) {
       Refuse(parser_.get().body().denied ? kNoRoom : RefusalOf(ec));
@@ -134,7 +144,7 @@ class RequestParser::Impl {
       const bool whole = parser_.is_header_done();
       if (header_ + (whole ? 0 : bytes.size() - taken) > max_header_) Refuse(kHeaderTooLarge);
       if (whole) FinishHeader();
-    } else if (taken == 0 && bytes.size() > max_header_) {
+    } else if ((taken == 0 ? bytes.size() : chunk_header_.seen ? taken : 0) > max_header_) {
       Refuse({400, "the extensions of a chunk, or a trailer, are too large"});
     }
     if (state == State::kBody && parser_.is_done()) state = State::kComplete;
@@ -181,7 +191,6 @@ class RequestParser::Impl {
     request_.path = std::move(target->path);
     request_.query = std::move(target->query);
     state = State::kBody;
-    parser_.eager(true);
     const auto length = static_cast<int64_t>(parser_.content_length().value_or(0));
     if (codings > 0 || length > 0) AdmitBody(length);
   }
@@ -204,6 +213,7 @@ class RequestParser::Impl {
   const size_t max_header_;
   const std::shared_ptr<BodyBudget> budget_;
   const std::string peer_;
+  ChunkHeader chunk_header_;
   http::request_parser<ChargedBody> parser_;
   size_t skipped_ = 0, header_ = 0;  // bytes
   HttpRequest request_;

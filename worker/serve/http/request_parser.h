@@ -33,7 +33,7 @@ class RequestParser {
   // follow, or, in kComplete, belongs to the next request. Not called in kRefused.
   size_t Put(absl::string_view bytes);
   State state() const;
-  // In kBody: whether the client waits for "100 Continue" before it sends the body.
+  // Once the header is read: whether the client waits for "100 Continue" before it sends the body.
   bool expects_continue() const;
   // In kRefused: what to answer before the connection is closed.
   const Refusal& refusal() const;
