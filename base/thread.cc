@@ -9,9 +9,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <string>
 #include <utility>
+
+#include "base/system/cgroup.h"
 
 namespace kvlink {
 
@@ -38,8 +41,12 @@ void AddNiceness(int more) {
 int AvailableProcessors() {
   cpu_set_t set;
   CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  int processors = static_cast<int>(std::thread::hardware_concurrency());
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) processors = CPU_COUNT(&set);
+  // More threads would only be held back.
+  const double time = ReadCgroupLimits().processors;
+  if (time > 0) processors = static_cast<int>(std::min<double>(processors, std::ceil(time)));
+  return std::max(1, processors);
 }
 
 }  // namespace kvlink
