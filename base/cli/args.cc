@@ -15,6 +15,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "base/status.h"
+#include "base/thread.h"
 
 namespace kvlink::cli {
 
@@ -45,6 +46,8 @@ size_t Distance(absl::string_view a, absl::string_view b) {
   return row[b.size()];
 }
 
+CommandHelp* help_into = nullptr;
+
 constexpr size_t kHelpColumns = 100;
 constexpr char kBytes[] = "BYTES";
 
@@ -65,6 +68,9 @@ std::string Wrapped(absl::string_view text, size_t columns, size_t indent) {
 }
 
 }  // namespace
+
+HelpInto::HelpInto(CommandHelp* out) { help_into = out; }
+HelpInto::~HelpInto() { help_into = nullptr; }
 
 std::string Nearest(absl::string_view word, const std::vector<std::string>& candidates) {
   word = word.substr(0, 64);
@@ -113,7 +119,7 @@ std::string FormatBytes(double bytes) {
 void Arguments::Add(absl::string_view name, absl::string_view placeholder, absl::string_view help,
                     std::string default_text, std::function<absl::Status(absl::string_view)> set) {
   options_.push_back(
-      {std::string(name), std::string(placeholder), std::string(help), std::move(default_text), std::move(set)});
+      {{std::string(name), std::string(placeholder), std::string(help), std::move(default_text)}, std::move(set)});
 }
 
 void Arguments::Flag(absl::string_view name, absl::string_view help, bool* out) {
@@ -136,6 +142,7 @@ void Arguments::Texts(absl::string_view name, absl::string_view placeholder, abs
     out->push_back(std::string(value));
     return absl::OkStatus();
   });
+  options_.back().repeats = true;
 }
 
 void Arguments::Integer(absl::string_view name, absl::string_view placeholder, absl::string_view help, int64_t min,
@@ -181,6 +188,24 @@ void Arguments::Bytes(absl::string_view name, absl::string_view help, int64_t* o
   });
 }
 
+void Arguments::Threads(int64_t* out) {
+  constexpr absl::string_view kHelp =
+      "Number of threads, at most one for every core this process may use; 0: that many.";
+  Add("threads", "N", kHelp, absl::StrCat(*out), [out](absl::string_view value) -> absl::Status {
+    const int cores = AvailableProcessors();
+    int64_t number = 0;
+    if (!absl::SimpleAtoi(value, &number) || number < 0) {
+      return absl::InvalidArgumentError(absl::StrCat(Quoted(value), " is not an integer from 0 to ", cores));
+    }
+    if (number > cores) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(Quoted(value), " is more than the ", cores, " cores this process may use; 0 uses them all"));
+    }
+    *out = number;
+    return absl::OkStatus();
+  });
+}
+
 void Arguments::Choice(absl::string_view name, std::vector<std::string> choices, absl::string_view help,
                        std::string* out) {
   const std::string placeholder = absl::StrJoin(choices, "|");
@@ -211,7 +236,11 @@ absl::Status Arguments::Parse(absl::Span<char* const> args) {
     absl::string_view arg = args[i];
     if (arg == "-h" || arg == "--help") {
       help_wanted_ = true;
-      std::fputs(Help().c_str(), stdout);
+      if (help_into != nullptr) {
+        *help_into = Described();
+      } else {
+        std::fputs(Help().c_str(), stdout);
+      }
       return absl::OkStatus();
     }
     if (arg == "--") {
@@ -251,11 +280,18 @@ bool Arguments::given(absl::string_view name) const {
                      [&](const Option& option) { return option.given && option.name == name; });
 }
 
+CommandHelp Arguments::Described() const {
+  CommandHelp help = {operands_usage_, summary_, {options_.begin(), options_.end()}, ""};
+  const bool takes_bytes =
+      std::any_of(options_.begin(), options_.end(), [](const Option& option) { return option.placeholder == kBytes; });
+  if (takes_bytes) help.note = "BYTES may end in K, M, G or T, powers of 1024: 512M, 64G.";
+  return help;
+}
+
 std::string Arguments::Help() const {
   std::string help = absl::StrCat("Usage: ", command_, operands_usage_.empty() ? "" : " ", operands_usage_,
                                   " [options]\n\n", summary_, "\n\nOptions:\n");
   std::vector<std::string> heads;
-  bool takes_bytes = false;
   size_t width = 0;
   for (const Option& option : options_) {
     heads.push_back(absl::StrCat("--", option.name, option.placeholder.empty() ? "" : " ", option.placeholder));
@@ -272,10 +308,9 @@ std::string Arguments::Help() const {
     if (!options_[i].default_text.empty()) absl::StrAppend(&text, " (default ", options_[i].default_text, ")");
     const size_t indent = width + 4;
     absl::StrAppend(&help, "  ", Wrapped(text, kHelpColumns - indent, indent), "\n");
-    takes_bytes = takes_bytes || options_[i].placeholder == kBytes;
   }
   absl::StrAppendFormat(&help, "  %-*s  Show this help.\n", width, "-h, --help");
-  if (takes_bytes) help += "\nBYTES may end in K, M, G or T, powers of 1024: 512M, 64G.\n";
+  if (const std::string note = Described().note; !note.empty()) absl::StrAppend(&help, "\n", note, "\n");
   return help;
 }
 

@@ -1,8 +1,10 @@
 // Command-line parsing: a command's options, its help text, and the arguments it was given.
 //
 //   --name VALUE, --name=VALUE, --flag; -h and --help; "--" ends the options; "-" is an operand.
-// Unknown options and missing or malformed values return INVALID_ARGUMENT with a one-line message that suggests the
-// nearest name, if any. Thread-safety: one thread at a time. Lifetime: bound variables must outlive Parse.
+// In placeholders and operands, words in capitals stand for values, and words in lower case are values: "DIR|none".
+// What FILE, PATH, DIR, DIRECTORY, INPUT and MODEL stand for is in the file system (help/completions.h). Unknown
+// options and missing or malformed values return INVALID_ARGUMENT with a one-line message that suggests the nearest
+// name, if any. Thread-safety: one thread at a time. Lifetime: bound variables must outlive Parse.
 #ifndef KVLINK_BASE_CLI_ARGS_H_
 #define KVLINK_BASE_CLI_ARGS_H_
 
@@ -21,6 +23,30 @@ namespace kvlink::cli {
 
 // Returns the value of an environment variable, or "" if it is not set.
 std::string Environment(const char* name);
+
+// What --help tells of a command. Manual pages and completions are made from it, so that they tell the same.
+struct CommandHelp {
+  struct Option {
+    std::string name;
+    std::string placeholder;  // empty: a flag, which takes no value
+    std::string help;
+    std::string default_text;
+    bool repeats = false;
+  };
+  std::string operands;  // as the usage line shows them
+  std::string summary;   // paragraphs; those of lines that begin with two spaces are shown as they are
+  std::vector<Option> options;
+  std::string note;  // on the options; may be empty
+};
+
+// While it lives, --help hands a command's help over to `out` and prints nothing. One at a time.
+class HelpInto {
+ public:
+  explicit HelpInto(CommandHelp* out);
+  ~HelpInto();
+  HelpInto(const HelpInto&) = delete;
+  HelpInto& operator=(const HelpInto&) = delete;
+};
 
 class Arguments {
  public:
@@ -45,6 +71,8 @@ class Arguments {
             double* out);
   // A byte count with an optional unit: 512M, 64G (powers of 1024).
   void Bytes(absl::string_view name, absl::string_view help, int64_t* out);
+  // --threads: at most as many as this process may use cores; 0: that many.
+  void Threads(int64_t* out);
   // One of `choices`.
   void Choice(absl::string_view name, std::vector<std::string> choices, absl::string_view help, std::string* out);
 
@@ -55,15 +83,12 @@ class Arguments {
   const std::vector<std::string>& operands() const { return operands_; }
   // Whether the option was given on the command line.
   bool given(absl::string_view name) const;
+  CommandHelp Described() const;
   // The help text, wrapped at 100 columns (longer words overflow).
   std::string Help() const;
 
  private:
-  struct Option {
-    std::string name;
-    std::string placeholder;  // empty: a flag, which takes no value
-    std::string help;
-    std::string default_text;
+  struct Option : CommandHelp::Option {
     std::function<absl::Status(absl::string_view)> set;
     bool given = false;
   };

@@ -11,24 +11,28 @@
 #include <new>
 #include <string>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/cli/args.h"
 #include "base/cli/exit_status.h"
+#include "base/cli/help/help_commands.h"
 #include "base/cli/standard_streams.h"
 
 namespace kvlink::cli {
 namespace {
 
 std::string Usage(const Program& program) {
+  std::vector<std::pair<absl::string_view, absl::string_view>> commands;
+  for (const Command& command : program.commands) commands.emplace_back(command.name, command.summary);
+  for (const HelpCommand& command : kHelpCommands) commands.emplace_back(command.name, command.summary);
   size_t width = 0;
-  for (const Command& command : program.commands) width = std::max(width, absl::string_view(command.name).size());
+  for (const auto& command : commands) width = std::max(width, command.first.size());
   std::string text =
       absl::StrCat("Usage: ", program.name, " COMMAND [options]\n\n", program.introduction, "Commands:\n");
-  for (const Command& command : program.commands) {
-    const absl::string_view name = command.name;
-    absl::StrAppend(&text, "  ", name, std::string(width + 2 - name.size(), ' '), command.summary, "\n");
+  for (const auto& [name, summary] : commands) {
+    absl::StrAppend(&text, "  ", name, std::string(width + 2 - name.size(), ' '), summary, "\n");
   }
   absl::StrAppend(&text, "\nRun '", program.name, " COMMAND --help' for the options of a command.\n", program.closing);
   return text;
@@ -94,11 +98,16 @@ int RunProgram(const Program& program, int argc, char** argv) {
     std::puts(KVLINK_BUILD);
     return Finish(program.name, absl::OkStatus());
   }
+  const absl::Span<char* const> args = absl::MakeConstSpan(argv + 2, argc - 2);
+  const std::string where = absl::StrCat(program.name, " ", name);
   std::vector<std::string> names;
   for (const Command& command : program.commands) {
     names.emplace_back(command.name);
-    if (name != command.name) continue;
-    return Finish(absl::StrCat(program.name, " ", name), command.run(absl::MakeConstSpan(argv + 2, argc - 2)));
+    if (name == command.name) return Finish(where, command.run(args));
+  }
+  for (const HelpCommand& command : kHelpCommands) {
+    names.emplace_back(command.name);
+    if (name == command.name) return Finish(where, command.run(program, args));
   }
   const std::string nearest = Nearest(name, names);
   return Fail(program.name, absl::InvalidArgumentError(

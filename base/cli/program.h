@@ -4,9 +4,13 @@
 #ifndef KVLINK_BASE_CLI_PROGRAM_H_
 #define KVLINK_BASE_CLI_PROGRAM_H_
 
+#include <string>
+#include <vector>
+
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "base/cli/args.h"
 
 namespace kvlink::cli {
 
@@ -23,8 +27,19 @@ struct Program {
   absl::string_view closing;  // printed after it
 };
 
+// What --help tells of a program and of each of its commands.
+struct ProgramHelp {
+  struct Entry {
+    std::string name;
+    std::string summary;
+    CommandHelp help;
+  };
+  std::string name, introduction, closing;
+  std::vector<Entry> commands;
+};
+
 // Returns the exit status for main: ExitStatusOf the command's status, or kFailed if its output could not be written.
-// Prints the usage for "help" and the version for "version".
+// Every program also has "completions" and "man" (help/help_commands.h), "help", which prints the usage, and "version".
 int RunProgram(const Program& program, int argc, char** argv);
 
 // "kvlink" and this build's version.

@@ -77,7 +77,7 @@ TEST_F(CliTest, WhatWasTypedWrongIsNamed) {
   ExpectRefused(Run("ingest", {Path("nothing.jsonl")}), "ingest", {"nothing.jsonl", "no such file"});
   ExpectRefused(Run("ingest", {}), "ingest", {"no input"});
   ExpectRefused(Run("ingest", {""}), "ingest", {"an input has no name"});
-  ExpectRefused(Run("ingest", {input, "--threads", "1025"}), "ingest", {"--threads", "1024"});
+  ExpectRefused(Run("ingest", {input, "--threads", "1025"}), "ingest", {"--threads", "cores this process may use"});
   ExpectRefused(Run("ingest", {input, "--profile", "nobody"}), "ingest", {"nobody"});
   ExpectRefused(Run("ingest", {input, "--namespace", ""}), "ingest", {"namespace"});
   ExpectRefused(Run("ingest", {input, "--chunk-tokens", "513"}), "ingest", {"--chunk-tokens", "context", "512"});

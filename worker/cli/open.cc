@@ -39,8 +39,7 @@ void AddModelFlags(Arguments& arguments, ModelFlags& flags) {
                    "Number format for arithmetic on the CPU; auto: bf16 if this CPU multiplies it (AMX, AVX512_BF16), "
                    "otherwise f32.",
                    &flags.compute);
-  arguments.Integer("threads", "N", "Number of threads; 0: one for every core this process may use.", 0,
-                    kernels::kMaxThreads, &flags.threads);
+  arguments.Threads(&flags.threads);
 }
 
 absl::StatusOr<std::unique_ptr<model::Weights>> OpenModelWeights(const std::string& path) {

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_split.h"
 #include "base/cli/progress.h"
+#include "base/thread.h"
 
 namespace kvlink::cli {
 namespace {
@@ -19,6 +20,7 @@ struct Typed {
   int64_t bytes = 1024;
   double rate = 0;
   std::string choice = "a";
+  int64_t threads = 0;
   std::vector<std::string> operands;
   absl::Status status;
 };
@@ -32,6 +34,7 @@ Typed Parse(std::vector<std::string> words) {
   arguments.Bytes("bytes", "Bytes.", &typed.bytes);
   arguments.Number("rate", "X", "A rate.", &typed.rate);
   arguments.Choice("choice", {"a", "b"}, "A choice.", &typed.choice);
+  arguments.Threads(&typed.threads);
   std::vector<char*> pointers;
   for (std::string& word : words) pointers.push_back(word.data());
   typed.status = arguments.Parse(pointers);
@@ -69,6 +72,8 @@ TEST(Arguments, ErrorsAreOneLineAndSayWhatToType) {
       {{"--rate", "0"}, "above 0"},
       {{"--rate", "nan"}, "above 0"},
       {{"--choice", "c"}, "not one of a, b"},
+      {{"--threads", "-1"}, "not an integer from 0 to"},
+      {{"--threads", "1000000"}, "cores this process may use"},
       {{"--choice", "evil\n\x1b[2J"}, "not one of a, b"},
   };
   for (const auto& [words, message] : cases) {
@@ -78,6 +83,28 @@ TEST(Arguments, ErrorsAreOneLineAndSayWhatToType) {
     EXPECT_EQ(status.message().find('\n'), absl::string_view::npos);
     EXPECT_EQ(status.message().find('\x1b'), absl::string_view::npos);
   }
+}
+
+TEST(Arguments, AsManyThreadsAsCores) {
+  EXPECT_EQ(Parse({"--threads", "1"}).threads, 1);
+  EXPECT_EQ(Parse({"--threads", absl::StrCat(AvailableProcessors())}).threads, AvailableProcessors());
+  EXPECT_FALSE(Parse({"--threads", absl::StrCat(AvailableProcessors() + 1)}).status.ok());
+}
+
+TEST(Arguments, HelpIsHandedOver) {
+  CommandHelp help;
+  {
+    const HelpInto into(&help);
+    EXPECT_TRUE(Parse({"--help"}).status.ok());
+  }
+  EXPECT_EQ(help.operands, "INPUT");
+  EXPECT_EQ(help.summary, "Summary.");
+  ASSERT_EQ(help.options.size(), 7u);
+  EXPECT_EQ(help.options[0].name, "flag");
+  EXPECT_EQ(help.options[0].placeholder, "");
+  EXPECT_EQ(help.options[1].default_text, "default");
+  EXPECT_EQ(help.options[5].placeholder, "a|b");
+  EXPECT_THAT(help.note, HasSubstr("BYTES may end in K"));
 }
 
 TEST(Arguments, HelpIsWrappedAndTellsUnits) {

@@ -150,8 +150,7 @@ void AddFlags(Arguments& arguments, Flags& flags) {
       "Packs of more tokens keep only each layer's input for the backward pass, which takes a third longer "
       "and far less memory.",
       0, kMany, &flags.settings.recompute_above);
-  arguments.Integer("threads", "N", "Threads on the CPU; 0: one for every core this process may use.", 0, 1024,
-                    &flags.settings.threads);
+  arguments.Threads(&flags.settings.threads);
 }
 
 // Members are ordered by lifetime.
