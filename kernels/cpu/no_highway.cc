@@ -1,6 +1,7 @@
 // The CPU backend in a build without Highway.
 #include "absl/strings/str_cat.h"
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/instruction_sets.h"
 #include "kernels/ref/ref.h"
 
 namespace kvlink::kernels {
@@ -12,5 +13,7 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeCpuBackend(const CpuOptions& option
   }
   return MakeRefBackend(options.compute == CpuOptions::Compute::kBf16 ? Dtype::kBf16 : Dtype::kF32);
 }
+
+std::vector<std::string> InstructionSets() { return {}; }
 
 }  // namespace kvlink::kernels

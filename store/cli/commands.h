@@ -18,6 +18,7 @@ absl::Status RunCatalog(absl::Span<char* const> args);
 absl::Status RunDelete(absl::Span<char* const> args);
 absl::Status RunVerify(absl::Span<char* const> args);
 absl::Status RunInspectStore(absl::Span<char* const> args);
+absl::Status RunDoctorStore(absl::Span<char* const> args);
 
 }  // namespace kvlink::cli
 

@@ -15,6 +15,7 @@ constexpr kvlink::cli::Command kCommands[] = {
     {"catalog", kvlink::cli::RunCatalog, "export or import a catalog, or check for missing encodings"},
     {"delete", kvlink::cli::RunDelete, "delete documents, namespaces or pins"},
     {"verify", kvlink::cli::RunVerify, "read back a store and check every byte"},
+    {"doctor", kvlink::cli::RunDoctorStore, "show what this machine gives a store and what it withholds"},
 };
 
 }  // namespace

@@ -13,9 +13,13 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_split.h"
 #include "base/clock.h"
 #include "base/descriptor_limit.h"
 #include "base/status.h"
+#include "transport/ucx/ucx.h"
 
 namespace kvlink::transport {
 
@@ -106,6 +110,40 @@ absl::StatusOr<std::shared_ptr<UcxContext>> UcxContext::Create(const std::string
   ucp_config_release(config);
   if (status != UCS_OK) return UcxError("starting", status);
   return std::shared_ptr<UcxContext>(new UcxContext(context));
+}
+
+namespace {
+
+// The library has no other list of what a context uses.
+std::string InformationOf(ucp_context_h context) {
+  char* text = nullptr;
+  size_t bytes = 0;
+  std::FILE* const file = open_memstream(&text, &bytes);
+  if (file == nullptr) return "";
+  ucp_context_print_info(context, file);
+  std::fclose(file);
+  std::string information(text, bytes);
+  std::free(text);
+  return information;
+}
+
+}  // namespace
+
+absl::StatusOr<UcxDescription> DescribeUcx() {
+  KVLINK_ASSIGN_OR_RETURN(const std::shared_ptr<UcxContext> context, UcxContext::Create());
+  UcxDescription description;
+  description.version = ucp_get_version_string();
+  for (const absl::string_view line : absl::StrSplit(InformationOf(context->get()), '\n')) {
+    // "#      resource 0  :  md 0  dev 0  flags -- tcp/eth0"
+    if (!absl::StrContains(line, " resource ")) continue;
+    const absl::string_view words = absl::StripTrailingAsciiWhitespace(line);
+    description.resources.emplace_back(words.substr(words.find_last_of(' ') + 1));
+  }
+  ucp_context_attr_t attributes = {};
+  attributes.field_mask = UCP_ATTR_FIELD_MEMORY_TYPES;
+  ucp_context_query(context->get(), &attributes);
+  description.reaches_cuda = (attributes.memory_types & UCS_BIT(UCS_MEMORY_TYPE_CUDA)) != 0;
+  return description;
 }
 
 absl::StatusOr<std::shared_ptr<UcxBuffer>> UcxBuffer::Register(std::shared_ptr<UcxContext> context,

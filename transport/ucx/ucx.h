@@ -14,6 +14,8 @@
 #define KVLINK_TRANSPORT_UCX_UCX_H_
 
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -28,6 +30,14 @@ namespace kvlink::transport {
 // RESOURCE_EXHAUSTED.
 absl::StatusOr<std::unique_ptr<Transport>> NewUcxTransport(const TransportOptions& options,
                                                            absl::string_view only_at = "");
+
+struct UcxDescription {
+  std::string version;                 // of the library: "1.13.1"
+  std::vector<std::string> resources;  // transports and devices, "tcp/eth0"
+  bool reaches_cuda = false;           // memory of NVIDIA devices
+};
+// What UCX can use on this machine, with the environment's settings. UNAVAILABLE: it does not start.
+absl::StatusOr<UcxDescription> DescribeUcx();
 
 }  // namespace kvlink::transport
 

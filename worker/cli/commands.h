@@ -14,6 +14,7 @@ absl::Status RunServe(absl::Span<char* const> args);
 absl::Status RunEval(absl::Span<char* const> args);
 absl::Status RunInspect(absl::Span<char* const> args);
 absl::Status RunPlan(absl::Span<char* const> args);
+absl::Status RunDoctor(absl::Span<char* const> args);
 
 }  // namespace kvlink::cli
 

@@ -21,6 +21,7 @@ constexpr kvlink::cli::Command kCommands[] = {
     {"drain", kvlink::cli::RunDrain, "let a node finish its work, or hand its encodings over to other members"},
     {"members", kvlink::cli::RunMembers, "show or change the members of a cluster"},
     {"cluster", kvlink::cli::RunCluster, "create a cluster of nodes"},
+    {"doctor", kvlink::cli::RunDoctor, "show what this machine gives KVLink and what it withholds"},
 };
 
 }  // namespace
