@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/cli/args.h"
+#include "base/cli/json.h"
 #include "base/cli/progress.h"
 #include "base/cli/standard_streams.h"
 #include "base/clock.h"
@@ -31,7 +32,7 @@ struct AdminFlags {
   StoreFlags store;
   bool watch = false;
   bool json = false;
-  bool stop = false, wait = false, cancel = false;
+  bool stop = false;
   double interval = 1;
   double timeout = 600;
 };
@@ -178,8 +179,7 @@ absl::Status RunStatus(absl::Span<char* const> args) {
     const store::client::NodeStatus& status = *answer;
     const absl::Time now = SteadyNow();
     if (flags.json) {
-      absl::PrintF("%s\n",
-                   ToJson(status).dump(flags.watch ? -1 : 1, ' ', false, nlohmann::json::error_handler_t::replace));
+      PrintJson(ToJson(status), /*one_line=*/flags.watch);
     } else {
       const double seconds = then == absl::InfinitePast() ? 0 : absl::ToDoubleSeconds(now - then);
       BeginPicture(flags);
@@ -202,11 +202,27 @@ struct Use {
   std::string capacity_note;
   std::string default_pinned;  // shown if no pinned limit is set
   int64_t bytes_over = 0;
-  std::string remark;
+  std::string problem;
 };
 
+nlohmann::json ToJson(const store::NamespaceLimits& limits, const Use& use) {
+  const store::NamespaceStats stats = use.stats.value_or(store::NamespaceStats{});
+  nlohmann::json json = {{"name", limits.name},
+                         {"capacity_bytes", limits.capacity_bytes},
+                         {"pinned_limit_bytes", limits.pinned_bytes},
+                         {"revision", limits.revision},
+                         {"documents", stats.documents},
+                         {"encodings", stats.encodings},
+                         {"bytes", stats.bytes},
+                         {"pinned_bytes", stats.pinned_bytes},
+                         {"bytes_over", use.bytes_over}};
+  if (!use.problem.empty()) json["problem"] = use.problem;
+  return json;
+}
+
 // "docs: capacity 20 MiB, pinned limit 1 MiB; 5 documents, 5 encodings, 8.91 MiB, 0 B pinned; revision 2"
-void Print(const store::NamespaceLimits& limits, const Use& use) {
+void Print(const store::NamespaceLimits& limits, const Use& use, bool json) {
+  if (json) return PrintJson(ToJson(limits, use));
   std::string line = absl::StrCat(
       Printable(limits.name), ": capacity ",
       limits.capacity_bytes > 0 ? absl::StrCat(FormatBytes(limits.capacity_bytes), use.capacity_note)
@@ -219,11 +235,11 @@ void Print(const store::NamespaceLimits& limits, const Use& use) {
   }
   if (limits.revision > 0) absl::StrAppend(&line, "; revision ", limits.revision);
   if (use.bytes_over > 0) absl::StrAppend(&line, "; ", FormatBytes(use.bytes_over), " over capacity, being evicted");
-  if (!use.remark.empty()) absl::StrAppend(&line, "; ", use.remark);
+  if (!use.problem.empty()) absl::StrAppend(&line, "; ", Printable(use.problem));
   absl::PrintF("%s\n", line);
 }
 
-absl::Status AskNode(const StoreFlags& flags, const store::NamespaceChange& change) {
+absl::Status AskNode(const StoreFlags& flags, const store::NamespaceChange& change, bool json) {
   KVLINK_ASSIGN_OR_RETURN(const auto admin, OpenAdmin(flags));
   const auto outcome = admin->SetNamespace(change, SteadyNow() + kCallTimeout);
   KVLINK_RETURN_IF_ERROR(HintAtKey(outcome.status()));
@@ -239,7 +255,7 @@ absl::Status AskNode(const StoreFlags& flags, const store::NamespaceChange& chan
       use.capacity_note = absl::StrCat(" in the cluster, ", FormatBytes(ns.node_capacity_bytes), " on this node");
     }
   }
-  Print(outcome->limits, use);
+  Print(outcome->limits, use, json);
   return absl::OkStatus();
 }
 
@@ -249,7 +265,7 @@ absl::StatusOr<store::NamespaceLimits> LimitsIn(store::database::DatabaseCatalog
   return found == all.end() ? store::NamespaceLimits{.name = name} : *found;
 }
 
-absl::Status AskCluster(const StoreFlags& flags, const store::NamespaceChange& change) {
+absl::Status AskCluster(const StoreFlags& flags, const store::NamespaceChange& change, bool json) {
   KVLINK_ASSIGN_OR_RETURN(const ClusterStore cluster, OpenClusterStore(flags));
   const bool changes =
       change.capacity_bytes.has_value() || change.pinned_bytes.has_value() || change.revision.has_value();
@@ -270,10 +286,10 @@ absl::Status AskCluster(const StoreFlags& flags, const store::NamespaceChange& c
   }
   const auto failed = [](const store::cluster::NodeReport& node) { return !node.stats.ok(); };
   if (const auto first = absl::c_find_if(nodes, failed); first != nodes.end()) {
-    use.remark = absl::StrCat("not counting ", absl::c_count_if(nodes, failed), " of ", nodes.size(),
-                              " nodes: ", Printable(first->stats.status().message()));
+    use.problem = absl::StrCat("not counting ", absl::c_count_if(nodes, failed), " of ", nodes.size(),
+                               " nodes: ", first->stats.status().message());
   }
-  Print(*limits, use);
+  Print(*limits, use, json);
   return absl::OkStatus();
 }
 
@@ -299,6 +315,8 @@ absl::Status RunNamespace(absl::Span<char* const> args) {
   arguments.Integer("revision", "N",
                     "Revision of these limits; it must be above the current one. If not given: the next one.", 1,
                     INT64_MAX, &revision);
+  bool json = false;
+  AddJsonFlag(arguments, &json);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
   if (arguments.operands().size() != 1)
@@ -309,12 +327,13 @@ absl::Status RunNamespace(absl::Span<char* const> args) {
   if (arguments.given("pinned")) change.pinned_bytes = pinned;
   if (arguments.given("revision")) change.revision = static_cast<uint64_t>(revision);
   KVLINK_ASSIGN_OR_RETURN(const bool cluster, AsksCluster(arguments, store));
-  return cluster ? AskCluster(store, change) : AskNode(store, change);
+  return cluster ? AskCluster(store, change, json) : AskNode(store, change, json);
 }
 
 absl::Status RunDrain(absl::Span<char* const> args) {
   AdminFlags flags;
   ClusterFlags cluster;
+  DrainOptions options;
   Arguments arguments("drain", "[NODE]",
                       "Drains a node: it accepts no new sessions or encodings but completes what is under way. The\n"
                       "command returns when the node has nothing left to do.\n\n"
@@ -324,9 +343,10 @@ absl::Status RunDrain(absl::Span<char* const> args) {
   AddNodeFlags(arguments, flags.store);
   AddClusterFlags(arguments, cluster);
   arguments.Flag("stop", "Without NODE: then stop the node's process.", &flags.stop);
-  arguments.Flag("wait", "With NODE: wait until it has left.", &flags.wait);
-  arguments.Flag("cancel", "With NODE: cancel its drain; the member stays.", &flags.cancel);
+  arguments.Flag("wait", "With NODE: wait until it has left.", &options.wait);
+  arguments.Flag("cancel", "With NODE: cancel its drain; the member stays.", &options.cancel);
   arguments.Number("timeout", "SECONDS", "Maximum time to wait.", &flags.timeout);
+  AddJsonFlag(arguments, &options.json);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
   const absl::Time deadline = SteadyNow() + absl::Seconds(flags.timeout);
@@ -334,9 +354,9 @@ absl::Status RunDrain(absl::Span<char* const> args) {
     if (flags.stop) {
       return absl::InvalidArgumentError("--stop is not for members of a cluster: a drained member exits by itself");
     }
-    return DrainMember(cluster, arguments.operands()[0], flags.cancel, flags.wait, deadline);
+    return DrainMember(cluster, arguments.operands()[0], options, deadline);
   }
-  if (flags.wait || flags.cancel || arguments.given("cluster")) {
+  if (options.wait || options.cancel || arguments.given("cluster")) {
     return absl::InvalidArgumentError("expected a member: kvlink drain NODE");
   }
   KVLINK_RETURN_IF_ERROR(NoOperands(arguments));
@@ -352,7 +372,11 @@ absl::Status RunDrain(absl::Span<char* const> args) {
       deadline);
   bar.Clear();
   KVLINK_RETURN_IF_ERROR(HintAtKey(drained));
-  absl::PrintF("%s: drained%s\n", flags.store.store, flags.stop ? ", stopping" : "");
+  if (options.json) {
+    PrintJson({{"address", flags.store.store}, {"drain", "complete"}, {"stopping", flags.stop}});
+  } else {
+    absl::PrintF("%s: drained%s\n", flags.store.store, flags.stop ? ", stopping" : "");
+  }
   return absl::OkStatus();
 }
 

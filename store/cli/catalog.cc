@@ -16,10 +16,12 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/cli/args.h"
+#include "base/cli/json.h"
 #include "base/cli/progress.h"
 #include "base/cli/standard_streams.h"
 #include "base/own_file.h"
 #include "base/status.h"
+#include "nlohmann/json.hpp"
 #include "store/cli/catalog_file.h"
 #include "store/cli/catalog_walk.h"
 #include "store/cli/commands.h"
@@ -74,7 +76,10 @@ absl::Status CheckRegular(const std::string& path) {
   return absl::InvalidArgumentError(absl::StrCat(path, ": not a regular file; name a file, or - for standard output"));
 }
 
-absl::Status Export(const StoreFlags& flags, const std::string& path) {
+absl::Status Export(const StoreFlags& flags, const std::string& path, bool json) {
+  if (path == "-" && json) {
+    return absl::InvalidArgumentError("--json: an export to standard output is JSON lines already; name a FILE");
+  }
   if (path != "-") KVLINK_RETURN_IF_ERROR(CheckRegular(path));
   KVLINK_ASSIGN_OR_RETURN(const OpenedStore opened, OpenStore(flags, StoreUse::kReading));
   if (path == "-") return WriteCatalog(*opened.store, flags, stdout, "standard output").status();
@@ -85,7 +90,11 @@ absl::Status Export(const StoreFlags& flags, const std::string& path) {
   // Flushed; closed after the rename, so that no other process takes the file for its own.
   if (fsync(fileno(file.get())) != 0 || std::rename(part.c_str(), path.c_str()) != 0) return Errno(path);
   std::move(remove).Cancel();
-  absl::PrintF("%s exported\n", CountOf(written));
+  if (json) {
+    PrintJson({{"exported", written}});
+  } else {
+    absl::PrintF("%s exported\n", CountOf(written));
+  }
   return absl::OkStatus();
 }
 
@@ -154,7 +163,7 @@ absl::Status ReadCatalog(store::Store& store, const StoreFlags& flags, std::FILE
       path, ": its last line is missing, so the export was cut off; export it again and import that, too"));
 }
 
-absl::Status Import(const StoreFlags& flags, const std::string& path) {
+absl::Status Import(const StoreFlags& flags, const std::string& path, bool json) {
   if (std::error_code error; std::filesystem::is_directory(path, error)) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": is a directory; name a file"));
   }
@@ -169,22 +178,32 @@ absl::Status Import(const StoreFlags& flags, const std::string& path) {
   KVLINK_ASSIGN_OR_RETURN(const OpenedStore opened, OpenStore(flags, StoreUse::kCreate));
   Imported imported;
   const absl::Status status = ReadCatalog(*opened.store, flags, file, name, head, &imported);
+  if (json) {
+    PrintJson({{"imported", imported.put}, {"skipped", imported.newer}});
+    return status;
+  }
   absl::PrintF("%s imported", CountOf(imported.put));
   if (imported.newer > 0) absl::PrintF("; %d skipped, the store has newer versions", imported.newer);
   absl::PrintF("\n");
   return status;
 }
 
-absl::Status Check(const StoreFlags& flags) {
+// Printed as they are found: a catalog need not fit in memory.
+absl::Status Check(const StoreFlags& flags, bool json) {
   KVLINK_ASSIGN_OR_RETURN(const OpenedStore opened, OpenStore(flags, StoreUse::kReading));
   ProgressBar bar;
   int64_t documents = 0, missing = 0;
+  if (json) absl::PrintF("{\"missing\": [");
   KVLINK_RETURN_IF_ERROR(WalkCatalog(*opened.store, flags.ns, [&](absl::Span<const Listed> page) -> absl::Status {
     KVLINK_ASSIGN_OR_RETURN(const std::vector<bool> have, HaveEncodings(*opened.store, flags.ns, page));
     for (size_t i = 0; i < page.size(); ++i) {
       if (have[i]) continue;
       bar.Clear();
-      absl::PrintF("%s\n", Printable(page[i].info.id));
+      if (json) {
+        absl::PrintF("%s\n %s", missing > 0 ? "," : "", JsonText(page[i].info.id, /*one_line=*/true));
+      } else {
+        absl::PrintF("%s\n", Printable(page[i].info.id));
+      }
       ++missing;
     }
     documents += static_cast<int64_t>(page.size());
@@ -192,6 +211,7 @@ absl::Status Check(const StoreFlags& flags) {
     return OutputFailed() ? absl::CancelledError("standard output was closed") : absl::OkStatus();
   }));
   bar.Clear();
+  if (json) absl::PrintF("], \"documents\": %d}\n", documents);
   std::fflush(stdout);
   absl::FPrintF(stderr, "%s, %d of them with encodings missing%s\n", CountOf(documents), missing,
                 missing > 0 ? "; the next request or kvlink ingest encodes them again" : "");
@@ -206,13 +226,15 @@ absl::Status RunCatalog(absl::Span<char* const> args) {
   Arguments arguments("catalog", "export|import|check [FILE]", kCatalogSummary);
   AddPlaceFlags(arguments, flags);
   arguments.Text("namespace", "NAME", "Namespace of the documents.", &flags.ns);
+  bool json = false;
+  AddJsonFlag(arguments, &json);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
   const std::vector<std::string>& operands = arguments.operands();
   const std::string what = operands.empty() ? "" : operands[0];
-  if (what == "check" && operands.size() == 1) return Check(flags);
-  if (what == "export" && operands.size() == 2) return Export(flags, operands[1]);
-  if (what == "import" && operands.size() == 2) return Import(flags, operands[1]);
+  if (what == "check" && operands.size() == 1) return Check(flags, json);
+  if (what == "export" && operands.size() == 2) return Export(flags, operands[1], json);
+  if (what == "import" && operands.size() == 2) return Import(flags, operands[1], json);
   return absl::InvalidArgumentError("expected export FILE, import FILE or check");
 }
 

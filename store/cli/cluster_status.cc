@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/types/span.h"
 #include "base/cli/args.h"
+#include "base/cli/json.h"
 #include "base/cli/progress.h"
 #include "base/cli/standard_streams.h"
 #include "base/clock.h"
@@ -226,7 +227,7 @@ std::string ClusterStatus(const ClusterStore& opened, bool json, bool one_line) 
       all["slots"]["seconds_left"] = absl::ToDoubleSeconds(repairing.time_left);
     }
     if (!health.status.ok()) all["problem"] = std::string(health.status.message());
-    return all.dump(one_line ? -1 : 1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+    return JsonText(all, one_line) + "\n";
   }
   std::string text = absl::StrCat("cluster ", view->settings.name, " (", cluster::IdHex(view->settings.id), "): epoch ",
                                   view->placement.epoch(), ", ", view->settings.copies, " copies, ",

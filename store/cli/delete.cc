@@ -16,10 +16,12 @@
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "base/cli/args.h"
+#include "base/cli/json.h"
 #include "base/cli/standard_streams.h"
 #include "base/clock.h"
 #include "base/status.h"
 #include "base/utf8.h"
+#include "nlohmann/json.hpp"
 #include "store/cli/catalog_walk.h"
 #include "store/cli/cluster_store.h"
 #include "store/cli/commands.h"
@@ -54,6 +56,7 @@ struct DeleteFlags {
   bool whole_namespace = false;
   bool unpin = false;
   bool forget = false;
+  bool json = false;
 };
 
 // Where to delete: a directory, a node or a cluster.
@@ -236,15 +239,35 @@ absl::Status CheckIds(const std::vector<std::string>& ids) {
   return absl::OkStatus();
 }
 
+// What was deleted, as JSON or in words.
+void PrintDeleted(const DeleteFlags& flags, const nlohmann::json& deleted, const std::string& words) {
+  if (!flags.json) return static_cast<void>(absl::PrintF("%s\n", words));
+  nlohmann::json all = deleted;
+  all["namespace"] = flags.store.ns;
+  PrintJson(all);
+}
+
+// Names one that could not be deleted.
+void PrintFailed(const std::string& id, const absl::Status& status) {
+  std::fprintf(stderr, "%s\n",
+               OneLine(absl::StrCat("kvlink delete: document '", id, "'"),
+                       absl::IsNotFound(status) ? absl::string_view("not found") : status.message())
+                   .c_str());
+}
+
 absl::Status DeleteIds(Place& place, const std::vector<std::string>& ids, const DeleteFlags& flags) {
   int64_t deleted = 0, missing = 0;
   absl::Status first_failure;
+  nlohmann::json failed = nlohmann::json::array();
+  const auto print = [&] {
+    PrintDeleted(flags, {{"documents", deleted}, {"failed", failed}}, absl::StrCat(CountOf(deleted), " deleted"));
+  };
   for (size_t begin = 0; begin < ids.size(); begin += kBatch) {
     const std::vector<std::string> batch(ids.begin() + begin, ids.begin() + std::min(ids.size(), begin + kBatch));
     const auto statuses = place.DeleteDocuments(batch, flags.forget);
     if (!statuses.ok()) {
       if (begin == 0) return statuses.status();
-      absl::PrintF("%s deleted\n", CountOf(deleted));
+      print();
       return Annotate(statuses.status(), absl::StrCat("after ", begin, " of ", ids.size(), " documents"));
     }
     for (size_t i = 0; i < batch.size(); ++i) {
@@ -253,41 +276,43 @@ absl::Status DeleteIds(Place& place, const std::vector<std::string>& ids, const 
       if (status.ok()) continue;
       missing += absl::IsNotFound(status) ? 1 : 0;
       if (first_failure.ok() || absl::IsNotFound(first_failure)) first_failure = status;
-      std::fprintf(stderr, "%s\n",
-                   OneLine(absl::StrCat("kvlink delete: document '", batch[i], "'"),
-                           absl::IsNotFound(status) ? absl::string_view("not found") : status.message())
-                       .c_str());
+      failed.push_back({{"id", batch[i]}, {"error", std::string(status.message())}});
+      PrintFailed(batch[i], status);
     }
   }
-  absl::PrintF("%s deleted\n", CountOf(deleted));
+  print();
   if (first_failure.ok()) return absl::OkStatus();
   return absl::Status(first_failure.code(),
                       absl::StrCat(ids.size() - deleted, " of ", ids.size(), " documents were not deleted, ", missing,
                                    " of them not found"));
 }
 
-absl::Status Delete(Place& place, const std::vector<std::string>& ids, const DeleteFlags& flags) {
-  if (flags.whole_namespace) {
-    KVLINK_ASSIGN_OR_RETURN(const bool there, place.HasNamespace());
-    // Deleted in any case: generations of deleted documents, which statistics do not count, may be left.
-    KVLINK_ASSIGN_OR_RETURN(const store::client::Deleted deleted, place.DeleteNamespace());
-    if (!there && deleted.documents == 0 && deleted.encodings == 0) {
-      return absl::NotFoundError(absl::StrCat("namespace '", flags.store.ns,
-                                              "' has no documents and no encodings; kvlink inspect store lists those "
-                                              "that do"));
-    }
-    absl::PrintF("namespace %s: %d documents and %d encodings deleted\n", Printable(flags.store.ns), deleted.documents,
-                 deleted.encodings);
-    return absl::OkStatus();
+absl::Status DeleteNamespace(Place& place, const DeleteFlags& flags) {
+  KVLINK_ASSIGN_OR_RETURN(const bool there, place.HasNamespace());
+  // Deleted in any case: generations of deleted documents, which statistics do not count, may be left.
+  KVLINK_ASSIGN_OR_RETURN(const store::client::Deleted deleted, place.DeleteNamespace());
+  if (!there && deleted.documents == 0 && deleted.encodings == 0) {
+    return absl::NotFoundError(absl::StrCat("namespace '", flags.store.ns,
+                                            "' has no documents and no encodings; kvlink inspect store lists those "
+                                            "that do"));
   }
+  PrintDeleted(flags, {{"documents", deleted.documents}, {"encodings", deleted.encodings}},
+               absl::StrCat("namespace ", Printable(flags.store.ns), ": ", deleted.documents, " documents and ",
+                            deleted.encodings, " encodings deleted"));
+  return absl::OkStatus();
+}
+
+absl::Status Delete(Place& place, const std::vector<std::string>& ids, const DeleteFlags& flags) {
+  if (flags.whole_namespace) return DeleteNamespace(place, flags);
   if (flags.unpin) {
     KVLINK_ASSIGN_OR_RETURN(const int64_t pins, place.DropPins());
-    absl::PrintF("namespace %s: %d pins released\n", Printable(flags.store.ns), pins);
+    PrintDeleted(flags, {{"pins", pins}},
+                 absl::StrCat("namespace ", Printable(flags.store.ns), ": ", pins, " pins released"));
     return absl::OkStatus();
   }
   if (!flags.prefix.empty()) {
     KVLINK_ASSIGN_OR_RETURN(const int64_t deleted, place.DeletePrefix(flags.prefix));
-    absl::PrintF("%s deleted\n", CountOf(deleted));
+    PrintDeleted(flags, {{"documents", deleted}}, absl::StrCat(CountOf(deleted), " deleted"));
     return absl::OkStatus();
   }
   return DeleteIds(place, ids, flags);
@@ -308,6 +333,7 @@ absl::Status RunDelete(absl::Span<char* const> args) {
   arguments.Flag("unpin", "Delete no documents; release all pins of the namespace on a node.", &flags.unpin);
   arguments.Flag("forget", "Delete the generations of the documents too, so that any generation may follow.",
                  &flags.forget);
+  AddJsonFlag(arguments, &flags.json);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
   KVLINK_RETURN_IF_ERROR(CheckWhat(arguments, flags));

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/cli/args.h"
+#include "base/cli/json.h"
 #include "base/cli/standard_streams.h"
 #include "base/status.h"
 #include "nlohmann/json.hpp"
@@ -23,8 +24,6 @@ constexpr absl::string_view kInspectSummary =
     "  kvlink inspect store             sizes, namespaces, codecs and models of the store\n"
     "  kvlink inspect documents         the documents of a namespace\n"
     "  kvlink inspect document ID       its entry and its encodings: codecs, sizes, etags, checksums";
-
-void PrintJson(const Json& json) { absl::PrintF("%s\n", json.dump(1, ' ', false, Json::error_handler_t::replace)); }
 
 absl::string_view TierName(store::Tier tier) {
   switch (tier) {
@@ -152,8 +151,7 @@ absl::Status InspectDocuments(const InspectFlags& flags) {
       more = flags.limit > 0 && printed == flags.limit;
       if (more) break;
       if (flags.json) {
-        absl::PrintF("%s\n %s", printed > 0 ? "," : "",
-                     ToJson(info).dump(-1, ' ', false, Json::error_handler_t::replace));
+        absl::PrintF("%s\n %s", printed > 0 ? "," : "", JsonText(ToJson(info), /*one_line=*/true));
       } else {
         absl::PrintF("%-32s %7d tokens  %s\n", Printable(info.id), info.tokens, Printable(info.title));
       }
@@ -265,7 +263,7 @@ void AddInspectFlags(Arguments& arguments, InspectFlags& flags) {
   arguments.Text("namespace", "NAME", "Namespace of the documents.", &flags.store.ns);
   arguments.Integer("limit", "N", "With 'documents': list at most N; 0: all.", 0, int64_t{1} << 40, &flags.limit);
   arguments.Flag("units", "With 'document': print the checksum of every unit.", &flags.units);
-  arguments.Flag("json", "Print JSON.", &flags.json);
+  AddJsonFlag(arguments, &flags.json);
 }
 
 absl::Status Inspect(const std::vector<std::string>& operands, const InspectFlags& flags) {

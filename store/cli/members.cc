@@ -15,6 +15,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "base/cli/args.h"
+#include "base/cli/json.h"
 #include "base/cli/progress.h"
 #include "base/cli/table.h"
 #include "base/clock.h"
@@ -121,7 +122,7 @@ std::string Draw(const cluster::View& view, const Progress& progress) {
 absl::Status List(const cluster::Membership& membership, bool json) {
   const auto view = membership.view();
   if (json) {
-    absl::PrintF("%s\n", ToJson(*view, membership.progress()).dump(1));
+    PrintJson(ToJson(*view, membership.progress()));
   } else {
     absl::PrintF("%s", Draw(*view, membership.progress()));
   }
@@ -133,7 +134,8 @@ struct MembersFlags {
   bool json = false, force = false;
 };
 
-absl::Status Change(const cluster::Membership& membership, const std::vector<std::string>& words, bool force) {
+absl::Status Change(const cluster::Membership& membership, const std::vector<std::string>& words,
+                    const MembersFlags& flags) {
   const absl::Time deadline = SteadyNow() + kCallTimeout;
   cluster::Connection* const connection = membership.connection();
   const std::string& verb = words[0];
@@ -152,11 +154,15 @@ absl::Status Change(const cluster::Membership& membership, const std::vector<std
     epoch = cluster::SetZone(connection, id, words[2], deadline);
     what = words[2].empty() ? "is in no zone" : absl::StrCat("is in zone ", words[2]);
   } else {
-    epoch = cluster::Remove(connection, id, force, deadline);
+    epoch = cluster::Remove(connection, id, flags.force, deadline);
     what = "is no longer a member";
   }
   KVLINK_RETURN_IF_ERROR(epoch.status());
-  absl::PrintF("%s %s (epoch %d)\n", cluster::IdHex(id), what, *epoch);
+  if (flags.json) {
+    PrintJson({{"node_id", cluster::IdHex(id)}, {"change", verb}, {"epoch", *epoch}});
+  } else {
+    absl::PrintF("%s %s (epoch %d)\n", cluster::IdHex(id), what, *epoch);
+  }
   return absl::OkStatus();
 }
 
@@ -202,7 +208,7 @@ absl::Status RunMembers(absl::Span<char* const> args) {
       "To remove a running node, use kvlink drain NODE, which lets it hand over what it holds first.");
   AddClusterFlags(arguments, flags.cluster);
   arguments.Flag("force", "Remove a member even if it is alive; the cluster loses what only it holds.", &flags.force);
-  arguments.Flag("json", "Print JSON.", &flags.json);
+  AddJsonFlag(arguments, &flags.json);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
   const std::vector<std::string>& words = arguments.operands();
@@ -215,12 +221,20 @@ absl::Status RunMembers(absl::Span<char* const> args) {
     return absl::InvalidArgumentError("expected list, weight NODE N, zone NODE ZONE or remove NODE");
   }
   KVLINK_ASSIGN_OR_RETURN(const auto membership, OpenCluster(flags.cluster));
-  return wanted == 1 ? List(*membership, flags.json) : Change(*membership, words, flags.force);
+  return wanted == 1 ? List(*membership, flags.json) : Change(*membership, words, flags);
 }
 
 namespace {
 
-absl::Status CreateTheCluster(const ClusterFlags& flags, const cluster::ClusterSettings& settings) {
+void PrintCluster(const cluster::ClusterSettings& settings) {
+  PrintJson({{"cluster", settings.name},
+             {"id", cluster::IdHex(settings.id)},
+             {"copies", settings.copies},
+             {"acknowledged", settings.acknowledged},
+             {"database", settings.database}});
+}
+
+absl::Status CreateTheCluster(const ClusterFlags& flags, const cluster::ClusterSettings& settings, bool json) {
   KVLINK_ASSIGN_OR_RETURN(const cluster::ClusterAddress address, ClusterAddressOf(flags));
   KVLINK_ASSIGN_OR_RETURN(const auto connection, cluster::Connection::Open(address));
   KVLINK_ASSIGN_OR_RETURN(const auto made,
@@ -232,6 +246,10 @@ absl::Status CreateTheCluster(const ClusterFlags& flags, const cluster::ClusterS
                                     "the cluster was created, but its nodes cannot start yet; if the connection string "
                                     "is wrong, correct it with kvlink cluster set --database"));
   }
+  if (json) {
+    PrintCluster(made);
+    return absl::OkStatus();
+  }
   absl::PrintF("cluster %s (%s): %d copies, %d acknowledged; nodes join with kvlink store --cluster %s\n", made.name,
                cluster::IdHex(made.id), made.copies, made.acknowledged, connection->ToString());
   return absl::OkStatus();
@@ -239,7 +257,7 @@ absl::Status CreateTheCluster(const ClusterFlags& flags, const cluster::ClusterS
 
 // The new database is tried first: a wrong one would keep every process from starting, and an empty one would hide all
 // documents. Until the cluster has its first member, it has no documents.
-absl::Status SetTheDatabase(const ClusterFlags& flags, const std::string& database) {
+absl::Status SetTheDatabase(const ClusterFlags& flags, const std::string& database, bool json) {
   KVLINK_ASSIGN_OR_RETURN(const auto membership, OpenCluster(flags));
   cluster::ClusterSettings settings = membership->view()->settings;
   if (settings.database.empty()) {
@@ -265,7 +283,11 @@ absl::Status SetTheDatabase(const ClusterFlags& flags, const std::string& databa
   }
   KVLINK_RETURN_IF_ERROR(
       cluster::SetDatabase(membership->connection(), database, unused, SteadyNow() + kCallTimeout).status());
-  absl::PrintF("cluster %s: processes use this database from their next start\n", settings.name);
+  if (json) {
+    PrintCluster(settings);
+  } else {
+    absl::PrintF("cluster %s: processes use this database from their next start\n", settings.name);
+  }
   return absl::OkStatus();
 }
 
@@ -293,6 +315,8 @@ absl::Status RunCluster(absl::Span<char* const> args) {
                  "Connection string of the PostgreSQL database: postgresql://USER@HOST/NAME. If not given: the cluster "
                  "keeps encodings but neither documents nor limits.",
                  &settings.database);
+  bool json = false;
+  AddJsonFlag(arguments, &json);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
   const std::vector<std::string>& words = arguments.operands();
@@ -300,13 +324,13 @@ absl::Status RunCluster(absl::Span<char* const> args) {
   if (verb == "create") {
     settings.copies = static_cast<int>(copies);
     settings.acknowledged = static_cast<int>(arguments.given("acknowledged") ? acknowledged : copies);
-    return CreateTheCluster(flags, settings);
+    return CreateTheCluster(flags, settings, json);
   }
   if (verb != "set") return absl::InvalidArgumentError("expected kvlink cluster create, or set");
   if (arguments.given("copies") || arguments.given("acknowledged") || settings.database.empty()) {
     return absl::InvalidArgumentError("kvlink cluster set changes the database alone: give --database CONNSTRING");
   }
-  return SetTheDatabase(flags, settings.database);
+  return SetTheDatabase(flags, settings.database, json);
 }
 
 namespace {
@@ -380,27 +404,35 @@ absl::Status AwaitDrained(const cluster::Membership& membership, const cluster::
 
 }  // namespace
 
-absl::Status DrainMember(const ClusterFlags& flags, const std::string& node, bool cancel, bool wait,
+absl::Status DrainMember(const ClusterFlags& flags, const std::string& node, const DrainOptions& options,
                          absl::Time deadline) {
   KVLINK_ASSIGN_OR_RETURN(const auto membership, OpenCluster(flags));
   const auto view = membership->view();
   KVLINK_ASSIGN_OR_RETURN(const cluster::NodeId id, FindMember(*view, node));
   const absl::Time call = SteadyNow() + kCallTimeout;
-  const auto epoch = cancel ? cluster::CancelDrain(membership->connection(), id, call)
-                            : cluster::Drain(membership->connection(), id, call);
+  const auto epoch = options.cancel ? cluster::CancelDrain(membership->connection(), id, call)
+                                    : cluster::Drain(membership->connection(), id, call);
   KVLINK_RETURN_IF_ERROR(epoch.status());
-  if (cancel) {
-    absl::PrintF("%s stays (epoch %d)\n", cluster::IdHex(id), *epoch);
-    return absl::OkStatus();
+  const bool wait = options.wait && !options.cancel;
+  const auto print = [&](const char* drain, const std::string& text) {
+    if (options.json) {
+      PrintJson({{"node_id", cluster::IdHex(id)}, {"drain", drain}, {"epoch", *epoch}});
+    } else {
+      absl::PrintF("%s %s\n", cluster::IdHex(id), text);
+    }
+    std::fflush(stdout);
+  };
+  if (options.cancel) {
+    print("cancelled", absl::StrCat("stays (epoch ", *epoch, ")"));
+  } else if (!options.json || !wait) {
+    print("begun", absl::StrCat("is draining (epoch ", *epoch, ")"));
   }
-  absl::PrintF("%s is draining (epoch %d)\n", cluster::IdHex(id), *epoch);
-  std::fflush(stdout);
   if (!wait) return absl::OkStatus();
   for (auto now = membership->view(); now->placement.epoch() < *epoch && SteadyNow() < deadline;) {
     now = membership->WaitForChange(now, deadline);
   }
   KVLINK_RETURN_IF_ERROR(AwaitDrained(*membership, id, *epoch, deadline));
-  absl::PrintF("%s has left\n", cluster::IdHex(id));
+  print("complete", "has left");
   return absl::OkStatus();
 }
 

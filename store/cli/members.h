@@ -17,11 +17,17 @@ namespace kvlink::cli {
 // neither an address nor digits, or several members match; NOT_FOUND: none does.
 absl::StatusOr<store::cluster::NodeId> FindMember(const store::cluster::View& view, absl::string_view name);
 
-// kvlink drain NODE: starts the member's drain, or cancels it with `cancel`. With `wait`, waits until it has left.
+struct DrainOptions {
+  bool cancel = false;
+  bool wait = false;  // until the member has left
+  bool json = false;
+};
+
+// kvlink drain NODE: starts the member's drain, or cancels it with `cancel`, and prints what became of it.
 // Errors of ClusterAddressOf, Membership::Open, FindMember, Drain and CancelDrain. With `wait`: ABORTED: the drain
 // was cancelled, the member was removed, or etcd was set back; FAILED_PRECONDITION: the member cannot leave;
 // DEADLINE_EXCEEDED, naming the members waited for. Errors of HasDrained.
-absl::Status DrainMember(const ClusterFlags& flags, const std::string& node, bool cancel, bool wait,
+absl::Status DrainMember(const ClusterFlags& flags, const std::string& node, const DrainOptions& options,
                          absl::Time deadline);
 
 }  // namespace kvlink::cli

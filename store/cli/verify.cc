@@ -10,9 +10,11 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "base/cli/args.h"
+#include "base/cli/json.h"
 #include "base/cli/progress.h"
 #include "base/cli/standard_streams.h"
 #include "base/status.h"
+#include "nlohmann/json.hpp"
 #include "store/cli/catalog_walk.h"
 #include "store/cli/commands.h"
 #include "store/cli/place.h"
@@ -65,7 +67,25 @@ std::string Documents(const std::vector<std::string>& ids) {
                       ids.size() > kMaxNamed ? absl::StrCat(" and ", ids.size() - kMaxNamed, " more") : "");
 }
 
-void Print(const store::VerifyReport& report, const CatalogFindings& findings) {
+nlohmann::json ToJson(const store::VerifyReport& report, const CatalogFindings& findings) {
+  nlohmann::json damaged = nlohmann::json::array();
+  for (const auto& damage : report.damaged) {
+    damaged.push_back({{"namespace", damage.ns},
+                       {"documents", findings.of_damage.at({damage.ns, damage.identity})},
+                       {"identity", damage.identity.Hex()},
+                       {"codec", std::string(CodecName(damage.codec))},
+                       {"problem", damage.what}});
+  }
+  return {{"encodings", report.encodings},
+          {"bytes", report.bytes},
+          {"damaged", damaged},
+          {"index_problems", report.index_problems},
+          {"documents", findings.documents},
+          {"documents_without_encoding", findings.without_encoding}};
+}
+
+void Print(const store::VerifyReport& report, const CatalogFindings& findings, bool json) {
+  if (json) return PrintJson(ToJson(report, findings));
   for (const auto& damage : report.damaged) {
     absl::PrintF("damaged: namespace %s, %s, encoding %s, codec %s: %s\n", Printable(damage.ns),
                  Documents(findings.of_damage.at({damage.ns, damage.identity})), damage.identity.Hex(),
@@ -91,6 +111,8 @@ absl::Status RunVerify(absl::Span<char* const> args) {
                  "For a directory: forget the encodings in missing segment files. Use it only if the files are lost; a "
                  "file system that is not mounted looks the same.",
                  &flags.drop_missing);
+  bool json = false;
+  AddJsonFlag(arguments, &json);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
   if (!arguments.operands().empty()) {
@@ -113,10 +135,10 @@ absl::Status RunVerify(absl::Span<char* const> args) {
   if (!findings.ok()) {  // damaged encodings are dropped by now, so no later run would name them
     CatalogFindings none;
     for (const auto& damage : report->damaged) none.of_damage[{damage.ns, damage.identity}];
-    Print(*report, none);
+    Print(*report, none, json);
     return Annotate(findings.status(), PlaceName(flags));
   }
-  Print(*report, *findings);
+  Print(*report, *findings, json);
   if (report->damaged.empty() && report->index_problems.empty()) return absl::OkStatus();
   return absl::DataLossError(absl::StrCat(
       PlaceName(flags), ": ", report->damaged.size() + report->index_problems.size(),

@@ -51,16 +51,20 @@ TEST_F(CliClusterTest, MadeJoinedChangedAndLeft) {
   const Finished shown = Kvlink({"members", "list"});
   EXPECT_THAT(shown.output, AllOf(HasSubstr(id_a), HasSubstr(a.address()), HasSubstr("active"), HasSubstr("east")));
 
-  EXPECT_EQ(Kvlink({"members", "weight", id_a.substr(0, 8), "9"}).status, 0);
+  const auto weighed =
+      nlohmann::json::parse(Kvlink({"members", "weight", id_a.substr(0, 8), "9", "--json"}).output, nullptr, false);
+  EXPECT_EQ(weighed["node_id"], id_a);
+  EXPECT_EQ(weighed["change"], "weight");
+  EXPECT_GT(weighed["epoch"], cluster["epoch"]);
   EXPECT_EQ(Kvlink({"members", "zone", b.address(), "west"}).status, 0);
   EXPECT_EQ(Member(a.address())["weight"], 9);
   EXPECT_EQ(Member(b.address())["zone"], "west");
 
   // A running node hands over first; then its process ends.
   ExpectRefused(Kvlink({"members", "remove", c.address()}), "members", {c.address(), "is alive", "--force"});
-  const Finished left = Kvlink({"drain", c.address(), "--wait"});
+  const Finished left = Kvlink({"drain", c.address(), "--wait", "--json"});
   EXPECT_EQ(left.status, 0) << left.errors;
-  EXPECT_THAT(left.output, HasSubstr("has left"));
+  EXPECT_EQ(nlohmann::json::parse(left.output, nullptr, false)["drain"], "complete") << left.output;
   EXPECT_EQ(c.process().Wait(), 0) << c.process().errors();
   EXPECT_EQ(Members()["members"].size(), 2u);
   // It may return, and may be removed by force.
@@ -75,7 +79,7 @@ TEST_F(CliClusterTest, MadeJoinedChangedAndLeft) {
   b.process().Signal(SIGSTOP);
   EXPECT_EQ(Kvlink({"drain", a.address()}).status, 0);
   EXPECT_EQ(Member(a.address())["state"], "draining");
-  EXPECT_EQ(Kvlink({"drain", a.address(), "--cancel"}).status, 0);
+  EXPECT_THAT(Kvlink({"drain", a.address(), "--cancel", "--json"}).output, HasSubstr("\"cancelled\""));
   EXPECT_EQ(Member(a.address())["state"], "active");
   b.process().Signal(SIGCONT);
 
@@ -190,6 +194,16 @@ TEST_F(CliClusterTest, WhatIsMistakenIsSaidInALine) {
 }
 
 // A node serves only if the database is reachable and this cluster's; otherwise it says why, and is no member.
+TEST_F(CliClusterTest, ACreatedClusterIsToldAsJson) {
+  const Finished made = Kvlink({"cluster", "create", "--copies", "2", "--json"});
+  EXPECT_EQ(made.status, 0) << made.errors;
+  const auto json = nlohmann::json::parse(made.output, nullptr, false);
+  EXPECT_EQ(json["cluster"], "default");
+  EXPECT_EQ(json["copies"], 2);
+  EXPECT_EQ(json["acknowledged"], 2);
+  EXPECT_EQ(json["id"], Members()["id"]);
+}
+
 TEST_F(CliClusterTest, TheDatabaseOfACluster) {
   if (!PostgresServer::Installed()) GTEST_SKIP() << "no PostgreSQL here (Debian's postgresql)";
   const PostgresServer postgres;

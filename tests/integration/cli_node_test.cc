@@ -130,6 +130,13 @@ TEST_F(CliNodeTest, StatusNamespacesAndDrain) {
   EXPECT_THAT(old.errors, HasSubstr("revision 3 does not replace the current revision 3"));
   EXPECT_THAT(admin({"namespace", "default", "--pinned", "0", "--revision", "9"}).output,
               AllOf(HasSubstr("capacity 1 GiB"), HasSubstr("; revision 9")));
+  const auto limits = nlohmann::json::parse(admin({"namespace", "default", "--json"}).output, nullptr, false);
+  EXPECT_EQ(limits["name"], "default");
+  EXPECT_EQ(limits["capacity_bytes"], int64_t{1} << 30);
+  EXPECT_EQ(limits["pinned_limit_bytes"], 0);
+  EXPECT_EQ(limits["revision"], 9);
+  EXPECT_EQ(limits["documents"], 4);
+  EXPECT_EQ(limits["bytes_over"], 0);
   const Finished status = admin({"status"});
   EXPECT_EQ(status.status, 0) << status.errors;
   EXPECT_THAT(status.output, HasSubstr("default: 4 documents, 4 encodings"));
@@ -145,8 +152,10 @@ TEST_F(CliNodeTest, StatusNamespacesAndDrain) {
   EXPECT_GT(json["values"]["bytes_written"], 0);
   EXPECT_EQ(json["texts"]["state"], "serving");
 
-  const Finished drained = admin({"drain"});
+  const Finished drained = admin({"drain", "--json"});
   EXPECT_EQ(drained.status, 0) << drained.errors;
+  EXPECT_EQ(nlohmann::json::parse(drained.output, nullptr, false),
+            (nlohmann::json{{"address", node.address()}, {"drain", "complete"}, {"stopping", false}}));
   const Finished late = Run("ingest", {Write("late.jsonl", Lines(4, 5)), "--outage", "1"});
   EXPECT_EQ(late.status, 5);
   EXPECT_THAT(late.errors, HasSubstr("drain"));

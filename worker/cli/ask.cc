@@ -1,7 +1,6 @@
 // kvlink ask: answers from stored documents, alone or beside a full prefill.
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <utility>
@@ -10,8 +9,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "base/cli/json.h"
 #include "base/cli/standard_streams.h"
 #include "base/status.h"
+#include "nlohmann/json.hpp"
+#include "worker/cli/ask_report.h"
 #include "worker/cli/ask_session.h"
 #include "worker/cli/commands.h"
 #include "worker/cli/interrupt.h"
@@ -44,12 +46,15 @@ struct AskFlags {
   bool compare = false;
   bool chat = false;
   bool quiet = false;
+  bool json = false;
   double temperature = 0;
   double top_p = 1;
   double min_p = 0;
   int64_t top_k = 0;
   int64_t seed = 0;
   double timeout = 600;
+
+  bool words() const { return !quiet && !json; }  // beside answers, on standard output
 };
 
 // Takes the question from --question, the operands or standard input.
@@ -113,6 +118,7 @@ absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, AskFlags&
   arguments.Number("timeout", "SECONDS", "Time limit for one answer.", &flags.timeout);
   AddDeviceFlags(arguments, flags.ask.device);
   arguments.Flag("quiet", "Print only answers.", &flags.quiet);
+  AddJsonFlag(arguments, &flags.json);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
   if (arguments.given("linker")) {
@@ -131,6 +137,7 @@ absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, AskFlags&
     return absl::InvalidArgumentError("no question; give one as an operand, or use --questions or --chat");
   }
   KVLINK_RETURN_IF_ERROR(CheckDeviceFlags(arguments, flags.ask.model, flags.ask.device));
+  if (flags.chat && flags.json) return absl::InvalidArgumentError("--chat and --json cannot be combined");
   if (flags.chat && flags.compare) return absl::InvalidArgumentError("--chat and --compare cannot be combined");
   flags.ask.sampling.temperature = static_cast<float>(flags.temperature);
   flags.ask.sampling.top_k = static_cast<int32_t>(flags.top_k);
@@ -155,40 +162,10 @@ void Print(absl::string_view text) {
   std::fflush(stdout);
 }
 
-std::string Tiers(const infer::RequestStats& stats) {
-  std::vector<std::string> parts;
-  const auto add = [&](int64_t documents, absl::string_view where, int64_t bytes) {
-    if (documents == 0) return;
-    const std::string read = bytes > 0 ? absl::StrCat(" (", FormatBytes(static_cast<double>(bytes)), ")") : "";
-    parts.push_back(absl::StrCat(documents, " ", where, read));
-  };
-  add(stats.documents_resident, "already loaded", 0);
-  add(stats.documents_host, "from host memory", stats.bytes_host);
-  add(stats.documents_dram, "from memory", stats.bytes_dram);
-  add(stats.documents_disk, "from disk", stats.bytes_segments);
-  if (stats.documents_direct > 0)
-    absl::StrAppend(&parts.back(), ", ", stats.documents_direct, " of these straight to the device");
-  add(stats.documents_encoded, "encoded now", 0);
-  return parts.empty() ? "no encodings" : absl::StrJoin(parts, ", ");
-}
-
-// "0.041 s to first token, 21 tokens at 35.1/s; 64 of 1937 prompt tokens computed; encodings: 4 from disk (41.2
-// MiB)"
-std::string Describe(const infer::Answer& answer, const infer::RequestStats& stats, int turn) {
-  if (turn > 0) {
-    return absl::StrFormat("%.3f s to first token, %d tokens at %.1f/s; %d tokens computed for this turn",
-                           absl::ToDoubleSeconds(answer.time_to_first_token), answer.tokens, answer.decode_rate(),
-                           answer.fresh_tokens);
-  }
-  return absl::StrFormat("%.3f s to first token, %d tokens at %.1f/s; %d of %d prompt tokens computed; encodings: %s",
-                         absl::ToDoubleSeconds(answer.time_to_first_token), answer.tokens, answer.decode_rate(),
-                         answer.fresh_tokens, stats.prompt_tokens, Tiers(stats));
-}
-
-// Streams one answer to standard output and returns its text. `turn`: the number of earlier answers in the chat.
-absl::StatusOr<std::string> Answer(infer::Chat& chat, const AskFlags& flags, const std::string& question, int turn) {
+// Streams one answer to standard output. `turn`: the number of earlier answers in the chat.
+absl::StatusOr<infer::Answer> Answer(infer::Chat& chat, const AskFlags& flags, const std::string& question, int turn) {
   bool begun = false;
-  const auto answer = chat.Ask(question, LimitsOf(flags), [&begun](absl::string_view text) {
+  auto answer = chat.Ask(question, LimitsOf(flags), [&begun](absl::string_view text) {
     begun = true;
     Print(text);
   });
@@ -198,26 +175,8 @@ absl::StatusOr<std::string> Answer(infer::Chat& chat, const AskFlags& flags, con
     std::fprintf(stderr, "[answer cut off at %s]\n",
                  answer->stop == infer::Stop::kMaxTokens ? "--max-tokens" : "the model's context limit");
   }
-  if (!flags.quiet) std::fprintf(stderr, "[%s]\n", Describe(*answer, chat.stats(), turn).c_str());
-  return answer->text;
-}
-
-// Totals of a set of comparisons.
-struct Totals {
-  std::vector<double> linked;
-  std::vector<double> full;
-  int64_t bytes = 0;
-  int expected = 0;
-  int linked_right = 0;
-  int full_right = 0;
-};
-
-std::string Times(double linked, double full) {
-  const std::string times = absl::StrFormat("linked %.3f s, full prefill %.3f s: ", linked, full);
-  if (linked <= full) {
-    return absl::StrFormat("%s%.1fx faster (%.1f%% less)", times, full / linked, 100 * (1 - linked / full));
-  }
-  return absl::StrFormat("%s%.1fx slower; linking pays off for longer documents", times, linked / full);
+  if (!flags.quiet) std::fprintf(stderr, "[%s]\n", AnswerInWords(*answer, chat.stats(), turn).c_str());
+  return answer;
 }
 
 // Trims the answer and indents its further lines.
@@ -230,7 +189,7 @@ std::string Indented(absl::string_view answer) {
 // Prints both answers to one question. They run one after the other; the full prefill reads nothing, so neither helps
 // the other.
 absl::Status Compare(AskSession& session, const AskFlags& flags, const Question& question,
-                     const std::vector<infer::RequestDocument>& documents, Totals* totals) {
+                     const std::vector<infer::RequestDocument>& documents, AskTotals* totals) {
   const auto linked_chat = session.NewChat(session.linker(), documents);
   KVLINK_ASSIGN_OR_RETURN(const infer::Answer linked, linked_chat->Ask(question.text, LimitsOf(flags), nullptr));
   const infer::RequestStats stats = linked_chat->stats();
@@ -240,51 +199,46 @@ absl::Status Compare(AskSession& session, const AskFlags& flags, const Question&
   KVLINK_ASSIGN_OR_RETURN(const infer::Answer full, full_chat->Ask(question.text, LimitsOf(flags), nullptr));
   absl::PrintF("  full prefill  %s\n", Indented(full.text));
   if (!question.expected.empty()) {
-    const bool linked_right = Holds(linked.text, question.expected);
-    const bool full_right = Holds(full.text, question.expected);
-    ++totals->expected;
-    totals->linked_right += linked_right;
-    totals->full_right += full_right;
     absl::PrintF("  expected      %s (linked: %s, full prefill: %s)\n", question.expected[0],
-                 linked_right ? "yes" : "no", full_right ? "yes" : "no");
+                 Holds(linked.text, question.expected) ? "yes" : "no",
+                 Holds(full.text, question.expected) ? "yes" : "no");
   }
-  const int64_t bytes = stats.bytes_host + stats.bytes_dram + stats.bytes_segments;
-  totals->linked.push_back(absl::ToDoubleSeconds(linked.time_to_first_token));
-  totals->full.push_back(absl::ToDoubleSeconds(full.time_to_first_token));
-  totals->bytes += bytes;
-  absl::PrintF("  first token   %s\n", Times(totals->linked.back(), totals->full.back()));
+  totals->Add(question, linked, stats, &full);
+  absl::PrintF("  first token   %s\n", TimesInWords(totals->linked.back(), totals->full.back()));
   absl::PrintF("  read          %s; %d of %d prompt tokens computed; encodings: %s\n",
-               FormatBytes(static_cast<double>(bytes)), linked.fresh_tokens, stats.prompt_tokens, Tiers(stats));
+               FormatBytes(static_cast<double>(BytesRead(stats))), linked.fresh_tokens, stats.prompt_tokens,
+               EncodingsInWords(stats));
   std::fflush(stdout);
   return absl::OkStatus();
 }
 
-double Median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values.empty() ? 0 : values[values.size() / 2];
+// Answers one question, and with --compare by a full prefill as well.
+absl::StatusOr<nlohmann::json> AskForJson(AskSession& session, const AskFlags& flags, const Question& question,
+                                          const std::vector<infer::RequestDocument>& documents, AskTotals* totals) {
+  const auto chat = session.NewChat(session.linker(), documents);
+  KVLINK_ASSIGN_OR_RETURN(const infer::Answer answer, chat->Ask(question.text, LimitsOf(flags), nullptr));
+  nlohmann::json json = AnswerAsJson(answer, chat->stats());
+  json["question"] = question.text;
+  if (!question.expected.empty()) {
+    json["expected"] = question.expected;
+    json["right"] = Holds(answer.text, question.expected);
+  }
+  if (!flags.compare) {
+    totals->Add(question, answer, chat->stats(), nullptr);
+    return json;
+  }
+  const auto full_chat = session.NewChat(link::Linker::kFull, documents);
+  KVLINK_ASSIGN_OR_RETURN(const infer::Answer full, full_chat->Ask(question.text, LimitsOf(flags), nullptr));
+  json["full"] = AnswerAsJson(full, full_chat->stats());
+  if (!question.expected.empty()) json["full"]["right"] = Holds(full.text, question.expected);
+  totals->Add(question, answer, chat->stats(), &full);
+  return json;
 }
 
-void PrintTotals(const Totals& totals, bool compared) {
-  if (compared) {
-    absl::PrintF("\n%d questions. Median time to first token: %s. %s read.\n", totals.linked.size(),
-                 Times(Median(totals.linked), Median(totals.full)), FormatBytes(static_cast<double>(totals.bytes)));
-  }
-  if (totals.expected > 0 && compared) {
-    absl::PrintF("Answers that contain the expected text: linked %d, full prefill %d, of %d.\n", totals.linked_right,
-                 totals.full_right, totals.expected);
-  } else if (totals.expected > 0) {
-    absl::PrintF("\nAnswers that contain the expected text: %d of %d.\n", totals.linked_right, totals.expected);
-  }
-  std::fflush(stdout);
-}
-
-// Prints whether `text` contains an expected answer, and counts it in the totals.
-void Judge(const Question& question, const std::string& text, Totals* totals) {
+// Prints whether `text` contains an expected answer.
+void PrintJudgement(const Question& question, const std::string& text) {
   if (question.expected.empty()) return;
-  const bool right = Holds(text, question.expected);
-  ++totals->expected;
-  totals->linked_right += right;
-  absl::PrintF("  expected      %s (%s)\n", question.expected[0], right ? "yes" : "no");
+  absl::PrintF("  expected      %s (%s)\n", question.expected[0], Holds(text, question.expected) ? "yes" : "no");
 }
 
 // Says if stored documents were ingested for another linker or profile.
@@ -293,26 +247,35 @@ void PrintFormNote(AskSession& session, const AskFlags& flags) {
   if (!flags.quiet && !note.empty()) std::fprintf(stderr, "[%s]\n", Printable(note).c_str());
 }
 
-absl::Status AnswerOne(AskSession& session, const AskFlags& flags, const Question& question, Totals* totals) {
+// Prints the answer, or with --json adds it to `answers`.
+absl::Status AnswerOne(AskSession& session, const AskFlags& flags, const Question& question, AskTotals* totals,
+                       nlohmann::json* answers) {
   std::vector<infer::RequestDocument> documents;
   for (const encode::DocumentParts& wanted : question.documents)
     KVLINK_RETURN_IF_ERROR(session.AddStored(wanted, &documents));
   PrintFormNote(session, flags);
+  if (flags.json) {
+    KVLINK_ASSIGN_OR_RETURN(nlohmann::json answer, AskForJson(session, flags, question, documents, totals));
+    answers->push_back(std::move(answer));
+    return absl::OkStatus();
+  }
   if (flags.compare) return Compare(session, flags, question, documents, totals);
   const auto chat = session.NewChat(session.linker(), std::move(documents));
-  KVLINK_ASSIGN_OR_RETURN(const std::string text, Answer(*chat, flags, question.text, /*turn=*/0));
-  if (!flags.quiet) Judge(question, text, totals);
+  KVLINK_ASSIGN_OR_RETURN(const infer::Answer answer, Answer(*chat, flags, question.text, /*turn=*/0));
+  totals->Add(question, answer, chat->stats(), nullptr);
+  if (!flags.quiet) PrintJudgement(question, answer.text);
   return absl::OkStatus();
 }
 
 // A question that cannot be answered is reported, and the rest are still answered.
 absl::Status AnswerQuestions(AskSession& session, const AskFlags& flags, const std::vector<Question>& questions) {
-  Totals totals;
+  AskTotals totals;
+  nlohmann::json answers = nlohmann::json::array();
   int failed = 0;
   size_t asked = 0;
   for (; asked < questions.size() && !Interrupted() && !OutputFailed(); ++asked) {
     const Question& question = questions[asked];
-    if (!flags.quiet) {
+    if (flags.words()) {
       absl::PrintF(
           "\n[%d/%d] %s\n  documents     %s\n", asked + 1, questions.size(), Printable(question.text),
           Printable(absl::StrJoin(question.documents, ", ", [](std::string* out, const encode::DocumentParts& parts) {
@@ -320,12 +283,14 @@ absl::Status AnswerQuestions(AskSession& session, const AskFlags& flags, const s
           })));
       std::fflush(stdout);
     }
-    const absl::Status status = AnswerOne(session, flags, question, &totals);
+    const absl::Status status = AnswerOne(session, flags, question, &totals, &answers);
     if (status.ok() || Interrupted()) continue;
     std::fprintf(stderr, "%s\n", OneLine(absl::StrCat("kvlink ask: question ", asked + 1), status.message()).c_str());
+    if (flags.json) answers.push_back({{"question", question.text}, {"error", std::string(status.message())}});
     ++failed;
   }
-  if (!flags.quiet) PrintTotals(totals, flags.compare);
+  if (flags.json) PrintJson({{"answers", std::move(answers)}, {"totals", TotalsAsJson(totals)}});
+  if (flags.words()) Print(TotalsInWords(totals, flags.compare));
   if (asked < questions.size() || Interrupted()) return absl::CancelledError("interrupted");
   if (failed == 0) return absl::OkStatus();
   return absl::AbortedError(absl::StrCat(failed, " of ", questions.size(), " questions were not answered"));
@@ -387,9 +352,15 @@ absl::Status AnswerAll(AskSession& session, const AskFlags& flags, const std::ve
                        std::vector<infer::RequestDocument> documents) {
   if (flags.compare) KVLINK_RETURN_IF_ERROR(session.WarmUp());
   if (!questions.empty()) return AnswerQuestions(session, flags, questions);
+  AskTotals totals;
+  const Question question{flags.question, {}, {}};
+  if (flags.json) {
+    KVLINK_ASSIGN_OR_RETURN(const nlohmann::json answer, AskForJson(session, flags, question, documents, &totals));
+    PrintJson(answer);
+    return absl::OkStatus();
+  }
   if (!flags.compare) return Converse(session, flags, std::move(documents));
-  Totals totals;
-  return Compare(session, flags, {flags.question, {}, {}}, documents, &totals);
+  return Compare(session, flags, question, documents, &totals);
 }
 
 }  // namespace

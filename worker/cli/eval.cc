@@ -69,6 +69,8 @@ struct EvalFlags {
   std::string plot;
   std::string plot_orders;
   double timeout = 600;
+
+  bool json_file() const { return !json.empty() && json != "-"; }
 };
 
 // What the flags say, checked.
@@ -134,7 +136,8 @@ void AddFlags(Arguments& arguments, EvalFlags& flags) {
   arguments.Text("system", "TEXT", "System message of the chat.", &flags.ask.system);
   arguments.Integer("max-tokens", "N", "Maximum number of tokens in an answer.", 1, 4096, &flags.ask.max_tokens);
   arguments.Text("results", "FILE", "Keep results in this file, and continue from what it holds.", &flags.results);
-  arguments.Text("json", "FILE", "Write the table to this file as JSON.", &flags.json);
+  arguments.Text("json", "FILE", "Write the table to this file as JSON; -: to standard output, in place of text.",
+                 &flags.json);
   arguments.Text("plot", "FILE", "Draw recovery against time to first token as a PNG; needs gnuplot.", &flags.plot);
   arguments.Text("plot-orders", "FILE", "Draw quality by order of the documents as a PNG; needs gnuplot.",
                  &flags.plot_orders);
@@ -312,9 +315,13 @@ absl::Status Draw(const std::string& path, absl::StatusOr<std::string> (*plot)(a
 
 absl::Status Report(const EvalFlags& flags, const eval::Settings& settings, const eval::Results& results) {
   const std::vector<eval::Cell> cells = eval::Summarise(results.all(), static_cast<uint64_t>(flags.seed));
-  absl::PrintF("%s", eval::TableText(cells));
   const std::vector<eval::OrderRow> orders = eval::CompareOrders(results.all(), static_cast<uint64_t>(flags.seed));
-  if (!orders.empty()) absl::PrintF("\nBy order of the documents:\n%s", eval::OrderTableText(orders));
+  if (flags.json == "-") {
+    absl::PrintF("%s", eval::ReportJson(settings, cells, orders));
+  } else {
+    absl::PrintF("%s", eval::TableText(cells));
+    if (!orders.empty()) absl::PrintF("\nBy order of the documents:\n%s", eval::OrderTableText(orders));
+  }
   int64_t encoded = 0;
   for (const eval::Cell& cell : cells) encoded += cell.kind == eval::kAllKinds ? 0 : cell.documents_encoded;
   if (encoded > 0) {
@@ -323,7 +330,7 @@ absl::Status Report(const EvalFlags& flags, const eval::Settings& settings, cons
                  "computing them]\n",
                  static_cast<long long>(encoded));
   }
-  if (!flags.json.empty()) {
+  if (flags.json_file()) {
     KVLINK_RETURN_IF_ERROR(WriteFile(flags.json, eval::ReportJson(settings, cells, orders), std::ios::trunc));
   }
   KVLINK_RETURN_IF_ERROR(Draw(flags.plot, eval::RecoveryPlot, cells));
@@ -348,7 +355,7 @@ absl::Status RunEval(absl::Span<char* const> args) {
     tasks = GeneratedTasks(flags.items, parsed.kinds, flags.count);
   }
   // A file that cannot be written is named now, not after hours.
-  if (!flags.json.empty()) KVLINK_RETURN_IF_ERROR(WriteFile(flags.json, "", std::ios::app));
+  if (flags.json_file()) KVLINK_RETURN_IF_ERROR(WriteFile(flags.json, "", std::ios::app));
   if (!flags.plot.empty() || !flags.plot_orders.empty()) KVLINK_RETURN_IF_ERROR(FindGnuplot());
   KVLINK_ASSIGN_OR_RETURN(const auto session, AskSession::Open(flags.ask));
   const eval::Settings settings = SettingsOf(flags, parsed, *session);

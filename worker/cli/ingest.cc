@@ -6,14 +6,17 @@
 #include <cstdlib>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/cli/args.h"
+#include "base/cli/json.h"
 #include "base/cli/progress.h"
 #include "base/cli/standard_streams.h"
 #include "base/status.h"
+#include "nlohmann/json.hpp"
 #include "store/cli/place.h"
 #include "worker/cli/commands.h"
 #include "worker/cli/interrupt.h"
@@ -66,6 +69,9 @@ struct IngestFlags {
   std::string rejects;
   bool stop_at_first_failure = false;
   bool quiet = false;
+  bool json = false;
+
+  bool words() const { return !quiet && !json; }  // on standard output
 };
 
 absl::Status TakeShard(const Arguments& arguments, IngestFlags& flags) {
@@ -117,6 +123,7 @@ absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, IngestFla
       &flags.rejects);
   arguments.Flag("stop-at-first-failure", "Stop at the first document that fails.", &flags.stop_at_first_failure);
   arguments.Flag("quiet", "Print only failures.", &flags.quiet);
+  AddJsonFlag(arguments, &flags.json);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
   if (flags.document_bytes < 1 || flags.document_bytes > (int64_t{1} << 30)) {
@@ -168,9 +175,36 @@ void PrintFailure(const ingest::Failure& failure) {
   std::fprintf(stderr, "kvlink ingest: %s\n", OneLine(place, failure.status.message()).c_str());
 }
 
+int64_t Unfinished(const ingest::IngestCounts& counts) {
+  return counts.documents - counts.added - counts.skipped - counts.failed;
+}
+
+nlohmann::json ToJson(const ingest::IngestCounts& counts, absl::Duration elapsed, const ingest::DocumentSource& source,
+                      std::optional<int64_t> pruned) {
+  nlohmann::json json = {{"documents", counts.documents},
+                         {"added", counts.added},
+                         {"replaced", counts.replaced},
+                         {"complete_already", counts.skipped},
+                         {"failed", counts.failed},
+                         {"unfinished", Unfinished(counts)},
+                         {"shared_encodings", counts.shared},
+                         {"cut", counts.cut},
+                         {"encodings", counts.encodings},
+                         {"encodings_evicted", counts.evicted},
+                         {"encodings_gone", counts.deleted},
+                         {"tokens", counts.tokens},
+                         {"bytes_written", counts.bytes},
+                         {"seconds", absl::ToDoubleSeconds(elapsed)},
+                         {"ignored_files", source.ignored_files()},
+                         {"shard", source.shard().index},
+                         {"shards", source.shard().count}};
+  if (pruned.has_value()) json["pruned"] = *pruned;
+  return json;
+}
+
 void PrintSummary(const ingest::IngestCounts& counts, absl::Duration elapsed, const ingest::DocumentSource& source) {
   const double seconds = std::max(1e-3, absl::ToDoubleSeconds(elapsed));
-  const int64_t unfinished = counts.documents - counts.added - counts.skipped - counts.failed;
+  const int64_t unfinished = Unfinished(counts);
   if (source.shard().count > 1) absl::PrintF("shard %d/%d: ", source.shard().index, source.shard().count);
   absl::PrintF("%d documents: %d added, %d already complete, %d failed", counts.documents, counts.added, counts.skipped,
                counts.failed);
@@ -222,16 +256,15 @@ absl::Status Outcome(const absl::Status& run, const ingest::IngestCounts& counts
                                          " documents failed; correct them and run the command again"));
 }
 
-absl::Status Prune(store::Store* store, const ingest::DocumentSource& source, const ingest::IngestCounts& counts,
-                   ingest::SeenIds* seen, const IngestFlags& flags) {
+// How many documents were deleted.
+absl::StatusOr<int64_t> Prune(store::Store* store, const ingest::DocumentSource& source,
+                              const ingest::IngestCounts& counts, ingest::SeenIds* seen, const IngestFlags& flags) {
   ingest::PruneOptions options;
   options.ns = flags.store.ns;
   options.prefix = flags.prefix;
   options.limit_percent = flags.prune_limit;
   options.outage = absl::Seconds(flags.outage);
-  KVLINK_ASSIGN_OR_RETURN(const int64_t deleted, ingest::Prune(store, source, counts, seen, options));
-  if (!flags.quiet) absl::PrintF("%d documents that are no longer in the source were deleted\n", deleted);
-  return absl::OkStatus();
+  return ingest::Prune(store, source, counts, seen, options);
 }
 
 }  // namespace
@@ -258,7 +291,7 @@ absl::Status RunIngest(absl::Span<char* const> args) {
     KVLINK_ASSIGN_OR_RETURN(rejects, ingest::RejectFile::Create(flags.rejects));
   }
   KVLINK_ASSIGN_OR_RETURN(const OpenedStore place, OpenStore(flags.store, StoreUse::kCreate));
-  if (place.created && !flags.quiet) absl::PrintF("created a new store in %s\n", Printable(flags.store.store));
+  if (place.created && flags.words()) absl::PrintF("created a new store in %s\n", Printable(flags.store.store));
   KVLINK_ASSIGN_OR_RETURN(const auto encoder,
                           encode::Encoder::Create(opened.model.get(), opened.fingerprint, encoder_options));
 
@@ -308,9 +341,19 @@ absl::Status RunIngest(absl::Span<char* const> args) {
   // A run that ended early leaves them beside FILE, since an older FILE may hold what the run has not reached.
   absl::Status rejected;
   if (rejects != nullptr && status.ok() && !Interrupted()) rejected = rejects->Finish();
-  if (!flags.quiet) PrintSummary(counts, bar.elapsed(), *source);
+  const absl::Duration elapsed = bar.elapsed();
+  if (flags.words()) PrintSummary(counts, elapsed, *source);
+  std::optional<int64_t> deleted;
   absl::Status pruned;
-  if (flags.prune && status.ok() && !Interrupted()) pruned = Prune(place.store.get(), *source, counts, &seen, flags);
+  if (flags.prune && status.ok() && !Interrupted()) {
+    const auto outcome = Prune(place.store.get(), *source, counts, &seen, flags);
+    pruned = outcome.status();
+    if (outcome.ok()) deleted = *outcome;
+  }
+  if (flags.json) PrintJson(ToJson(counts, elapsed, *source, deleted));
+  if (flags.words() && deleted.has_value()) {
+    absl::PrintF("%d documents that are no longer in the source were deleted\n", *deleted);
+  }
   const absl::Status outcome = Outcome(status, counts, flags, kind != PlaceKind::kDirectory);
   // Other errors take precedence over failed documents.
   if (!outcome.ok() && !absl::IsAborted(outcome)) return outcome;

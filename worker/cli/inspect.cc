@@ -7,6 +7,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "base/cli/args.h"
+#include "base/cli/json.h"
 #include "base/slab.h"
 #include "base/status.h"
 #include "nlohmann/json.hpp"
@@ -26,8 +27,6 @@ constexpr absl::string_view kInspectSummary =
     "  kvlink inspect documents         the documents of a namespace\n"
     "  kvlink inspect document ID       its entry and its encodings: codecs, sizes, etags, checksums\n"
     "  kvlink inspect model [PATH]      shapes, tensors, bytes per token and fingerprint of a model";
-
-void PrintJson(const Json& json) { absl::PrintF("%s\n", json.dump(1, ' ', false, Json::error_handler_t::replace)); }
 
 absl::Status InspectModel(const std::string& path, bool print_json) {
   KVLINK_ASSIGN_OR_RETURN(const auto weights, OpenModelWeights(path));

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/cli/args.h"
+#include "base/cli/json.h"
 #include "base/clock.h"
 #include "base/slab.h"
 #include "base/status.h"
@@ -88,7 +89,7 @@ std::string SourceOfRate(const PlanFlags& flags) {
   return absl::StrFormat("assumed from %.3g FLOP/s; --measure measures this machine", flags.flops);
 }
 
-void PrintText(const ModelShape& shape, const PlanFlags& flags, double prefill_rate, const std::vector<Row>& rows) {
+void PrintPlanText(const ModelShape& shape, const PlanFlags& flags, double prefill_rate, const std::vector<Row>& rows) {
   absl::PrintF("%s: %d layers, %d key/value heads of %d, context %d\n", shape.name, shape.layers, shape.kv_heads,
                shape.head_dim, shape.context);
   absl::PrintF("corpus: %d documents of %d tokens, %d %s\n", flags.documents, flags.document_tokens, flags.replicas,
@@ -106,7 +107,7 @@ void PrintText(const ModelShape& shape, const PlanFlags& flags, double prefill_r
       "it\nwith the bandwidth of the tier that holds the encodings: memory, a disk or a network.\n");
 }
 
-void PrintJson(const ModelShape& shape, const PlanFlags& flags, double prefill_rate, const std::vector<Row>& rows) {
+void PrintPlanJson(const ModelShape& shape, const PlanFlags& flags, double prefill_rate, const std::vector<Row>& rows) {
   nlohmann::json codecs = nlohmann::json::array();
   for (const Row& row : rows) {
     codecs.push_back({{"codec", std::string(CodecName(row.codec))},
@@ -128,7 +129,7 @@ void PrintJson(const ModelShape& shape, const PlanFlags& flags, double prefill_r
                                {"prefill_source", SourceOfRate(flags)},
                                {"gain", flags.gain},
                                {"codecs", codecs}};
-  absl::PrintF("%s\n", json.dump(1, ' ', false, nlohmann::json::error_handler_t::replace));
+  PrintJson(json);
 }
 
 }  // namespace
@@ -149,10 +150,14 @@ absl::Status RunPlan(absl::Span<char* const> args) {
                  "Measure the prefill rate of this machine; needs the model's files, not just a built-in name.",
                  &flags.measure);
   arguments.Flag("list", "List the built-in models.", &flags.list);
-  arguments.Flag("json", "Print JSON.", &flags.json);
+  AddJsonFlag(arguments, &flags.json);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
   if (flags.list) {
+    if (flags.json) {
+      PrintJson(BuiltInNames());
+      return absl::OkStatus();
+    }
     for (const std::string& name : BuiltInNames()) absl::PrintF("%s\n", name);
     return absl::OkStatus();
   }
@@ -173,9 +178,9 @@ absl::Status RunPlan(absl::Span<char* const> args) {
     rows.push_back(PlanCodec(shape, codec, flags, rate));
   }
   if (flags.json) {
-    PrintJson(shape, flags, rate, rows);
+    PrintPlanJson(shape, flags, rate, rows);
   } else {
-    PrintText(shape, flags, rate, rows);
+    PrintPlanText(shape, flags, rate, rows);
   }
   return absl::OkStatus();
 }
