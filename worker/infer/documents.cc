@@ -81,7 +81,7 @@ absl::Status Generator::ReadDocuments(Conversation& conversation, bool holds, co
   KVLINK_ASSIGN_OR_RETURN(std::vector<ResidentPool::Acquired> acquired,
                           pool_.Acquire(wanted, {call.deadline, call.cancelled, holds}));
   KVLINK_ASSIGN_OR_RETURN(std::vector<Missed> missed,
-                          EncodeMissing(conversation, documents, absl::MakeSpan(acquired), call));
+                          EncodeMissing(conversation, documents, wanted, absl::MakeSpan(acquired), call));
   RequestStats& stats = conversation.stats_;
   for (Conversation::Read& read : conversation.reads_) {
     if (read.resident != nullptr) continue;
@@ -110,7 +110,7 @@ absl::Status Generator::ReadDocuments(Conversation& conversation, bool holds, co
 
 absl::StatusOr<std::vector<Generator::Missed>> Generator::EncodeMissing(
     const Conversation& conversation, absl::Span<const absl::Span<const int32_t>> documents,
-    absl::Span<ResidentPool::Acquired> acquired, const Call& call) {
+    absl::Span<const ResidentPool::Wanted> wanted, absl::Span<ResidentPool::Acquired> acquired, const Call& call) {
   const bool packet = conversation.packet_;
   std::vector<Missed> missed(acquired.size(), Missed::kNot);
   const auto is_missing = [](const ResidentPool::Acquired& one) { return one.resident == nullptr; };
@@ -129,7 +129,7 @@ absl::StatusOr<std::vector<Generator::Missed>> Generator::EncodeMissing(
   for (size_t i = 0; i < acquired.size(); ++i) {
     if (!is_missing(acquired[i])) continue;
     // Another request may have encoded it while this one waited for the encoder.
-    std::shared_ptr<Resident> there = pool_.Find(encoder->IdentityOf(documents[i]));
+    std::shared_ptr<Resident> there = pool_.Find(wanted[i].identity);
     if (there != nullptr && there->certain()) {
       acquired[i].resident = std::move(there);
       acquired[i].reservation = {};
@@ -149,8 +149,12 @@ absl::StatusOr<std::vector<Generator::Missed>> Generator::EncodeMissing(
     if (absl::IsResourceExhausted(encoded.status())) encoders_ = {};  // they themselves may hold the memory
     KVLINK_RETURN_IF_ERROR(encoded.status());
     for (encode::Encoded& one : *encoded) {
-      const auto shared = std::make_shared<const encode::Encoded>(std::move(one));
       const size_t i = missing[begin++];
+      if (one.manifest.identity != wanted[i].identity) {  // of a document with a secret of its own
+        one.manifest.identity = wanted[i].identity;
+        one.manifest.Seal();
+      }
+      const auto shared = std::make_shared<const encode::Encoded>(std::move(one));
       ResidentPool::Acquired& answer = acquired[i];
       answer.resident = pool_.Insert(shared, std::move(answer.reservation));
       const bool stored = write_back_ != nullptr && conversation.write_back_ && write_back_->Offer(shared);

@@ -128,8 +128,9 @@ bool Generator::IsEnd(int32_t token) const {
   return std::find(ends.begin(), ends.end(), token) != ends.end();
 }
 
-Identity Generator::IdentityOf(absl::Span<const int32_t> tokens, bool packet) const {
-  return ComputeIdentity({fingerprint_, packet ? options_.wrapper.digest : "", tokens}, options_.tenant_secret);
+Identity Generator::IdentityOf(absl::Span<const int32_t> tokens, bool packet, absl::string_view secret) const {
+  return ComputeIdentity({fingerprint_, packet ? options_.wrapper.digest : "", tokens},
+                         secret.empty() ? options_.tenant_secret : secret);
 }
 
 bool Generator::DrainWriteBack(absl::Time deadline) { return write_back_ == nullptr || write_back_->Drain(deadline); }

@@ -26,6 +26,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "kernels/kernels.h"
@@ -73,6 +74,9 @@ struct Limits {
 
 struct RequestDocument {
   std::vector<int32_t> tokens;  // its own, without those of a wrapper
+  // Whose encodings are its own: found and stored under this secret; empty: under GeneratorOptions::tenant_secret.
+  std::string secret = {};
+  bool text = false;  // read from no encoding, and none is made: PlanInput::text
 };
 
 struct Request {
@@ -108,6 +112,7 @@ struct RequestStats {
   int64_t documents_disk = 0;
   int64_t documents_direct = 0;   // of these two, received in device memory
   int64_t documents_encoded = 0;  // missing, damaged or late
+  int64_t documents_text = 0;     // RequestDocument::text
   // Of the prompt's tokens: read from encodings that were there, and from those that this request made and handed to
   // the store. Tokens of documents that were computed again are in neither.
   int64_t read_tokens = 0;
@@ -283,8 +288,8 @@ class Generator {
   // this is not an error of any request.
   const absl::Status& device_buffer() const { return device_buffer_; }
   bool IsEnd(int32_t token) const;  // of the end-of-sequence set
-  // Of a document's own tokens; `packet`: inside the profile's wrapper.
-  Identity IdentityOf(absl::Span<const int32_t> tokens, bool packet = false) const;
+  // Of a document's own tokens; `packet`: inside the profile's wrapper; `secret`: RequestDocument.
+  Identity IdentityOf(absl::Span<const int32_t> tokens, bool packet = false, absl::string_view secret = {}) const;
   ResidentPool& pool() { return pool_; }
   // Waits for queued writes. False if `deadline` passed first.
   bool DrainWriteBack(absl::Time deadline);
@@ -326,6 +331,7 @@ class Generator {
   // Encodes the documents of the misses, for a conversation.
   absl::StatusOr<std::vector<Missed>> EncodeMissing(const Conversation& conversation,
                                                     absl::Span<const absl::Span<const int32_t>> documents,
+                                                    absl::Span<const ResidentPool::Wanted> wanted,
                                                     absl::Span<ResidentPool::Acquired> acquired, const Call& call);
   // Returns once no other call encodes, and none will until EncoderLeft.
   absl::Status AwaitEncoder(const Call& call);

@@ -99,7 +99,11 @@ absl::StatusOr<std::unique_ptr<Conversation>> Generator::Admit(const Request& re
   input.answer_tokens = request.answer_tokens;
   input.prompt = request.prompt;
   input.allow_untrained_links = request.allow_untrained_links;
-  for (const RequestDocument& document : conversation->documents_) input.documents.push_back(document.tokens);
+  for (const RequestDocument& document : conversation->documents_) {
+    input.documents.push_back(document.tokens);
+    input.text.push_back(document.text);
+    conversation->stats_.documents_text += document.text ? 1 : 0;
+  }
   KVLINK_ASSIGN_OR_RETURN(link::Stages stages, link::Stages::Create(std::move(input)));
   conversation->max_fresh_ = stages.max_fresh_tokens();
   conversation->stages_ = [stages = std::move(stages)](const link::Observed& observed) mutable {
@@ -172,7 +176,7 @@ void Generator::EnterStage(Conversation& conversation) {
       read = std::move(*held);
     } else {
       read.document = placed.document;
-      read.identity = IdentityOf(document.tokens, plan.packet);
+      read.identity = IdentityOf(document.tokens, plan.packet, document.secret);
     }
     read.offset = placed.offset;
     read.hidden = placed.hidden;
