@@ -1,12 +1,14 @@
-// Bodies of requests to kvlink serve. The first byte says which API: 'h' a chat, 'c' a completion, 'r' a response, else
-// Anthropic's messages. Whatever is accepted is as request.h promises, and errors and answers are JSON whatever the
-// bytes.
+// Bodies of requests to kvlink serve. The first byte says which API: 'h' a chat, 'c' a completion, 'r' a response; 'b',
+// 'p', 'i' lists of documents; else Anthropic's messages. Whatever is accepted is as request.h promises, and errors and
+// answers are JSON whatever the bytes.
 #include <cstdint>
 #include <cstdlib>
 #include <string>
+#include <vector>
 
 #include "base/utf8.h"
 #include "worker/serve/api/anthropic.h"
+#include "worker/serve/api/documents.h"
 #include "worker/serve/api/json.h"
 #include "worker/serve/api/members.h"
 #include "worker/serve/api/openai.h"
@@ -22,6 +24,14 @@ void Check(bool right) {
 
 bool IsText(const std::string& text) { return !text.empty() && kvlink::ValidUtf8Prefix(text) == text.size(); }
 
+void CheckReferences(const std::vector<DocumentReference>& documents) {
+  Check(static_cast<int64_t>(documents.size()) <= kMaxDocuments);
+  for (const DocumentReference& document : documents) {
+    Check(document.id.empty() ? IsText(document.text) && document.parts.empty()
+                              : IsText(document.id) && document.text.empty() && document.title.empty());
+  }
+}
+
 void CheckRequest(const CompletionRequest& request) {
   Check(IsText(request.model) && request.messages.empty() == request.prompt.has_value());
   Check(!request.prompt.has_value() || IsText(*request.prompt));
@@ -31,15 +41,37 @@ void CheckRequest(const CompletionRequest& request) {
           (message.role == "system" && &message == &request.messages.front()));
   }
   Check(request.messages.empty() || request.messages.back().role == "user");
-  Check(static_cast<int64_t>(request.documents.size()) <= kMaxDocuments);
-  for (const DocumentReference& document : request.documents) {
-    Check(document.id.empty() ? IsText(document.text) && document.parts.empty()
-                              : IsText(document.id) && document.text.empty() && document.title.empty());
-  }
+  CheckReferences(request.documents);
   Check(request.max_tokens >= 0 && request.top_k >= 0 && request.temperature >= 0 && request.temperature <= 2);
   Check(request.top_p >= 0 && request.top_p <= 1 && request.min_p >= 0 && request.min_p <= 1);
   Check(request.stop.size() <= 16 && request.kv.deadline_ms.value_or(1) > 0);
   for (const std::string& stop : request.stop) Check(IsText(stop));
+}
+
+void CheckError(const absl::Status& status) {
+  const int code = openai::HttpStatus(status);
+  Check(code == 400 || code == 413);
+  Check(status.message().size() <= 512);
+}
+
+// Lists of documents.
+void CheckList(char kind, absl::string_view body) {
+  if (kind == 'b') {
+    const auto changes = ParseBatch(body);
+    if (!changes.ok()) return CheckError(changes.status());
+    Check(!changes->empty() && static_cast<int64_t>(changes->size()) <= kMaxDocuments);
+    for (const DocumentChange& change : *changes) {
+      Check(IsText(change.id) && (!change.deletes || (change.text.empty() && change.title.empty())));
+    }
+  } else if (kind == 'p') {
+    const auto request = ParsePrefetch(body);
+    if (!request.ok()) return CheckError(request.status());
+    CheckReferences(request->documents);
+  } else {
+    const auto ids = ParseDocumentIds(body);
+    if (!ids.ok()) return CheckError(ids.status());
+    for (const std::string& id : *ids) Check(IsText(id));
+  }
 }
 
 // Of an event, its data.
@@ -53,6 +85,7 @@ void CheckJson(absl::string_view json) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size == 0) return 0;
   const absl::string_view body(reinterpret_cast<const char*>(data) + 1, size - 1);
+  if (data[0] == 'b' || data[0] == 'p' || data[0] == 'i') CheckList(static_cast<char>(data[0]), body);
   const auto request = data[0] == 'h'   ? openai::ParseChat(body)
                        : data[0] == 'c' ? openai::ParseCompletion(body)
                        : data[0] == 'r' ? responses::Parse(body)
@@ -60,9 +93,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (request.ok()) {
     CheckRequest(*request);
   } else {
-    const int status = openai::HttpStatus(request.status());
-    Check(status == 400 || status == 413);
-    Check(request.status().message().size() <= 512);
+    CheckError(request.status());
     CheckJson(openai::ErrorBody(request.status()));
     CheckJson(anthropic::ErrorBody(request.status()));
   }

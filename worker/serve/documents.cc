@@ -8,6 +8,7 @@
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "base/clock.h"
+#include "base/status.h"
 #include "worker/serve/api/errors.h"
 #include "worker/serve/api/json.h"
 #include "worker/serve/http/request.h"
@@ -39,23 +40,21 @@ absl::Status Missing(const std::string& id, const std::string& ns) {
 }  // namespace
 
 void Router::PutDocument(const CallPtr& call) {
-  if (parts_.writer == nullptr) return call->Fail(absl::PermissionDeniedError("the store of this server is read-only"));
   const absl::StatusOr<Json> json = ParseObject(call->request().body);
   if (!json.ok()) return call->Fail(json.status());
   absl::Status error;
   const Field body(*json, &error);
   body.RefuseOthers({"title", "text"});
-  const std::string title = body["title"].TextOr("", kMaxTitleBytes), text = body["text"].Text();
+  DocumentChange document;
+  document.id = call->id;
+  document.title = body["title"].TextOr("", kMaxTitleBytes);
+  document.text = body["text"].Text();
   if (!error.ok()) return call->Fail(error);
   call->OnGone(nullptr);
-  if (const absl::Status may = parts_.service->MayAsk(); !may.ok()) return call->Fail(may);
-  const absl::Time deadline = call->arrived() + options_.document_timeout;
-  const auto written = parts_.writer->Write(
-      call->id, title, text, {.deadline = deadline, .cancelled = [this, &call] { return call->gone() || ended_; }});
+  const auto written =
+      Write(document, call->arrived() + options_.document_timeout, [this, &call] { return call->gone() || ended_; });
   if (absl::IsCancelled(written.status())) return call->Fail(absl::UnavailableError("the server is shutting down"));
-  if (!written.ok()) {
-    return call->Fail(SteadyNow() < deadline ? parts_.service->Heard(written.status()) : written.status());
-  }
+  if (!written.ok()) return call->Fail(written.status());
   OrderedJson answer = DocumentJson(call->id);
   answer["generation"] = written->generation;
   answer["parts"] = written->parts;
@@ -63,6 +62,16 @@ void Router::PutDocument(const CallPtr& call) {
   answer["encoded_parts"] = written->encoded;
   answer["unchanged"] = written->unchanged;
   call->Respond(written->created ? 201 : 200, "application/json", Written(answer));
+}
+
+absl::StatusOr<ingest::DocumentWriter::Written> Router::Write(const DocumentChange& document, absl::Time deadline,
+                                                              const std::function<bool()>& cancelled) const {
+  KVLINK_RETURN_IF_ERROR(parts_.service->MayAsk());
+  auto written =
+      parts_.writer->Write(document.id, document.title, document.text, {.deadline = deadline, .cancelled = cancelled});
+  // Of two deadlines that may have passed, this is the document's own.
+  if (!written.ok() && SteadyNow() < deadline) return parts_.service->Heard(written.status());
+  return written;
 }
 
 void Router::ShowDocument(const CallPtr& call) {

@@ -31,6 +31,7 @@ enum class Place : uint8_t {
   kRequests,   // where it is read and tokenised
   kLookups,    // where it may wait for the store
   kDocuments,  // where it may compute
+  kPins,       // where one request after another changes pins
   kHealth,     // where it waits for the store, but for no other request
 };
 
@@ -70,6 +71,13 @@ absl::Span<const Router::Route> Router::Routes() {
       {"HEAD", "/v1/documents/", "get_document", kKey, kLookups, ChatDialect, &Router::ShowDocument},
       {"PUT", "/v1/documents/", "put_document", kWriting, kDocuments, ChatDialect, &Router::PutDocument},
       {"DELETE", "/v1/documents/", "delete_document", kWriting, kLookups, ChatDialect, &Router::DeleteDocument},
+      {"POST", "/v1/documents:batch", "batch", kWriting, kRequests, ChatDialect, &Router::BeginBatch},
+      {"GET", "/v1/documents:batch/", "get_batch", kWriting, kHere, ChatDialect, &Router::ShowBatch},
+      {"DELETE", "/v1/documents:batch/", "cancel_batch", kWriting, kHere, ChatDialect, &Router::CancelBatch},
+      {"POST", "/v1/documents:prefetch", "prefetch", kKey, kLookups, ChatDialect, &Router::PrefetchDocuments},
+      {"POST", "/v1/documents:pin", "pin", kWriting, kPins, ChatDialect, &Router::PinDocuments},
+      {"POST", "/v1/documents:unpin", "unpin", kWriting, kPins, ChatDialect, &Router::UnpinDocuments},
+      {"GET", "/v1/usage", "usage", kKey, kLookups, ChatDialect, &Router::ShowUsage},
       {"GET", "/livez", "livez", kNothing, kHere, ChatDialect, &Router::Live},
       {"GET", "/readyz", "readyz", kNothing, kHealth, ChatDialect, &Router::Ready},
       {"GET", "/metrics", "metrics", kNothing, kHere, ChatDialect, &Router::ShowMetrics},
@@ -83,6 +91,18 @@ Router::Router(const Parts& parts, Options options)
     : parts_(parts),
       options_(std::move(options)),
       started_(absl::ToUnixSeconds(absl::Now())),
+      pinned_(parts.service->parts().store, {.ns = parts.service->parts().generator->options().ns,
+                                             .codec = parts.service->parts().generator->options().codec}),
+      jobs_(
+          {.shares = options_.authorize != nullptr ? kShare : 1, .document_timeout = options_.document_timeout},
+          [this](const DocumentChange& change, absl::Time deadline, const std::function<bool()>& cancelled) {
+            return Apply(change, deadline, cancelled);
+          },
+          [this](const std::string& owner, const absl::Status& status) { BatchFailed(owner, status); }),
+      prefetches_(&parts.service->parts().generator->pool(),
+                  {.layers = parts.service->parts().generator->model().config().layers,
+                   .shares = options_.authorize != nullptr ? kShare : 1},
+                  [scheduler = parts.scheduler] { return scheduler->stats().waiting > 0; }),
       lookups_({.name = "lookups",
                 .threads = options_.lookup_threads,
                 .max_queued = options_.max_queued,
@@ -95,13 +115,16 @@ Router::Router(const Parts& parts, Options options)
                   .threads = options_.document_threads,
                   .max_queued = options_.max_documents_queued,
                   .max_queued_bytes = INT64_MAX}),
+      pins_({.name = "pins", .max_queued = options_.max_documents_queued, .max_queued_bytes = INT64_MAX}),
       health_({.name = "health", .max_queued = 64}) {}
 
 Router::~Router() { ended_ = true; }
 
 void Router::EndDrain() {
   ended_ = true;
-  for (Worker* worker : {&documents_, &requests_, &lookups_}) worker->Stop();
+  jobs_.Stop();
+  prefetches_.Stop();
+  for (Worker* worker : {&documents_, &pins_, &requests_, &lookups_}) worker->Stop();
 }
 
 void Router::Ended(const Record& record, bool quiet) {
@@ -175,11 +198,15 @@ void Router::Dispatch(const Route& route, CallPtr call) {
     if (route.needs == Needs::kWriting && !call->caller.may_write) {
       return call->Fail(absl::PermissionDeniedError("this key may not write documents"));
     }
+    if (route.needs == Needs::kWriting && parts_.writer == nullptr) {
+      return call->Fail(absl::PermissionDeniedError("the store of this server is read-only"));
+    }
   }
   if (route.has_id()) call->id = call->request().path.substr(route.path.size());
   if (route.place == Place::kHere) return (this->*route.handle)(call);
-  const bool writes = route.place == Place::kDocuments;
-  Worker& worker = writes                            ? documents_
+  const bool writes = route.place == Place::kDocuments || route.place == Place::kPins;
+  Worker& worker = route.place == Place::kDocuments  ? documents_
+                   : route.place == Place::kPins     ? pins_
                    : route.place == Place::kRequests ? requests_
                    : route.place == Place::kLookups  ? lookups_
                                                      : health_;
@@ -197,12 +224,13 @@ void Router::Hand(Worker& worker, const CallPtr& call, absl::Time deadline, std:
     return counted;
   };
   const auto waits_no_more = [count] { count(-1); };
-  const int room = &worker == &documents_ ? options_.max_documents_queued : options_.max_queued;
+  const bool writes = &worker == &documents_ || &worker == &pins_;
+  const int room = writes ? options_.max_documents_queued : options_.max_queued;
   if (count(1) > std::max(1, room / kShare) && options_.authorize != nullptr) {
     waits_no_more();
     return call->Fail(absl::ResourceExhaustedError("too many requests with this key wait already; try again later"));
   }
-  const absl::Time patience = &worker == &documents_ ? deadline : call->arrived() + options_.patience;
+  const absl::Time patience = writes ? deadline : call->arrived() + options_.patience;
   const absl::Status added =
       worker.Add({.work =
                       [call, deadline, waits_no_more, handle = std::move(handle)](const absl::Status& turn) {
@@ -240,9 +268,10 @@ void Router::Ready(const CallPtr& call) {
 
 void Router::ShowMetrics(const CallPtr& call) {
   const HttpServer* const server = server_.load();
-  call->Respond(200, "text/plain; version=0.0.4",
-                metrics_.Page(ReadingsOf(parts_.scheduler->stats(), parts_.service->parts().generator->stats(),
-                                         server == nullptr ? HttpServer::Stats() : server->stats())));
+  std::vector<Reading> readings = ReadingsOf(parts_.scheduler->stats(), parts_.service->parts().generator->stats(),
+                                             server == nullptr ? HttpServer::Stats() : server->stats());
+  AddReadings(&readings);
+  call->Respond(200, "text/plain; version=0.0.4", metrics_.Page(readings));
 }
 
 void Router::ShowPage(const CallPtr& call) {

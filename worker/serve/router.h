@@ -23,6 +23,9 @@
 #include "worker/infer/scheduler.h"
 #include "worker/ingest/document_writer.h"
 #include "worker/serve/call.h"
+#include "worker/serve/documents/document_jobs.h"
+#include "worker/serve/documents/pinned_documents.h"
+#include "worker/serve/documents/prefetcher.h"
 #include "worker/serve/http/server.h"
 #include "worker/serve/metrics.h"
 #include "worker/serve/service.h"
@@ -62,8 +65,9 @@ class Router {
   std::optional<std::string> BodyOwner(const HttpRequest& head) const;
   // From now on /readyz says that the server is not ready.
   void BeginDrain() { draining_.store(true); }
-  // Answers requests that wait for their turn, and documents that are being written, that the server is shutting down.
-  // Returns when the calls of the store that are under way have ended, or the layer that is computed.
+  // Answers requests that wait for their turn, and documents that are being written, that the server is shutting down,
+  // and ends batches and prefetches. Returns when the calls of the store that are under way have ended, or the layer
+  // that is computed.
   void EndDrain();
   // Whose statistics /metrics shows, from its start to its end; nullptr: nobody's.
   void Watch(const HttpServer* server) { server_.store(server); }
@@ -98,6 +102,25 @@ class Router {
   void ShowDocument(const CallPtr& call);
   void DeleteDocument(const CallPtr& call);
   void ListDocuments(const CallPtr& call);
+  void BeginBatch(const CallPtr& call);
+  void ShowBatch(const CallPtr& call);
+  void CancelBatch(const CallPtr& call);
+  void PrefetchDocuments(const CallPtr& call);
+  void PinDocuments(const CallPtr& call) { ChangePins(call, /*pin=*/true); }
+  void UnpinDocuments(const CallPtr& call) { ChangePins(call, /*pin=*/false); }
+  void ShowUsage(const CallPtr& call);
+
+  void ChangePins(const CallPtr& call, bool pin);
+  absl::Status PinDocument(const std::string& id, const absl::StatusOr<CatalogEntry>& entry);
+  // Puts a document. Errors of the writer; those of the store as Service::Heard.
+  absl::StatusOr<ingest::DocumentWriter::Written> Write(const DocumentChange& document, absl::Time deadline,
+                                                        const std::function<bool()>& cancelled) const;
+  // DocumentJobs::Apply.
+  absl::Status Apply(const DocumentChange& change, absl::Time deadline, const std::function<bool()>& cancelled) const;
+  // Logs the error of a change in a batch if the log says more than the batch.
+  void BatchFailed(const std::string& owner, const absl::Status& status) const;
+  // Those of batches, prefetches and pins.
+  void AddReadings(std::vector<Reading>* readings) const;
 
   const Parts parts_;
   const Options options_;
@@ -107,8 +130,11 @@ class Router {
   std::atomic<const HttpServer*> server_{nullptr};
   Mutex mutex_;
   std::map<std::pair<const Worker*, std::string>, int> waiting_ ABSL_GUARDED_BY(mutex_);  // by name of the key
+  PinnedDocuments pinned_;  // changed by the thread of pins_
+  DocumentJobs jobs_;
+  Prefetcher prefetches_;
   // Last: their tasks use the other members, and those of requests_ use lookups_.
-  Worker lookups_, requests_, documents_, health_;
+  Worker lookups_, requests_, documents_, pins_, health_;
 };
 
 }  // namespace kvlink::serve

@@ -2,6 +2,8 @@
 #include "worker/serve/service.h"
 
 #include <algorithm>
+#include <array>
+#include <cstdint>
 #include <optional>
 #include <random>
 #include <utility>
@@ -10,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/clock.h"
+#include "base/little_endian.h"
 #include "base/status.h"
 #include "worker/encode/stored_document.h"
 #include "worker/serve/api/errors.h"
@@ -37,10 +40,11 @@ std::string Named(const DocumentReference& document, size_t index) {
   return document.id.empty() ? absl::StrCat("documents[", index, "]") : Quoted(document.id);
 }
 
-absl::StatusOr<link::Linker> LinkerOf(const CompletionRequest& request, const link::Linker& otherwise) {
-  if (request.kv.linker.empty()) return otherwise;
-  auto linker = link::ParseLinker(request.kv.linker);
-  if (!linker.ok()) return ParameterError("kv.linker", linker.status().message());
+absl::StatusOr<link::Linker> LinkerOf(absl::string_view member, const std::string& name,
+                                      const link::Linker& otherwise) {
+  if (name.empty()) return otherwise;
+  auto linker = link::ParseLinker(name);
+  if (!linker.ok()) return ParameterError(member, linker.status().message());
   return linker;
 }
 
@@ -65,7 +69,7 @@ absl::Status Service::CheckModel(absl::string_view name) const {
 }
 
 bool Service::AsksStore(const CompletionRequest& request) {
-  return request.kv.on_miss == KvOptions::OnMiss::kFail ||
+  return request.kv.on_miss != KvOptions::OnMiss::kCompute ||
          absl::c_any_of(request.documents, [](const DocumentReference& document) { return !document.id.empty(); });
 }
 
@@ -99,17 +103,19 @@ absl::StatusOr<std::vector<int32_t>> Service::Tokenize(absl::string_view text) c
 
 absl::StatusOr<infer::Scheduler::Job> Service::JobOf(const CompletionRequest& request, const std::string& owner,
                                                      absl::Time arrived) const {
-  if (!request.cache_salt.empty()) return absl::UnimplementedError("cache_salt: is not supported yet");
   KVLINK_RETURN_IF_ERROR(CheckBytes(BytesOf(request)));
   infer::Scheduler::Job job;
   if (request.kv.deadline_ms) job.deadline = arrived + absl::Milliseconds(*request.kv.deadline_ms);
   KVLINK_RETURN_IF_ERROR(CheckTime(job.deadline));
-  KVLINK_ASSIGN_OR_RETURN(job.request.linker, LinkerOf(request, options_.linker));
-  KVLINK_ASSIGN_OR_RETURN(job.request.documents, DocumentsOf(request));
+  KVLINK_ASSIGN_OR_RETURN(job.request.linker, LinkerOf("kv.linker", request.kv.linker, options_.linker));
+  KVLINK_ASSIGN_OR_RETURN(job.request.documents,
+                          DocumentsOf(request.documents, request.cache_salt, /*unknown=*/nullptr));
   KVLINK_RETURN_IF_ERROR(CheckTime(job.deadline));
   KVLINK_ASSIGN_OR_RETURN(job.request.prompt, PromptOf(request));
   if (request.kv.on_miss == KvOptions::OnMiss::kFail) {
     KVLINK_RETURN_IF_ERROR(CheckStored(job.request.documents, job.request.linker));
+  } else if (request.kv.on_miss == KvOptions::OnMiss::kText) {
+    MakeText(job.request.linker, &job.request.documents);
   }
   job.request.sampling = SamplingOf(request);
   job.request.write_back = request.kv.store;
@@ -130,10 +136,11 @@ absl::Status Service::CheckBytes(int64_t bytes) const {
       absl::StrCat("a text of ", bytes, " bytes cannot fit into the model's context of ", context, " tokens"));
 }
 
-absl::StatusOr<std::vector<infer::RequestDocument>> Service::DocumentsOf(const CompletionRequest& request) const {
+absl::StatusOr<std::vector<infer::RequestDocument>> Service::DocumentsOf(
+    const std::vector<DocumentReference>& references, absl::string_view salt, std::vector<std::string>* unknown) const {
   const infer::GeneratorOptions& options = parts_.generator->options();
   std::vector<std::string> ids;
-  for (const DocumentReference& document : request.documents) {
+  for (const DocumentReference& document : references) {
     if (!document.id.empty()) ids.push_back(document.id);
   }
   std::vector<absl::StatusOr<CatalogEntry>> entries;
@@ -145,25 +152,29 @@ absl::StatusOr<std::vector<infer::RequestDocument>> Service::DocumentsOf(const C
   }
   std::vector<std::string> missing;
   for (size_t i = 0; i < ids.size(); ++i) {
-    if (absl::IsNotFound(entries[i].status())) missing.push_back(Quoted(ids[i]));
+    if (!absl::IsNotFound(entries[i].status())) continue;
+    missing.push_back(Quoted(ids[i]));
+    if (unknown != nullptr) unknown->push_back(ids[i]);
   }
-  if (!missing.empty()) {
+  if (!missing.empty() && unknown == nullptr) {
     return absl::NotFoundError(absl::StrCat("documents: ", absl::StrJoin(missing, ", "),
                                             missing.size() == 1 ? " is" : " are", " not in namespace '", options.ns,
                                             "'; GET /v1/documents lists its documents"));
   }
+  const std::string secret = SharingSecret(options.tenant_secret, salt);
   std::vector<infer::RequestDocument> documents;
   size_t next = 0;
-  for (size_t i = 0; i < request.documents.size(); ++i) {
-    const DocumentReference& document = request.documents[i];
+  for (size_t i = 0; i < references.size(); ++i) {
+    const DocumentReference& document = references[i];
     if (document.id.empty()) {
       auto chunks =
           ingest::CutDocument(*parts_.tokenizer, options.profile, options_.document, document.title, document.text);
       if (!chunks.ok()) return ParameterError(Named(document, i), chunks.status().message());
-      for (ingest::Chunk& chunk : *chunks) documents.push_back({std::move(chunk.tokens)});
+      for (ingest::Chunk& chunk : *chunks) documents.push_back({std::move(chunk.tokens), secret});
       continue;
     }
     const absl::StatusOr<CatalogEntry>& entry = entries[next++];
+    if (absl::IsNotFound(entry.status())) continue;
     KVLINK_RETURN_IF_ERROR(Heard(entry.status()));
     KVLINK_RETURN_IF_ERROR(
         encode::CheckEntry(document.id, *entry, parts_.fingerprint, options.tenant_secret, options.wrapper));
@@ -192,17 +203,69 @@ absl::StatusOr<link::PromptTokens> Service::PromptOf(const CompletionRequest& re
   return prompt;
 }
 
+std::vector<Identity> Service::IdentitiesOf(const std::vector<infer::RequestDocument>& documents,
+                                            const link::Linker& linker) const {
+  std::vector<Identity> identities;
+  for (const infer::RequestDocument& document : documents) {
+    identities.push_back(parts_.generator->IdentityOf(document.tokens, linker.packet, document.secret));
+  }
+  return identities;
+}
+
+absl::StatusOr<std::vector<store::Found>> Service::LookUp(const std::vector<Identity>& identities) const {
+  const infer::GeneratorOptions& options = parts_.generator->options();
+  KVLINK_RETURN_IF_ERROR(MayAsk());
+  auto found = parts_.store->Lookup(options.ns, identities, options.codec);
+  KVLINK_RETURN_IF_ERROR(Heard(found.status()));
+  return found;
+}
+
+void Service::MakeText(const link::Linker& linker, std::vector<infer::RequestDocument>* documents) const {
+  if (linker.base == link::Linker::kFull || documents->empty()) return;
+  const std::vector<Identity> identities = IdentitiesOf(*documents, linker);
+  const auto found = LookUp(identities);
+  for (size_t i = 0; i < identities.size(); ++i) {
+    const bool stored = found.ok() && (*found)[i].present;
+    (*documents)[i].text = !stored && parts_.generator->pool().Find(identities[i]) == nullptr;
+  }
+}
+
+absl::StatusOr<Service::Prefetch> Service::PrefetchOf(const PrefetchRequest& request) const {
+  int64_t text_bytes = 0;
+  for (const DocumentReference& document : request.documents) {
+    text_bytes += static_cast<int64_t>(document.title.size() + document.text.size());
+  }
+  KVLINK_RETURN_IF_ERROR(CheckBytes(text_bytes));
+  KVLINK_ASSIGN_OR_RETURN(const link::Linker linker, LinkerOf("linker", request.linker, options_.linker));
+  Prefetch prefetch;
+  KVLINK_ASSIGN_OR_RETURN(const std::vector<infer::RequestDocument> documents,
+                          DocumentsOf(request.documents, request.cache_salt, &prefetch.unknown));
+  if (linker.base == link::Linker::kFull || documents.empty()) return prefetch;
+  const std::vector<Identity> identities = IdentitiesOf(documents, linker);
+  KVLINK_ASSIGN_OR_RETURN(const std::vector<store::Found> found, LookUp(identities));
+  const infer::GeneratorOptions& options = parts_.generator->options();
+  const int64_t around = linker.packet ? options.wrapper.tokens() : 0;
+  int64_t bytes = 0;
+  for (size_t i = 0; i < documents.size(); ++i) {
+    if (parts_.generator->pool().Find(identities[i]) != nullptr) {
+      ++prefetch.resident;
+    } else if (!found[i].present) {
+      ++prefetch.missing;
+    } else {
+      ++prefetch.found;
+      bytes += found[i].bytes;
+      if (bytes > options.resident_budget_bytes / 2) continue;
+      prefetch.wanted.push_back({identities[i], static_cast<int64_t>(documents[i].tokens.size()) + around});
+    }
+  }
+  return prefetch;
+}
+
 absl::Status Service::CheckStored(const std::vector<infer::RequestDocument>& documents,
                                   const link::Linker& linker) const {
   if (linker.base == link::Linker::kFull || documents.empty()) return absl::OkStatus();
-  std::vector<Identity> identities;
-  for (const infer::RequestDocument& document : documents) {
-    identities.push_back(parts_.generator->IdentityOf(document.tokens, linker.packet));
-  }
-  const infer::GeneratorOptions& options = parts_.generator->options();
-  KVLINK_RETURN_IF_ERROR(MayAsk());
-  const auto found = parts_.store->Lookup(options.ns, identities, options.codec);
-  KVLINK_RETURN_IF_ERROR(Heard(found.status()));
+  const auto found = LookUp(IdentitiesOf(documents, linker));
+  KVLINK_RETURN_IF_ERROR(found.status());
   std::vector<std::string> missing;
   for (size_t i = 0; i < found->size(); ++i) {
     if (!(*found)[i].present) missing.push_back(absl::StrCat(i + 1));
@@ -213,11 +276,25 @@ absl::Status Service::CheckStored(const std::vector<infer::RequestDocument>& doc
       " documents and parts of documents, counted in their order: ", absl::StrJoin(missing, ", ")));
 }
 
+std::string SharingSecret(absl::string_view tenant_secret, absl::string_view salt) {
+  if (salt.empty()) return "";
+  std::string record = "KVLINKSG";
+  AppendField<uint32_t>(1, &record);
+  for (const absl::string_view part : {tenant_secret, salt}) {
+    AppendField(static_cast<uint32_t>(part.size()), &record);
+    record.append(part.data(), part.size());
+  }
+  Sha256 hash;
+  hash.Update(record);
+  const std::array<uint8_t, 32> secret = hash.Finish();
+  return std::string(secret.begin(), secret.end());
+}
+
 int64_t PromptTokensOf(const infer::Request& request, const infer::GeneratorOptions& options) {
   const int64_t around = request.linker.packet ? options.wrapper.tokens() : 0;
   int64_t tokens = static_cast<int64_t>(request.prompt.before.size() + request.prompt.after.size());
   for (const infer::RequestDocument& document : request.documents) {
-    tokens += static_cast<int64_t>(document.tokens.size()) + around;
+    tokens += static_cast<int64_t>(document.tokens.size()) + (document.text ? 0 : around);
   }
   return tokens;
 }
@@ -233,6 +310,7 @@ Usage UsageOf(const infer::RequestStats& stats, int64_t completion_tokens) {
   usage.dram = stats.documents_dram;
   usage.disk = stats.documents_disk;
   usage.encoded = stats.documents_encoded;
+  usage.text = stats.documents_text;
   usage.first_token_ms = absl::ToDoubleMilliseconds(stats.time_to_first_token);
   return usage;
 }

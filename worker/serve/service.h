@@ -50,12 +50,20 @@ class Service {
   // `owner`: whose turn it takes; `arrived`: when KvOptions::deadline_ms began. NOT_FOUND naming the documents that the
   // catalog lacks; OUT_OF_RANGE: a part that a document lacks. INVALID_ARGUMENT: what does not fit into the model's
   // context, what is wrong with a linker, a text or a chat. FAILED_PRECONDITION: a document of another model or secret,
-  // an encoding that the store lacks with OnMiss::kFail, a chat that the template refuses. UNIMPLEMENTED.
+  // an encoding that the store lacks with OnMiss::kFail, a chat that the template refuses.
   // DEADLINE_EXCEEDED: the request's own. Errors of the store, as Heard.
   absl::StatusOr<infer::Scheduler::Job> JobOf(const CompletionRequest& request, const std::string& owner,
                                               absl::Time arrived) const;
   // Whether JobOf asks the store.
   static bool AsksStore(const CompletionRequest& request);
+
+  struct Prefetch {
+    std::vector<std::string> unknown;                 // ids that the catalog lacks
+    int64_t resident = 0, found = 0, missing = 0;     // encodings in memory, in the store, and nowhere
+    std::vector<infer::ResidentPool::Wanted> wanted;  // of those found, as far as half of the memory has room
+  };
+  // Where the encodings of these documents are. Errors of JobOf, but NOT_FOUND.
+  absl::StatusOr<Prefetch> PrefetchOf(const PrefetchRequest& request) const;
 
   // Around each call of the store. UNAVAILABLE, at once, for a second after one that the store did not answer in time:
   // so those that wait behind it do not wait as long, one after another.
@@ -71,15 +79,28 @@ class Service {
  private:
   // The least tokens that a text can have; before it is tokenised.
   absl::Status CheckBytes(int64_t bytes) const;
-  absl::StatusOr<std::vector<infer::RequestDocument>> DocumentsOf(const CompletionRequest& request) const;
+  // The parts of the documents; those of texts have the secret of the salt's group. `unknown`: receives the ids that
+  // the catalog lacks, which are left out; nullptr: they are an error.
+  absl::StatusOr<std::vector<infer::RequestDocument>> DocumentsOf(const std::vector<DocumentReference>& references,
+                                                                  absl::string_view salt,
+                                                                  std::vector<std::string>* unknown) const;
   absl::StatusOr<link::PromptTokens> PromptOf(const CompletionRequest& request) const;
-  // With OnMiss::kFail: asks the store for all encodings at once.
+  std::vector<Identity> IdentitiesOf(const std::vector<infer::RequestDocument>& documents,
+                                     const link::Linker& linker) const;
+  // Asks the store for all encodings at once.
+  absl::StatusOr<std::vector<store::Found>> LookUp(const std::vector<Identity>& identities) const;
+  // With OnMiss::kFail.
   absl::Status CheckStored(const std::vector<infer::RequestDocument>& documents, const link::Linker& linker) const;
+  // With OnMiss::kText: makes documents that have no encoding text. A store that does not answer has none.
+  void MakeText(const link::Linker& linker, std::vector<infer::RequestDocument>* documents) const;
 
   const Parts parts_;
   const Options options_;
   mutable std::atomic<int64_t> silent_until_{0};  // SteadyNow() in nanoseconds
 };
+
+// The secret that names the encodings of a sharing group (docs/formats.md "Identity"); empty for no salt.
+std::string SharingSecret(absl::string_view tenant_secret, absl::string_view salt);
 
 // The tokens of a prompt before it is computed, without link tokens.
 int64_t PromptTokensOf(const infer::Request& request, const infer::GeneratorOptions& options);

@@ -38,7 +38,7 @@ TEST(OpenAiAnswer, Whole) {
             R"("choices":[{"index":0,"text":"x","logprobs":null,"finish_reason":"length"}],)"
             R"("usage":{"prompt_tokens":100,"completion_tokens":7,"total_tokens":107,)"
             R"("prompt_tokens_details":{"cached_tokens":60}},"kv":{"documents":{"resident":1,"host":0,"dram":0,)"
-            R"("disk":2,"encoded":0},"first_token_ms":12.5}})");
+            R"("disk":2,"encoded":0,"text":0},"first_token_ms":12.5}})");
 }
 
 TEST(OpenAiAnswer, Streamed) {
@@ -73,7 +73,7 @@ TEST(OpenAiAnswer, Streamed) {
   EXPECT_EQ(openai::StreamEnd(kText, plain, Finish::kLength, kUsage),
             R"(data: {"id":"cmpl-1","object":"text_completion","created":5,"model":"m","system_fingerprint":null,)"
             R"("choices":[{"index":0,"text":"","logprobs":null,"finish_reason":"length"}],"kv":{"documents":)"
-            R"({"resident":1,"host":0,"dram":0,"disk":2,"encoded":0},"first_token_ms":12.5}})"
+            R"({"resident":1,"host":0,"dram":0,"disk":2,"encoded":0,"text":0},"first_token_ms":12.5}})"
             "\n\ndata: [DONE]\n\n");
 }
 
@@ -134,7 +134,7 @@ TEST(AnthropicAnswer, Whole) {
             R"({"id":"msg_1","type":"message","role":"assistant","model":"m","content":[{"type":"text","text":"x"}],)"
             R"("stop_reason":"stop_sequence","stop_sequence":"END","usage":{"input_tokens":10,)"
             R"("cache_creation_input_tokens":30,"cache_read_input_tokens":60,"output_tokens":7},"kv":{"documents":)"
-            R"({"resident":1,"host":0,"dram":0,"disk":2,"encoded":0},"first_token_ms":12.5}})");
+            R"({"resident":1,"host":0,"dram":0,"disk":2,"encoded":0,"text":0},"first_token_ms":12.5}})");
 }
 
 TEST(AnthropicAnswer, Streamed) {

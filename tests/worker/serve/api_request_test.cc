@@ -260,13 +260,15 @@ TEST(Extensions, WrongShapesAreNamedInEveryApi) {
       {many + "]", "documents[1000]: is one document too many; a request may have 1000"},
       {R"("kv":true)", "kv: must be an object, not a boolean"},
       {R"("kv":{"on_mis":"fail"})", R"(kv: has no member "on_mis")"},
-      {R"("kv":{"on_miss":"text"})", R"(kv.on_miss: "text" is not supported yet; must be "compute" or "fail")"},
-      {R"("kv":{"on_miss":"wait"})", R"(kv.on_miss: is "wait"; must be "compute" or "fail")"},
+      {R"("kv":{"on_miss":"wait"})", R"(kv.on_miss: is "wait"; must be "compute", "text" or "fail")"},
       {R"("kv":{"store":"no"})", "kv.store: must be true or false, not a string"},
       {R"("kv":{"linker":5})", "kv.linker: must be a string, not a number"},
       {R"("kv":{"deadline_ms":0})", "kv.deadline_ms: is 0; must be an integer from 1 to 86400000"},
       {R"("kv":{"report":1})", "kv.report: must be true or false, not a number"},
-      {R"("cache_salt":5)", "cache_salt: must be a string, not a number"}};
+      {R"("cache_salt":5)", "cache_salt: must be a string, not a number"},
+      {R"("cache_salt":"")", "cache_salt: must not be empty"},
+      {absl::StrCat(R"("cache_salt":")", std::string(257, 's'), "\""),
+       "cache_salt: has 257 bytes; must have at most 256"}};
   for (const auto& [members, error] : cases) {
     EXPECT_EQ(Error(openai::ParseChat, Chat(members)), error);
     EXPECT_EQ(Error(openai::ParseCompletion, Completion(members)), error);

@@ -43,6 +43,10 @@ def try_openai(url, model):
 
     inline = client.chat.completions.create(**{**ask, "extra_body": {"documents": [{"title": "Mars", "text": MARS}]}})
     assert "Phobos" in inline.choices[0].message.content
+    text = {"documents": [{"title": "Mars", "text": MARS}], "kv": {"on_miss": "text"}, "cache_salt": "openai"}
+    answer = client.chat.completions.create(**{**ask, "extra_body": text})
+    assert "Phobos" in answer.choices[0].message.content
+    assert answer.usage.prompt_tokens_details.cached_tokens == 0, answer.usage
     assert client.completions.create(model=model, prompt="Once upon a time", max_tokens=4).usage.completion_tokens <= 4
     assert client.responses.create(model=model, input=QUESTION, max_output_tokens=16).output_text
     assert [one.id for one in client.models.list()][0] == model

@@ -14,24 +14,6 @@ namespace {
 
 constexpr int64_t kMaxDeadlineMs = int64_t{24} * 60 * 60 * 1000;
 
-DocumentReference ReadDocument(const Field& entry) {
-  DocumentReference document;
-  const Field id = entry["id"], parts = entry["parts"], title = entry["title"], text = entry["text"];
-  if (!entry.is_object() || id.given() == text.given()) {
-    entry.Refuse(R"(must be either {"id": "..."} of a stored document or {"title": "...", "text": "..."})");
-  } else if (id.given()) {
-    document.id = id.NonEmptyText(kMaxNameBytes);
-    document.parts = parts.TextOr("", kMaxNameBytes);
-    if (parts.given() && document.parts.empty()) parts.Refuse("must not be empty");
-    if (title.given()) title.Refuse("belongs to a text; a stored document has its own");
-  } else {
-    document.title = title.TextOr("", kMaxTitleBytes);
-    document.text = text.NonEmptyText();
-    if (parts.given()) parts.Refuse("belongs to the id of a stored document");
-  }
-  return document;
-}
-
 KvOptions ReadKv(const Field& kv) {
   KvOptions options;
   kv.RefuseOthers({"on_miss", "store", "linker", "deadline_ms", "report"});
@@ -40,9 +22,9 @@ KvOptions ReadKv(const Field& kv) {
   if (action == "fail") {
     options.on_miss = KvOptions::OnMiss::kFail;
   } else if (action == "text") {
-    on_miss.Refuse(R"("text" is not supported yet; must be "compute" or "fail")");
+    options.on_miss = KvOptions::OnMiss::kText;
   } else if (action != "compute") {
-    on_miss.Refuse(absl::StrCat("is ", Quoted(action), "; must be \"compute\" or \"fail\""));
+    on_miss.Refuse(absl::StrCat("is ", Quoted(action), "; must be \"compute\", \"text\" or \"fail\""));
   }
   options.store = kv["store"].FlagOr(options.store);
   options.linker = kv["linker"].TextOr("", kMaxNameBytes);
@@ -64,11 +46,31 @@ void ReadCommon(const Field& body, double max_temperature, CompletionRequest& re
   if (const Field seed = body["seed"]; seed.given()) request.seed = seed.Integer(INT64_MIN, INT64_MAX);
   request.stream = body["stream"].FlagOr(false);
   if (const Field documents = body["documents"]; documents.given()) {
-    for (const Field& entry : documents.List("a list of objects")) AddDocument(entry, ReadDocument(entry), request);
+    for (const Field& entry : documents.List("a list of objects")) AddDocument(entry, ReadReference(entry), request);
   }
   request.kv = ReadKv(body["kv"]);
-  request.cache_salt = body["cache_salt"].TextOr("", kMaxNameBytes);
+  request.cache_salt = ReadSalt(body["cache_salt"]);
 }
+
+DocumentReference ReadReference(const Field& entry) {
+  DocumentReference document;
+  const Field id = entry["id"], parts = entry["parts"], title = entry["title"], text = entry["text"];
+  if (!entry.is_object() || id.given() == text.given()) {
+    entry.Refuse(R"(must be either {"id": "..."} of a stored document or {"title": "...", "text": "..."})");
+  } else if (id.given()) {
+    document.id = id.NonEmptyText(kMaxNameBytes);
+    document.parts = parts.TextOr("", kMaxNameBytes);
+    if (parts.given() && document.parts.empty()) parts.Refuse("must not be empty");
+    if (title.given()) title.Refuse("belongs to a text; a stored document has its own");
+  } else {
+    document.title = title.TextOr("", kMaxTitleBytes);
+    document.text = text.NonEmptyText();
+    if (parts.given()) parts.Refuse("belongs to the id of a stored document");
+  }
+  return document;
+}
+
+std::string ReadSalt(const Field& salt) { return salt.given() ? salt.NonEmptyText(kMaxSaltBytes) : ""; }
 
 void AddDocument(const Field& field, DocumentReference document, CompletionRequest& request) {
   if (static_cast<int64_t>(request.documents.size()) < kMaxDocuments) {
@@ -156,7 +158,8 @@ OrderedJson Report(const Usage& usage) {
             {"host", usage.host},
             {"dram", usage.dram},
             {"disk", usage.disk},
-            {"encoded", usage.encoded}}},
+            {"encoded", usage.encoded},
+            {"text", usage.text}}},
           {"first_token_ms", usage.first_token_ms}};
 }
 

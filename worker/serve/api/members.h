@@ -16,10 +16,16 @@ namespace kvlink::serve {
 
 inline constexpr int64_t kMaxTokens = INT32_MAX;
 inline constexpr int64_t kMaxDocuments = 1000;
-inline constexpr int64_t kMaxNameBytes = 1024;  // of models, ids, salts, strings that stop an answer
+inline constexpr int64_t kMaxNameBytes = 1024;  // of models, ids, strings that stop an answer
+inline constexpr int64_t kMaxSaltBytes = 256;
 
 // `model`, `temperature`, `top_p`, `min_p`, `top_k`, `seed`, `stream`, `documents`, `kv` and `cache_salt`.
 void ReadCommon(const Field& body, double max_temperature, CompletionRequest& request);
+
+// A stored document, {"id": "...", "parts": "2-5"}, or a text, {"title": "...", "text": "..."}.
+DocumentReference ReadReference(const Field& entry);
+// `cache_salt`; empty if it is not given.
+std::string ReadSalt(const Field& salt);
 
 // Appends a document; `field` says which one is too many.
 void AddDocument(const Field& field, DocumentReference document, CompletionRequest& request);

@@ -27,7 +27,11 @@ struct DocumentReference {
 
 // The extension "kv" of every request.
 struct KvOptions {
-  enum class OnMiss : uint8_t { kCompute, kFail };
+  enum class OnMiss : uint8_t {
+    kCompute,  // encode it, and store that
+    kText,     // compute the document where it stands, as part of the prompt
+    kFail,
+  };
   OnMiss on_miss = OnMiss::kCompute;  // when the store lacks an encoding
   bool store = true;                  // write back what was computed
   std::string linker;                 // as kvlink ask --linker; empty: the profile's
@@ -52,7 +56,22 @@ struct CompletionRequest {
   bool stream = false;
   bool stream_usage = false;  // a last chunk with the usage
   KvOptions kv;
-  std::string cache_salt;
+  std::string cache_salt;  // the group that the encodings of its texts are shared in; empty: everybody
+};
+
+// One of many changes of stored documents.
+struct DocumentChange {
+  std::string id;
+  std::string title;
+  std::string text;
+  bool deletes = false;  // otherwise it puts the title and the text
+};
+
+// Documents that a request may be about soon.
+struct PrefetchRequest {
+  std::vector<DocumentReference> documents;
+  std::string linker;      // KvOptions
+  std::string cache_salt;  // CompletionRequest
 };
 
 // What is reported beside an answer.
@@ -63,6 +82,7 @@ struct Usage {
   int64_t completion_tokens = 0;
   // Where the documents' encodings were found, for KvOptions::report.
   int64_t resident = 0, host = 0, dram = 0, disk = 0, encoded = 0;
+  int64_t text = 0;  // documents that were computed as part of the prompt
   double first_token_ms = 0;
 };
 

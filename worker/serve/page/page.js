@@ -96,7 +96,7 @@ function showCost(costs) {
     bar.setAttribute("aria-hidden", "true");
     $("bars").append(element("div", `${cost.name}: first token after ${cost.first.toFixed(0)} ms`, "soft"), bar);
     const row = element("tr");
-    const places = ["resident", "host", "dram", "disk", "encoded"].filter((place) => cost.kv?.documents?.[place]);
+    const places = ["resident", "host", "dram", "disk", "encoded", "text"].filter((place) => cost.kv?.documents?.[place]);
     const where = places.map((place) => `${cost.kv.documents[place]} ${place}`).join(", ");
     row.append(element("th", cost.name), element("td", `${cost.first.toFixed(0)} ms`, "number"),
                element("td", `${cost.usage?.prompt_tokens ?? "?"} tokens`, "number"),
