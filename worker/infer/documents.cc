@@ -15,6 +15,14 @@ namespace {
 // How often a call that waits for the encoder checks for cancellation.
 constexpr absl::Duration kCheckEvery = absl::Milliseconds(50);
 
+// Of documents that were read from `place`; nullptr: from no place that takes time.
+Phase* LoadFrom(int64_t RequestStats::*place, Phases* phases) {
+  return place == &RequestStats::documents_host   ? &phases->host
+         : place == &RequestStats::documents_dram ? &phases->dram
+         : place == &RequestStats::documents_disk ? &phases->disk
+                                                  : nullptr;
+}
+
 }  // namespace
 
 Conversation::~Conversation() {
@@ -78,11 +86,20 @@ absl::Status Generator::ReadDocuments(Conversation& conversation, bool holds, co
     documents.push_back(document.tokens);
   }
   if (wanted.empty()) return absl::OkStatus();
+  const absl::Time began = SteadyNow();
   KVLINK_ASSIGN_OR_RETURN(std::vector<ResidentPool::Acquired> acquired,
                           pool_.Acquire(wanted, {call.deadline, call.cancelled, holds}));
+  const absl::Time looked_up = SteadyNow();
   KVLINK_ASSIGN_OR_RETURN(std::vector<Missed> missed,
                           EncodeMissing(conversation, documents, wanted, absl::MakeSpan(acquired), call));
   RequestStats& stats = conversation.stats_;
+  Phases later;
+  Phases& phases = stats.time_to_first_token == absl::ZeroDuration() ? stats.phases : later;
+  phases.land.Add(began, SteadyNow());
+  for (const ResidentPool::Acquired& one : acquired) phases.lookup.Add(one.lookup);
+  if (std::any_of(missed.begin(), missed.end(), [](Missed one) { return one != Missed::kNot; })) {
+    phases.encode.Add(looked_up, phases.land.ended);
+  }
   for (Conversation::Read& read : conversation.reads_) {
     if (read.resident != nullptr) continue;
     const size_t i = index.at(read.identity);
@@ -102,6 +119,8 @@ absl::Status Generator::ReadDocuments(Conversation& conversation, bool holds, co
     counted.stored = miss == Missed::kStored;
     ++(stats.*counted.place);
     if (!loaded) continue;
+    Phase* const load = LoadFrom(counted.place, &phases);
+    if (load != nullptr) load->began = std::min(load->began, acquired[i].asked);
     stats.documents_direct += counted.direct ? 1 : 0;
     (host ? stats.bytes_host : dram ? stats.bytes_dram : stats.bytes_segments) += read.resident->stored_bytes();
   }
@@ -214,6 +233,17 @@ void Generator::Discard(const Residents& useless, const absl::Status& status,
     }
     MutexLock lock(&mutex_);
     ++(taken_back ? stats_.lapsed : absl::IsDataLoss(status) ? stats_.damaged : stats_.late);
+  }
+}
+
+void Generator::EndLoads(Conversation& conversation) {
+  Phases& phases = conversation.stats_.phases;
+  for (const Conversation::Read& read : conversation.reads_) {
+    if (read.resident == nullptr || !read.resident->ready()) continue;  // hidden, and not waited for
+    const absl::Time ready_at = read.resident->ready_at();
+    phases.land.ended = std::max(phases.land.ended, ready_at);
+    Phase* const load = LoadFrom(conversation.counted_[read.document].place, &phases);
+    if (load != nullptr) load->ended = std::max(load->ended, ready_at);
   }
 }
 

@@ -34,6 +34,7 @@
 #include "store/store.h"
 #include "worker/encode/encoder.h"
 #include "worker/encode/wrapper.h"
+#include "worker/infer/phases.h"
 #include "worker/infer/resident_pool.h"
 #include "worker/infer/write_back.h"
 #include "worker/link/plan.h"
@@ -120,6 +121,7 @@ struct RequestStats {
   int64_t bytes_host = 0;  // of encodings, by where they were read from
   int64_t bytes_dram = 0;
   int64_t bytes_segments = 0;
+  Phases phases;
 };
 
 // What one conversation does in a pass of many.
@@ -347,6 +349,8 @@ class Generator {
                                                         const Limits& limits);
   // Counts the tokens of a computed prompt by where its documents' encodings came from.
   void CountTokens(Conversation& conversation) const;
+  // Notes when the encodings of a computed prompt were in their places.
+  static void EndLoads(Conversation& conversation);
   // Makes the conversation read what the next stage reads, and forget the fresh tokens that it does not keep.
   void EnterStage(Conversation& conversation);
   // Counts `tokens` of the prompt as computed; at the end of a stage enters the next one or ends the prompt.

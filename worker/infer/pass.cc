@@ -53,6 +53,8 @@ void Generator::PassOver(absl::Span<Work* const> works, const Call& call, bool t
     works[i]->tokens = static_cast<int64_t>(rows[i].tokens.size());
     if (!rows[i].status.ok()) continue;
     if (conversation.prompt_ != nullptr) {
+      RequestStats& stats = conversation.stats_;
+      if (stats.time_to_first_token == absl::ZeroDuration()) stats.phases.Computed(began, SteadyNow());
       Advance(conversation, static_cast<int64_t>(rows[i].tokens.size()));
     } else {
       conversation.stats_.decode_time += SteadyNow() - began;

@@ -232,6 +232,7 @@ void Generator::Advance(Conversation& conversation, int64_t tokens) {
   if (stats.time_to_first_token > absl::ZeroDuration()) return;  // a prompt that was begun again
   stats.time_to_first_token = SteadyNow() - conversation.began_;
   CountTokens(conversation);
+  EndLoads(conversation);
   MutexLock lock(&mutex_);
   ++stats_.requests;
 }

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/clock.h"
 #include "base/status.h"
 
 namespace kvlink::infer {
@@ -79,6 +80,7 @@ absl::Status Resident::WaitLayer(int64_t layer, absl::Time deadline) {
   } else {
     layer_data_[layer] = slab.data();
   }
+  if (layer + 1 == static_cast<int64_t>(layer_data_.size())) ready_at_ = SteadyNow();
   ready_layers_.store(layer + 1, std::memory_order_release);
   if (copies() && ready()) {
     if (kept_ != nullptr) deps_.host->Keep(identity_, std::exchange(kept_, nullptr));

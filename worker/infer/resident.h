@@ -95,6 +95,8 @@ class Resident {
   bool ready() const {
     return ready_layers_.load(std::memory_order_acquire) == static_cast<int64_t>(layer_data_.size());
   }
+  // When the last layer was in its place. REQUIRES: ready().
+  absl::Time ready_at() const { return ready_at_; }
   // Whether no store can invalidate it any more.
   bool certain() const { return ready() || source_ == store::Tier::kNone; }
   // The segment for attention; layer l may be read only after WaitLayer(l) returned OK. Valid as long as the resident.
@@ -133,6 +135,7 @@ class Resident {
   Mutex decoding_;                                             // held while a layer is decoded
   std::shared_ptr<HostCopy> kept_ ABSL_GUARDED_BY(decoding_);  // being filled; nullptr: no copy is made
   std::atomic<int64_t> ready_layers_{0};                       // layers; advanced under decoding_
+  absl::Time ready_at_;                                        // written once, before ready_layers_ is complete
   // Without a copy, element l is written once, under decoding_, before ready_layers_ passes l, and read only by threads
   // that waited for it.
   std::vector<const std::byte*> layer_data_;

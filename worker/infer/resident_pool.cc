@@ -167,6 +167,7 @@ void ResidentPool::Load(bool memory, absl::Span<const Wanted> wanted, Admission&
   std::vector<std::shared_ptr<Resident>> loaded(admission.mine.size());
   for (size_t k = 0; memory && k < loaded.size(); ++k) {
     const size_t i = admission.mine[k];
+    admission.answers[i].asked = SteadyNow();
     loaded[k] = LoadFromHost(wanted[i], admission.answers[i].reservation);
   }
   if (memory && store_ != nullptr) LoadFromStore(wanted, admission, deadline, absl::MakeSpan(loaded));
@@ -196,7 +197,14 @@ void ResidentPool::LoadFromStore(absl::Span<const Wanted> wanted, Admission& adm
     missing.push_back(k);
   }
   if (missing.empty()) return;
+  const absl::Time began = SteadyNow();
   const auto found = store_->Lookup(options_.ns, identities, options_.codec);
+  const Phase lookup = {began, SteadyNow()};
+  for (const size_t k : missing) {
+    Acquired& answer = admission.answers[admission.mine[k]];
+    answer.lookup = lookup;
+    answer.asked = lookup.ended;
+  }
   if (!found.ok() || found->size() != identities.size()) return CountError();
   // Ask for all encodings of a request together, so that a node takes one round trip.
   std::vector<store::ReadRequest> reads;

@@ -31,6 +31,7 @@
 #include "store/store.h"
 #include "worker/encode/encoder.h"
 #include "worker/infer/host_tier.h"
+#include "worker/infer/phases.h"
 #include "worker/infer/resident.h"
 #include "worker/model/model.h"
 
@@ -59,6 +60,8 @@ class ResidentPool {
     std::shared_ptr<Resident> resident;  // nullptr: a miss
     bool loaded = false;                 // this call started the load
     Reservation reservation;             // of a miss: to be passed to Insert
+    Phase lookup;                        // the store was asked whether it has it
+    absl::Time asked;                    // of a load: when its bytes were asked for
   };
   // How long a call waits for room.
   struct Patience {
