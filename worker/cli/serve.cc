@@ -28,6 +28,8 @@
 #include "worker/serve/http/server.h"
 #include "worker/serve/router.h"
 #include "worker/serve/service.h"
+#include "worker/serve/trace/exporter.h"
+#include "worker/serve/trace/settings.h"
 
 namespace kvlink::cli {
 namespace {
@@ -72,6 +74,8 @@ struct ServeFlags {
   std::string certificate, key;
   bool trust_network = false;
   int64_t drain_seconds = 30;
+  std::string otlp_endpoint;
+  double trace_sample = 1;
 };
 
 // INVALID_ARGUMENT: others than this host would send keys in plain text, or need none.
@@ -123,6 +127,13 @@ void AddFlags(Arguments& arguments, ServeFlags& flags) {
                  "Accept keys in plain text from other hosts, where the network is trusted or encrypted by other "
                  "means.",
                  &flags.trust_network);
+  arguments.Text(
+      "otlp-endpoint", "URL",
+      "Collector of OpenTelemetry that is sent spans of requests (OTLP over HTTP): http://HOST:PORT. Default: "
+      "OTEL_EXPORTER_OTLP_ENDPOINT; none are sent without either.",
+      &flags.otlp_endpoint);
+  arguments.Real("trace-sample", "RATIO", "Which part of the requests is traced, of those whose clients do not say.", 0,
+                 1, &flags.trace_sample);
   arguments.Integer("drain-timeout", "SECONDS", "How long to wait for the answers under way when stopping.", 0, 86400,
                     &flags.drain_seconds);
 }
@@ -159,7 +170,8 @@ absl::StatusOr<serve::Caller> CallerOf(const Access& access, absl::string_view k
 }
 
 void LogRequest(Log& log, const serve::Record& record) {
-  const bool failed = record.status >= 500 || (record.status < 400 && !record.error.ok());  // the latter in its stream
+  const bool failed = record.failed();
+  const bool traced = record.trace.given || (record.trace.sampled && record.admitted);
   log.Write(failed ? Log::Level::kWarning : Log::Level::kInfo, failed ? "request_failed" : "request",
             {{"route", std::string(record.route)},
              {"status", int64_t{record.status}},
@@ -169,6 +181,7 @@ void LogRequest(Log& log, const serve::Record& record) {
              {"cached_tokens", record.usage.cached_tokens},
              {"completion_tokens", record.usage.completion_tokens},
              {"first_token_ms", record.usage.first_token_ms},
+             {"trace_id", traced ? serve::ToHex(record.trace.trace) : ""},
              {"code", absl::StatusCodeToString(record.error.code())},
              {"cause", serve::CauseOf(record.error)}});
 }
@@ -195,6 +208,7 @@ struct Serving {
   std::unique_ptr<serve::Service> service;
   std::unique_ptr<Access> access;  // nullptr: no keys
   std::unique_ptr<Log> log;
+  std::unique_ptr<serve::SpanExporter> exporter;  // nullptr: no collector
   std::unique_ptr<serve::Router> router;
   std::unique_ptr<serve::HttpServer> server;
 };
@@ -247,6 +261,18 @@ absl::Status OpenService(const ServeFlags& flags, Serving* serving) {
   return absl::OkStatus();
 }
 
+absl::Status OpenExporter(const ServeFlags& flags, Serving* serving) {
+  KVLINK_ASSIGN_OR_RETURN(auto options, serve::ExporterOptions(flags.otlp_endpoint, Environment));
+  if (!options.has_value()) return absl::OkStatus();
+  options->resource.emplace_back("kvlink.namespace", flags.store.ns);
+  options->resource.emplace_back("kvlink.model", serving->service->models()[0]);
+  options->on_failure = [log = serving->log.get()](const absl::Status& why) {
+    log->Warning("spans_not_exported", {{"error", std::string(why.message())}});
+  };
+  KVLINK_ASSIGN_OR_RETURN(serving->exporter, serve::SpanExporter::Start(*std::move(options)));
+  return absl::OkStatus();
+}
+
 absl::Status StartServer(const ServeFlags& flags, Serving* serving) {
   serving->log = std::make_unique<Log>(nullptr);
   serve::Router::Options options;
@@ -259,6 +285,9 @@ absl::Status StartServer(const ServeFlags& flags, Serving* serving) {
       return CallerOf(*access, key, ns);
     };
   }
+  KVLINK_RETURN_IF_ERROR(OpenExporter(flags, serving));
+  options.exporter = serving->exporter.get();
+  options.sample = flags.trace_sample;
   options.log = [log = serving->log.get()](const serve::Record& record) { LogRequest(*log, record); };
   serving->router = std::make_unique<serve::Router>(
       serve::Router::Parts{serving->service.get(), serving->scheduler.get(), serving->writer.get()}, options);

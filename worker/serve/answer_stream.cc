@@ -56,6 +56,7 @@ void AnswerStream::OnEnd(const absl::Status& status, infer::Scheduler::End end, 
   Usage usage = UsageOf(stats, tokens_);
   usage.first_token_ms = absl::ToDoubleMilliseconds(first_token_);
   call_->record().usage = usage;
+  call_->record().stats = stats;
   if (!status.ok()) {
     const absl::Status told = Told(status);
     call_->record().error = told;

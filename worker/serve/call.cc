@@ -13,21 +13,26 @@ Call::~Call() { Complete(); }
 void Call::Complete() {
   if (ended_ == nullptr) return;
   record_.caller = caller.name;
-  record_.took = SteadyNow() - arrived_;
+  record_.took = SteadyNow() - record_.arrived;
   record_.gone = gone();
   if (record_.gone) record_.status = kClientGone;
   std::exchange(ended_, nullptr)(record_);
 }
 
+HttpHeaders Call::Traced(HttpHeaders headers) const {
+  if (record_.trace.given) headers.emplace_back("traceparent", record_.trace.ToParent());
+  return headers;
+}
+
 void Call::Respond(int status, absl::string_view content_type, std::string body, HttpHeaders headers) {
   record_.status = status;
-  exchange_->Respond(status, content_type, std::move(body), std::move(headers));
+  exchange_->Respond(status, content_type, std::move(body), Traced(std::move(headers)));
   Complete();
 }
 
 void Call::Begin(int status, absl::string_view content_type, HttpHeaders headers) {
   record_.status = status;
-  exchange_->Begin(status, content_type, std::move(headers));
+  exchange_->Begin(status, content_type, Traced(std::move(headers)));
 }
 
 void Call::End() {

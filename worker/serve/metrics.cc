@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_replace.h"
 
 namespace kvlink::serve {
 namespace {
@@ -25,7 +26,7 @@ double Number(int64_t value) { return static_cast<double>(value); }
 }  // namespace
 
 std::vector<Reading> ReadingsOf(const infer::Scheduler::Stats& scheduler, const infer::Generator::Stats& generator,
-                                const HttpServer::Stats& http) {
+                                const HttpServer::Stats& http, const SpanExporter::Stats& spans) {
   const infer::ResidentPool::Stats& pool = generator.pool;
   const auto found = [](absl::string_view place, int64_t value) {
     return Reading{"encodings_found_total", "Encodings that requests needed, by where they were found", true,
@@ -33,6 +34,10 @@ std::vector<Reading> ReadingsOf(const infer::Scheduler::Stats& scheduler, const 
   };
   const auto ended = [](absl::string_view how, int64_t value) {
     return Reading{"answers_total", "Answers that ended, by how", true, Number(value),
+                   absl::StrCat("end=\"", how, "\"")};
+  };
+  const auto exported = [](absl::string_view how, int64_t value) {
+    return Reading{"spans_total", "Spans of traces, by whether the collector took them", true, Number(value),
                    absl::StrCat("end=\"", how, "\"")};
   };
   return {
@@ -71,6 +76,9 @@ std::vector<Reading> ReadingsOf(const infer::Scheduler::Stats& scheduler, const 
       {"malformed_total", "Requests that were no HTTP, or too large", true, Number(http.malformed)},
       {"timed_out_total", "Connections closed because the client was too slow", true, Number(http.timed_out)},
       {"gone_total", "Responses that the client did not wait for", true, Number(http.gone)},
+      exported("sent", spans.sent),
+      exported("dropped", spans.dropped),
+      exported("failed", spans.failed),
   };
 }
 
@@ -78,6 +86,30 @@ void Metrics::Histogram::Add(absl::Duration took) {
   const double seconds = absl::ToDoubleSeconds(took);
   ++counts[std::lower_bound(kSeconds.begin(), kSeconds.end(), seconds) - kSeconds.begin()];
   sum += seconds;
+}
+
+Metrics::Metrics(absl::string_view ns) : ns_(absl::StrReplaceAll(ns, {{"\\", "\\\\"}, {"\"", "\\\""}, {"\n", "\\n"}})) {
+  // Counters are there before there is anything to count, so that rates see the first.
+  for (const RequestPhase& phase : PhasesOf({})) {
+    phases_[LabelsOf(phase.name, phase.place)];
+    if (!phase.place.empty()) loaded_bytes_[LabelsOf("", phase.place)];
+  }
+}
+
+std::string Metrics::LabelsOf(absl::string_view phase, absl::string_view place) const {
+  std::string labels = absl::StrCat("namespace=\"", ns_, "\"");
+  if (!phase.empty()) absl::StrAppend(&labels, ",phase=\"", phase, "\"");
+  if (!place.empty()) absl::StrAppend(&labels, ",place=\"", place, "\"");
+  return labels;
+}
+
+void Metrics::Took(const std::vector<RequestPhase>& phases) {
+  MutexLock lock(&mutex_);
+  for (const RequestPhase& phase : phases) {
+    if (phase.time.empty()) continue;
+    phases_[LabelsOf(phase.name, phase.place)].Add(phase.time.took());
+    if (!phase.place.empty()) loaded_bytes_[LabelsOf("", phase.place)] += phase.bytes;
+  }
 }
 
 void Metrics::Ended(absl::string_view route, int status, absl::Duration took) {
@@ -136,6 +168,9 @@ std::string Metrics::Page(const std::vector<Reading>& readings) const {
   AppendValue("prompt_tokens_total", "", Number(prompt_), &page);
   AppendHead("cached_tokens_total", "Of these, tokens that were read from encodings", "counter", &page);
   AppendValue("cached_tokens_total", "", Number(cached_), &page);
+  AppendHead("loaded_bytes_total", "Bytes of encodings that were read, by where they were found", "counter", &page);
+  for (const auto& [labels, bytes] : loaded_bytes_) AppendValue("loaded_bytes_total", labels, Number(bytes), &page);
+  Append("phase_seconds", "Seconds of requests, by what they were taken for", phases_, &page);
   Append("request_seconds", "Seconds from the arrival of a request to the end of its response", took_, &page);
   Append("first_token_seconds", "Seconds from the arrival of a request to its first token", {{"", first_}}, &page);
   Append("token_seconds", "Seconds from one token of an answer to the next", {{"", next_}}, &page);

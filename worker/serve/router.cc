@@ -91,6 +91,7 @@ Router::Router(const Parts& parts, Options options)
     : parts_(parts),
       options_(std::move(options)),
       started_(absl::ToUnixSeconds(absl::Now())),
+      metrics_(parts.service->parts().generator->options().ns),
       pinned_(parts.service->parts().store, {.ns = parts.service->parts().generator->options().ns,
                                              .codec = parts.service->parts().generator->options().codec}),
       jobs_(
@@ -129,6 +130,10 @@ void Router::EndDrain() {
 
 void Router::Ended(const Record& record, bool quiet) {
   metrics_.Ended(record.route, record.status, record.took);
+  metrics_.Took(PhasesOf(record));
+  if (options_.exporter != nullptr && record.admitted && record.trace.sampled) {
+    options_.exporter->Add(SpansOf(record));
+  }
   if (options_.log && !(quiet && CauseOf(record.error).empty())) options_.log(record);
 }
 
@@ -170,10 +175,12 @@ void Router::Handle(std::shared_ptr<HttpExchange> exchange) {
   const HttpRequest& request = exchange->request();
   std::vector<absl::string_view> allowed;
   const Route* const found = Find(request, &allowed);
-  const auto call = std::make_shared<Call>(std::move(exchange), found == nullptr ? "none" : found->name,
-                                           found == nullptr ? &ChatDialect() : &found->dialect(),
-                                           [this, quiet = found != nullptr && found->needs == Needs::kNothing](
-                                               const Record& record) { Ended(record, quiet); });
+  const auto call = std::make_shared<Call>(
+      std::move(exchange), found == nullptr ? "none" : found->name,
+      found == nullptr ? &ChatDialect() : &found->dialect(), options_.exporter == nullptr ? 0 : options_.sample,
+      [this, quiet = found != nullptr && found->needs == Needs::kNothing](const Record& record) {
+        Ended(record, quiet);
+      });
   if (options_.authorize == nullptr && !KnowsHost(call->request().header("host"))) {
     const absl::Status status = absl::PermissionDeniedError(
         "this server has no keys, so it answers only to localhost, to addresses of this host and to the host of "
@@ -198,6 +205,7 @@ void Router::Dispatch(const Route& route, CallPtr call) {
     if (route.needs == Needs::kWriting && !call->caller.may_write) {
       return call->Fail(absl::PermissionDeniedError("this key may not write documents"));
     }
+    call->record().admitted = true;
     if (route.needs == Needs::kWriting && parts_.writer == nullptr) {
       return call->Fail(absl::PermissionDeniedError("the store of this server is read-only"));
     }
@@ -268,8 +276,10 @@ void Router::Ready(const CallPtr& call) {
 
 void Router::ShowMetrics(const CallPtr& call) {
   const HttpServer* const server = server_.load();
-  std::vector<Reading> readings = ReadingsOf(parts_.scheduler->stats(), parts_.service->parts().generator->stats(),
-                                             server == nullptr ? HttpServer::Stats() : server->stats());
+  std::vector<Reading> readings =
+      ReadingsOf(parts_.scheduler->stats(), parts_.service->parts().generator->stats(),
+                 server == nullptr ? HttpServer::Stats() : server->stats(),
+                 options_.exporter == nullptr ? SpanExporter::Stats() : options_.exporter->stats());
   AddReadings(&readings);
   call->Respond(200, "text/plain; version=0.0.4", metrics_.Page(readings));
 }
@@ -322,11 +332,13 @@ void Router::Complete(const CallPtr& call) {
 
 void Router::Answer(const CallPtr& call, const CompletionRequest& request) {
   const Service& service = *parts_.service;
-  absl::StatusOr<infer::Scheduler::Job> job = service.JobOf(request, call->caller.name, call->arrived());
+  absl::StatusOr<infer::Scheduler::Job> job =
+      service.JobOf(request, call->caller.name, call->arrived(), &call->record().catalog);
   if (!job.ok()) return call->Fail(job.status());
   const auto stream = std::make_shared<AnswerStream>(
       call, call->dialect().NewAnswer(request), AnswerText(service.parts().tokenizer, request.stop), request.stream,
       PromptTokensOf(job->request, service.parts().generator->options()), &metrics_);
+  call->record().submitted = SteadyNow();
   const absl::StatusOr<uint64_t> number = parts_.scheduler->Submit(*std::move(job), stream);
   if (!number.ok()) return call->Fail(number.status());
   // A client that has gone by now is noticed here, too.

@@ -29,6 +29,7 @@
 #include "worker/serve/http/server.h"
 #include "worker/serve/metrics.h"
 #include "worker/serve/service.h"
+#include "worker/serve/trace/exporter.h"
 
 namespace kvlink::serve {
 
@@ -47,6 +48,9 @@ class Router {
     std::string host;
     // Called at the end of every response, except those of probes; must not block. May be empty.
     std::function<void(const Record&)> log;
+    // Takes the spans of sampled requests, except those of probes and of clients without a key; nullptr: nobody does.
+    SpanExporter* exporter = nullptr;
+    double sample = 1;              // probability, of requests whose clients name no trace
     int threads = 4;                // that read and tokenise requests
     int lookup_threads = 4;         // that wait for the store
     int document_threads = 4;       // that write documents, by turns

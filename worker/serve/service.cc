@@ -102,14 +102,14 @@ absl::StatusOr<std::vector<int32_t>> Service::Tokenize(absl::string_view text) c
 }
 
 absl::StatusOr<infer::Scheduler::Job> Service::JobOf(const CompletionRequest& request, const std::string& owner,
-                                                     absl::Time arrived) const {
+                                                     absl::Time arrived, infer::Phase* catalog) const {
   KVLINK_RETURN_IF_ERROR(CheckBytes(BytesOf(request)));
   infer::Scheduler::Job job;
   if (request.kv.deadline_ms) job.deadline = arrived + absl::Milliseconds(*request.kv.deadline_ms);
   KVLINK_RETURN_IF_ERROR(CheckTime(job.deadline));
   KVLINK_ASSIGN_OR_RETURN(job.request.linker, LinkerOf("kv.linker", request.kv.linker, options_.linker));
   KVLINK_ASSIGN_OR_RETURN(job.request.documents,
-                          DocumentsOf(request.documents, request.cache_salt, /*unknown=*/nullptr));
+                          DocumentsOf(request.documents, request.cache_salt, catalog, /*unknown=*/nullptr));
   KVLINK_RETURN_IF_ERROR(CheckTime(job.deadline));
   KVLINK_ASSIGN_OR_RETURN(job.request.prompt, PromptOf(request));
   if (request.kv.on_miss == KvOptions::OnMiss::kFail) {
@@ -137,7 +137,8 @@ absl::Status Service::CheckBytes(int64_t bytes) const {
 }
 
 absl::StatusOr<std::vector<infer::RequestDocument>> Service::DocumentsOf(
-    const std::vector<DocumentReference>& references, absl::string_view salt, std::vector<std::string>* unknown) const {
+    const std::vector<DocumentReference>& references, absl::string_view salt, infer::Phase* catalog,
+    std::vector<std::string>* unknown) const {
   const infer::GeneratorOptions& options = parts_.generator->options();
   std::vector<std::string> ids;
   for (const DocumentReference& document : references) {
@@ -146,7 +147,9 @@ absl::StatusOr<std::vector<infer::RequestDocument>> Service::DocumentsOf(
   std::vector<absl::StatusOr<CatalogEntry>> entries;
   if (!ids.empty()) {
     KVLINK_RETURN_IF_ERROR(MayAsk());
+    const absl::Time began = SteadyNow();
     auto found = parts_.store->GetDocuments(options.ns, ids);
+    catalog->Add(began, SteadyNow());
     KVLINK_RETURN_IF_ERROR(Heard(found.status()));
     entries = *std::move(found);
   }
@@ -238,8 +241,9 @@ absl::StatusOr<Service::Prefetch> Service::PrefetchOf(const PrefetchRequest& req
   KVLINK_RETURN_IF_ERROR(CheckBytes(text_bytes));
   KVLINK_ASSIGN_OR_RETURN(const link::Linker linker, LinkerOf("linker", request.linker, options_.linker));
   Prefetch prefetch;
+  infer::Phase unused;
   KVLINK_ASSIGN_OR_RETURN(const std::vector<infer::RequestDocument> documents,
-                          DocumentsOf(request.documents, request.cache_salt, &prefetch.unknown));
+                          DocumentsOf(request.documents, request.cache_salt, &unused, &prefetch.unknown));
   if (linker.base == link::Linker::kFull || documents.empty()) return prefetch;
   const std::vector<Identity> identities = IdentitiesOf(documents, linker);
   KVLINK_ASSIGN_OR_RETURN(const std::vector<store::Found> found, LookUp(identities));

@@ -47,13 +47,14 @@ class Service {
   absl::Status CheckModel(absl::string_view name) const;
   const std::vector<std::string>& models() const { return options_.models; }
 
-  // `owner`: whose turn it takes; `arrived`: when KvOptions::deadline_ms began. NOT_FOUND naming the documents that the
-  // catalog lacks; OUT_OF_RANGE: a part that a document lacks. INVALID_ARGUMENT: what does not fit into the model's
-  // context, what is wrong with a linker, a text or a chat. FAILED_PRECONDITION: a document of another model or secret,
-  // an encoding that the store lacks with OnMiss::kFail, a chat that the template refuses.
-  // DEADLINE_EXCEEDED: the request's own. Errors of the store, as Heard.
+  // `owner`: whose turn it takes; `arrived`: when KvOptions::deadline_ms began; `catalog`: set to when the store was
+  // asked for documents, if it was. NOT_FOUND naming the documents that the catalog lacks; OUT_OF_RANGE: a part that a
+  // document lacks. INVALID_ARGUMENT: what does not fit into the model's context, what is wrong with a linker, a text
+  // or a chat. FAILED_PRECONDITION: a document of another model or secret, an encoding that the store lacks with
+  // OnMiss::kFail, a chat that the template refuses. DEADLINE_EXCEEDED: the request's own. Errors of the store, as
+  // Heard.
   absl::StatusOr<infer::Scheduler::Job> JobOf(const CompletionRequest& request, const std::string& owner,
-                                              absl::Time arrived) const;
+                                              absl::Time arrived, infer::Phase* catalog) const;
   // Whether JobOf asks the store.
   static bool AsksStore(const CompletionRequest& request);
 
@@ -82,7 +83,7 @@ class Service {
   // The parts of the documents; those of texts have the secret of the salt's group. `unknown`: receives the ids that
   // the catalog lacks, which are left out; nullptr: they are an error.
   absl::StatusOr<std::vector<infer::RequestDocument>> DocumentsOf(const std::vector<DocumentReference>& references,
-                                                                  absl::string_view salt,
+                                                                  absl::string_view salt, infer::Phase* catalog,
                                                                   std::vector<std::string>* unknown) const;
   absl::StatusOr<link::PromptTokens> PromptOf(const CompletionRequest& request) const;
   std::vector<Identity> IdentitiesOf(const std::vector<infer::RequestDocument>& documents,
