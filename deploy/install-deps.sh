@@ -20,6 +20,7 @@ packages=(
   libpq-dev postgresql
   libboost-dev
   gnuplot-nox
+  prometheus
   python3 python3-pip python3-venv ca-certificates
 )
 
@@ -59,9 +60,9 @@ install_packages() {
     fail "apt-get failed, its last lines are above"
   fi
   rm -f "$log"
-  # Tests start members of etcd and servers of PostgreSQL themselves; Debian's packages start one for the whole machine.
+  # Tests start members of etcd and servers of PostgreSQL themselves, and of Prometheus run promtool; Debian's packages start one for the whole machine.
   local package service
-  for service in etcd postgresql; do
+  for service in etcd postgresql prometheus; do
     package=${service/etcd/etcd-server}
     [[ " ${missing[*]} " == *" $package "* ]] && [ -d /run/systemd/system ] || continue
     "${sudo[@]}" systemctl disable --quiet --now "$service" || echo "install-deps: the service $service goes on running" >&2
