@@ -27,6 +27,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "base/slab.h"
+#include "kernels/logit_adjustment.h"
 #include "kernels/rope.h"
 
 namespace kvlink::kernels {
@@ -298,8 +299,8 @@ struct ChecksumArgs {
 
 // Sampling of one row. temperature 0 is greedy (ties: the lowest id). Filters apply in the order top_k, top_p, min_p,
 // on the distribution after temperature; kernels/sampling.h defines them. The random number is Philox4x32-10(key =
-// seed, counter = position): stateless, the same on every backend. A NaN logit counts as -inf; a row with no logit
-// above -inf is INTERNAL at Synchronize().
+// seed, counter = position): stateless, the same on every backend. A NaN logit counts as -inf; of a row with no logit
+// above -inf the result is kNoToken, and the others are not concerned.
 struct SampleParams {
   float temperature = 0;
   int32_t top_k = 0;  // 0: all
@@ -308,11 +309,32 @@ struct SampleParams {
   uint64_t seed = 0;
   int64_t position = 0;
 };
+// What a row is sampled from, in place of its logits: those of `tokens` adjusted, and -inf for what is not allowed.
+struct RowAdjustments {
+  absl::Span<const LogitAdjustment> tokens;  // ascending, each token once
+  // [ceil(vocab / 32)]: token t is allowed if bit t % 32 of word t / 32 is set. nullptr: all are.
+  const uint32_t* allowed = nullptr;
+  bool any() const { return !tokens.empty() || allowed != nullptr; }
+};
+inline constexpr int32_t kNoToken = -1;
 struct SampleArgs {
-  Tensor logits;                          // [rows, vocab] f32
-  absl::Span<const SampleParams> params;  // [rows]
-  Tensor out;                             // [rows] i32
-  Workspace workspace;                    // SampleWorkspaceBytes
+  Tensor logits;                                      // [rows, vocab] f32
+  absl::Span<const SampleParams> params;              // [rows]
+  Tensor out;                                         // [rows] i32
+  Workspace workspace;                                // SampleWorkspaceBytes
+  absl::Span<const RowAdjustments> adjustments = {};  // [rows], or empty: of no row
+};
+
+// Log-probabilities: the log-softmax of rows of logits as they are, before Sample adjusts anything or divides by a
+// temperature. A NaN logit counts as -inf; in a row with no logit above -inf all are -inf. Sums are in f64.
+inline constexpr int64_t kMaxLikeliest = 20;
+struct LogprobsArgs {
+  Tensor logits;                   // [all rows, vocab] f32
+  absl::Span<const int64_t> rows;  // of these, the n that are asked for
+  Tensor tokens;                   // [all rows] i32: the token of each row, as Sample's out; kNoToken: -inf
+  int64_t top = 0;                 // the likeliest tokens, at most kMaxLikeliest
+  Tensor out;                      // [n, 1 + top] f32: of the row's token, then of the likeliest
+  Tensor likeliest;                // [n, top] i32: by logit, ties by lower id; kNoToken where no more is above -inf
 };
 
 class Backend {
@@ -346,7 +368,8 @@ class Backend {
   // Enough for any launch of these sizes or smaller.
   virtual int64_t LinearWorkspaceBytes(int64_t rows, const PackedMatrix& weight, Epilogue epilogue) const = 0;
   virtual int64_t AttentionWorkspaceBytes(const AttentionPlan& plan, const AttentionParams& params) const = 0;
-  virtual int64_t SampleWorkspaceBytes(int64_t rows, int64_t vocab) const = 0;
+  // `adjusted`: rows with adjustments.
+  virtual int64_t SampleWorkspaceBytes(int64_t rows, int64_t vocab, int64_t adjusted) const = 0;
 
   virtual absl::Status Embed(Stream& stream, const EmbedArgs& args) = 0;
   virtual absl::Status AddRmsNorm(Stream& stream, const AddRmsNormArgs& args) = 0;
@@ -362,6 +385,7 @@ class Backend {
   virtual absl::Status ShiftKeys(Stream& stream, const ShiftKeysArgs& args) = 0;
   virtual absl::Status Checksum(Stream& stream, const ChecksumArgs& args) = 0;
   virtual absl::Status Sample(Stream& stream, const SampleArgs& args) = 0;
+  virtual absl::Status Logprobs(Stream& stream, const LogprobsArgs& args) = 0;
 };
 
 }  // namespace kvlink::kernels

@@ -33,8 +33,10 @@ absl::Status ValidateDecode(const DecodeArgs& args, Device device);
 absl::Status ValidateShiftKeys(const ShiftKeysArgs& args, Device device);
 absl::Status ValidateChecksum(const ChecksumArgs& args, Device device);
 absl::Status ValidateSample(const SampleArgs& args, Device device, int64_t workspace_bytes);
-// Its part about one row; for callers that must know before they launch.
+// Its parts about one row and one adjustment; for callers that must know before they launch.
 absl::Status ValidateSampleParams(const SampleParams& params);
+absl::Status ValidateLogitAdjustment(const LogitAdjustment& adjustment, int64_t vocab);
+absl::Status ValidateLogprobs(const LogprobsArgs& args, Device device);
 
 }  // namespace kvlink::kernels
 

@@ -181,7 +181,7 @@ class Bench {
       const std::vector<kernels::SampleParams> params(
           16, greedy ? kernels::SampleParams{} : kernels::SampleParams{0.8f, 40, 0.95f, 0, 1, 1});
       const kernels::SampleArgs args{Make(Dtype::kF32, {16, kVocab}), params, Make(Dtype::kI32, {16}),
-                                     Scratch(backend_->SampleWorkspaceBytes(16, kVocab))};
+                                     Scratch(backend_->SampleWorkspaceBytes(16, kVocab, 0))};
       report_.Add(greedy ? "Sample 16 rows, greedy" : "Sample 16 rows, temperature, top-k 40, top-p 0.95",
                   Seconds([&] { return backend_->Sample(*stream_, args); }) * 1e6, "us");
       Drop();

@@ -24,8 +24,9 @@ absl::StatusOr<std::unique_ptr<DevicePasses>> DevicePasses::Create(const model::
   passes->context_ = model->NewContext();
   passes->stream_ = backend.NewStream();
   KVLINK_ASSIGN_OR_RETURN(passes->sampled_, backend.Allocate(requests * static_cast<int64_t>(sizeof(int32_t))));
-  KVLINK_ASSIGN_OR_RETURN(passes->workspace_, backend.Allocate(std::max<int64_t>(
-                                                  64, backend.SampleWorkspaceBytes(requests, model->config().vocab))));
+  KVLINK_ASSIGN_OR_RETURN(
+      passes->workspace_,
+      backend.Allocate(std::max<int64_t>(64, backend.SampleWorkspaceBytes(requests, model->config().vocab, 0))));
   return passes;
 }
 

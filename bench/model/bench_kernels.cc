@@ -427,7 +427,7 @@ void Bench::Rows(const Model& model) {
     for (const bool greedy : {true, false}) {
       std::vector<kernels::SampleParams> params(16);
       for (auto& p : params) p = greedy ? kernels::SampleParams{} : kernels::SampleParams{0.8f, 40, 0.95f, 0, 1, 1};
-      const Memory workspace(backend_->SampleWorkspaceBytes(16, model.vocab) + 64);
+      const Memory workspace(backend_->SampleWorkspaceBytes(16, model.vocab, 0) + 64);
       const kernels::SampleArgs args{logits.tensor, params, out.tensor, {workspace.as<>(), workspace.bytes()}};
       reads(greedy ? "Sample, greedy" : "Sample, temperature, top-k 40, top-p 0.95", logits.tensor.bytes,
             [&] { Check(backend_->Sample(*stream, args)); });

@@ -15,6 +15,7 @@
 #include "kernels/cpu/operations.h"
 #include "kernels/cpu/threads.h"
 #include "kernels/device/host.h"
+#include "kernels/sampling.h"
 #include "kernels/validate.h"
 
 namespace kvlink::kernels {
@@ -72,8 +73,8 @@ class CpuBackend : public Backend {
     const auto* ours = dynamic_cast<const cpu::CpuPlan*>(&plan);
     return ours == nullptr ? 0 : cpu::AttentionWorkspaceBytes(*ours, params, threads_, tiles_);
   }
-  int64_t SampleWorkspaceBytes(int64_t rows, int64_t vocab) const override {
-    return cpu::SampleWorkspaceBytes(rows, vocab, threads_);
+  int64_t SampleWorkspaceBytes(int64_t rows, int64_t vocab, int64_t adjusted) const override {
+    return cpu::SampleWorkspaceBytes(rows, vocab, adjusted, threads_);
   }
 
   absl::Status Embed(Stream& stream, const EmbedArgs& args) override {
@@ -148,11 +149,17 @@ class CpuBackend : public Backend {
     cpu::Checksum(args, threads_);
     return absl::OkStatus();
   }
-  absl::Status Sample(Stream& stream, const SampleArgs& args) override {
+  absl::Status Sample(Stream&, const SampleArgs& args) override {
     const int64_t rows = static_cast<int64_t>(args.params.size());
     KVLINK_RETURN_IF_ERROR(ValidateSample(args, device(), 0));
-    KVLINK_RETURN_IF_ERROR(ValidateSample(args, device(), SampleWorkspaceBytes(rows, args.logits.sizes[1])));
-    cpu::Sample(Host(stream), args, threads_);
+    const int64_t bytes = SampleWorkspaceBytes(rows, args.logits.sizes[1], AdjustedRows(args));
+    KVLINK_RETURN_IF_ERROR(ValidateSample(args, device(), bytes));
+    cpu::Sample(args, threads_);
+    return absl::OkStatus();
+  }
+  absl::Status Logprobs(Stream&, const LogprobsArgs& args) override {
+    KVLINK_RETURN_IF_ERROR(ValidateLogprobs(args, device()));
+    cpu::Logprobs(args, threads_);
     return absl::OkStatus();
   }
 

@@ -14,8 +14,9 @@ namespace kvlink::kernels::cpu {
 void Embed(HostStream& stream, const EmbedArgs& args, const Threads& threads);
 void AddRmsNorm(const AddRmsNormArgs& args, const Threads& threads);
 void QkvFinish(HostStream& stream, const QkvFinishArgs& args, const Threads& threads);
-int64_t SampleWorkspaceBytes(int64_t rows, int64_t vocab, const Threads& threads);
-void Sample(HostStream& stream, const SampleArgs& args, const Threads& threads);
+int64_t SampleWorkspaceBytes(int64_t rows, int64_t vocab, int64_t adjusted, const Threads& threads);
+void Sample(const SampleArgs& args, const Threads& threads);
+void Logprobs(const LogprobsArgs& args, const Threads& threads);
 
 // slabs.cc
 void Pack(HostStream& stream, const PackArgs& args, const Threads& threads);

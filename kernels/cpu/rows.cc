@@ -47,6 +47,11 @@ void FinishRow(const QkvFinishArgs& args, int64_t row, int64_t slot, AngleWalker
   }
 }
 
+// The numbers that threads may have in a loop over `rows`: all of them, even if there are fewer rows.
+int64_t Numbers(int64_t rows, const Threads& threads) {
+  return rows <= 1 ? std::max<int64_t>(rows, 0) : threads.count();
+}
+
 }  // namespace
 
 void Embed(HostStream& stream, const EmbedArgs& args, const Threads& threads) {
@@ -124,29 +129,36 @@ void QkvFinish(HostStream& stream, const QkvFinishArgs& args, const Threads& thr
   }
 }
 
-int64_t SampleWorkspaceBytes(int64_t rows, int64_t vocab, const Threads& threads) {
-  return std::min<int64_t>(std::max<int64_t>(rows, 0), threads.count()) * vocab *
-         static_cast<int64_t>(sizeof(SampleCandidate));
+int64_t SampleWorkspaceBytes(int64_t rows, int64_t vocab, int64_t adjusted, const Threads& threads) {
+  return Numbers(rows, threads) * vocab *
+         static_cast<int64_t>(sizeof(SampleCandidate) + (adjusted > 0 ? sizeof(float) : 0));
 }
 
-void Sample(HostStream& stream, const SampleArgs& args, const Threads& threads) {
+void Sample(const SampleArgs& args, const Threads& threads) {
   const int64_t rows = static_cast<int64_t>(args.params.size()), vocab = args.logits.sizes[1];
-  FirstError bad;
+  auto* const candidates = static_cast<SampleCandidate*>(args.workspace.data);
+  // Behind the candidates of all threads.
+  auto* const adjusted = reinterpret_cast<float*>(candidates + Numbers(rows, threads) * vocab);
+  const auto size = static_cast<size_t>(vocab);
   threads.For(rows, [&](int64_t row, int thread) {
     const float* logits = args.logits.as<const float>() + row * args.logits.strides[0];
+    if (!args.adjustments.empty() && args.adjustments[row].any()) {
+      float* const own = adjusted + thread * vocab;
+      AdjustLogits({logits, size}, args.adjustments[row], {own, size});
+      logits = own;
+    }
+    int32_t& out = args.out.as<int32_t>()[row];
     if (args.params[row].temperature <= 0) {
       const int64_t token = GetRowKernels().argmax(logits, vocab);
-      token < 0 ? bad.Note(row) : static_cast<void>(args.out.as<int32_t>()[row] = static_cast<int32_t>(token));
-      return;
+      out = token < 0 ? kNoToken : static_cast<int32_t>(token);
+    } else {
+      out = SampleRow({logits, size}, args.params[row], {candidates + thread * vocab, size}).value_or(kNoToken);
     }
-    SampleCandidate* scratch = static_cast<SampleCandidate*>(args.workspace.data) + thread * vocab;
-    const auto token =
-        SampleRow({logits, static_cast<size_t>(vocab)}, args.params[row], {scratch, static_cast<size_t>(vocab)});
-    token.has_value() ? static_cast<void>(args.out.as<int32_t>()[row] = *token) : bad.Note(row);
   });
-  if (const int64_t row = bad.first(); row != FirstError::kNone) {
-    stream.Fail(absl::InternalError(absl::StrCat("Sample: row ", row, " has no logit above -inf")));
-  }
+}
+
+void Logprobs(const LogprobsArgs& args, const Threads& threads) {
+  threads.For(static_cast<int64_t>(args.rows.size()), [&](int64_t i, int) { LogprobsOf(args, i); });
 }
 
 }  // namespace kvlink::kernels::cpu

@@ -14,7 +14,9 @@
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/operations.h"
 #include "kernels/cuda/runtime.h"
+#include "kernels/cuda/sampling.h"
 #include "kernels/cuda/stream.h"
+#include "kernels/sampling.h"
 #include "kernels/validate.h"
 
 namespace kvlink::kernels::cuda {
@@ -98,7 +100,9 @@ class CudaBackend : public Backend {
     const auto* ours = dynamic_cast<const CudaPlan*>(&plan);
     return ours == nullptr ? 0 : cuda::AttentionWorkspaceBytes(ours->slots(), params);
   }
-  int64_t SampleWorkspaceBytes(int64_t, int64_t) const override { return 0; }
+  int64_t SampleWorkspaceBytes(int64_t, int64_t vocab, int64_t adjusted) const override {
+    return AdjustedBytes(adjusted, vocab);
+  }
 
   absl::Status Embed(Stream& stream, const EmbedArgs& args) override {
     KVLINK_RETURN_IF_ERROR(ValidateEmbed(args, device_));
@@ -342,29 +346,12 @@ class CudaBackend : public Backend {
 
   absl::Status Sample(Stream& stream, const SampleArgs& args) override {
     KVLINK_RETURN_IF_ERROR(ValidateSample(args, device_, 0));
-    CudaStream& ours = Ours(stream);
-    KVLINK_RETURN_IF_ERROR(ours.Use());
-    constexpr size_t kMost = CudaStream::kMaxStaged / sizeof(SampleRowParams);
-    std::vector<SampleRowParams> params;
-    for (size_t first = 0; first < args.params.size(); first += kMost) {
-      const size_t count = std::min(kMost, args.params.size() - first);
-      params.clear();
-      for (const SampleParams& p : args.params.subspan(first, count)) {
-        params.push_back({p.temperature, p.top_p, p.min_p, p.top_k, p.seed, p.position});
-      }
-      KVLINK_ASSIGN_OR_RETURN(const void* staged,
-                              ours.Stage(params.data(), static_cast<int64_t>(count * sizeof(SampleRowParams))));
-      SampleLaunch launch;
-      launch.stride = args.logits.strides[0];
-      launch.first_row = static_cast<int64_t>(first);
-      launch.logits = args.logits.as<const float>() + launch.first_row * launch.stride;
-      launch.rows = static_cast<int64_t>(count), launch.vocab = args.logits.sizes[1];
-      launch.params = static_cast<const SampleRowParams*>(staged);
-      launch.out = args.out.as<int32_t>() + first;
-      launch.fault = ours.fault();
-      KVLINK_RETURN_IF_ERROR(LaunchStatus("Sample", LaunchSample(ours.handle(), launch)));
-    }
-    return absl::OkStatus();
+    KVLINK_RETURN_IF_ERROR(ValidateSample(args, device_, AdjustedBytes(AdjustedRows(args), args.logits.sizes[1])));
+    return cuda::Sample(Ours(stream), args);
+  }
+  absl::Status Logprobs(Stream& stream, const LogprobsArgs& args) override {
+    KVLINK_RETURN_IF_ERROR(ValidateLogprobs(args, device_));
+    return cuda::Logprobs(Ours(stream), args);
   }
 
  private:

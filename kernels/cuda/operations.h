@@ -6,19 +6,12 @@
 
 #include <cstdint>
 
+#include "kernels/logit_adjustment.h"
+
 namespace kvlink::kernels::cuda {
 
 // Errors that only the device can see. The first thread that meets one records it; Stream::Synchronize reports it.
-enum class Fault : uint32_t {
-  kNone,
-  kEmbedId,
-  kQkvSlot,
-  kPackNotFinite,
-  kShiftSlot,
-  kSampleNothing,
-  kDeviationToken,
-  kDeviationSlot
-};
+enum class Fault : uint32_t { kNone, kEmbedId, kQkvSlot, kPackNotFinite, kShiftSlot, kDeviationToken, kDeviationSlot };
 struct FaultRecord {
   uint32_t fault = 0;
   int64_t index = 0, value = 0, limit = 0;
@@ -141,22 +134,50 @@ struct ChecksumLaunch {
 };
 int LaunchChecksum(void* stream, const ChecksumLaunch& launch);
 
-// sample.cu
+// sample.cu. Rows with adjustments are sampled from copies, [adjusted rows][vocab].
+struct MaskLaunch {
+  float* adjusted = nullptr;
+  const uint32_t* masks = nullptr;  // [rows][1 + words]: the adjusted row, then RowAdjustments::allowed
+  int64_t rows = 0, vocab = 0, words = 0;
+};
+int LaunchMask(void* stream, const MaskLaunch& launch);
+
+struct PlacedAdjustment {
+  int64_t place = 0;  // adjusted row * vocab + token
+  LogitAdjustment adjustment;
+};
+struct AdjustLaunch {
+  float* adjusted = nullptr;
+  const PlacedAdjustment* adjustments = nullptr;  // no place twice
+  int64_t count = 0;
+};
+int LaunchAdjust(void* stream, const AdjustLaunch& launch);
+
 struct SampleRowParams {
   float temperature = 0, top_p = 1, min_p = 0;
   int32_t top_k = 0;
   uint64_t seed = 0;
   int64_t position = 0;
+  int64_t adjusted = -1;  // the adjusted row; -1: it has none
 };
 struct SampleLaunch {
   const float* logits = nullptr;
+  const float* adjusted = nullptr;
   int64_t stride = 0, rows = 0, vocab = 0;
   const SampleRowParams* params = nullptr;
   int32_t* out = nullptr;
-  int64_t first_row = 0;  // for reports
-  FaultRecord* fault = nullptr;
 };
 int LaunchSample(void* stream, const SampleLaunch& launch);
+
+struct LogprobsLaunch {
+  const float* logits = nullptr;
+  const int64_t* rows = nullptr;  // [count]
+  const int32_t* tokens = nullptr;
+  float* out = nullptr;
+  int32_t* likeliest = nullptr;
+  int64_t stride = 0, count = 0, vocab = 0, top = 0, out_stride = 0, likeliest_stride = 0;
+};
+int LaunchLogprobs(void* stream, const LogprobsLaunch& launch);
 
 }  // namespace kvlink::kernels::cuda
 

@@ -23,6 +23,7 @@ KVLINK_DEVICE uint32_t Key(float logit) {
 }
 KVLINK_DEVICE float OfKey(uint32_t key) { return BitsToFloat(key ^ (key >> 31 != 0 ? 0x80000000u : 0xffffffffu)); }
 constexpr uint32_t kNothing = 0x007fffffu;  // Key(-inf)
+constexpr int32_t kNoToken = -1;            // as in kernels.h
 
 // The remaining tokens: key > threshold, and the first `ties` in order of id whose key equals the threshold.
 struct Kept {
@@ -185,8 +186,10 @@ struct Row {
   }
 };
 
-// Finds the largest key and the lowest id with it, for all threads.
-KVLINK_DEVICE void FindBest(const float* logits, int64_t vocab, Shared& shared, uint32_t* best_key, int32_t* best_id) {
+// Finds the largest key and the lowest id with it, for all threads: of all tokens, or (`after`) of those that rank
+// behind *best_key and *best_id.
+KVLINK_DEVICE void FindBest(const float* logits, int64_t vocab, bool after, Shared& shared, uint32_t* best_key,
+                            int32_t* best_id) {
   uint32_t key = 0;
   int32_t id = 0;
   const auto take = [&](uint32_t other_key, int32_t other_id) {
@@ -195,7 +198,11 @@ KVLINK_DEVICE void FindBest(const float* logits, int64_t vocab, Shared& shared, 
       id = other_id;
     }
   };
-  for (int64_t i = ThreadIndex(); i < vocab; i += kThreads) take(Key(logits[i]), static_cast<int32_t>(i));
+  for (int64_t i = ThreadIndex(); i < vocab; i += kThreads) {
+    const uint32_t own = Key(logits[i]);
+    if (after && (own > *best_key || (own == *best_key && i <= *best_id))) continue;
+    take(own, static_cast<int32_t>(i));
+  }
   for (int mask = 16; mask > 0; mask /= 2) {
     const uint32_t other_key = ShuffleXor(key, mask);
     take(other_key, ShuffleXor(id, mask));
@@ -213,13 +220,13 @@ KVLINK_DEVICE void FindBest(const float* logits, int64_t vocab, Shared& shared, 
 KVLINK_KERNEL(kThreads, 2) SampleKernel(SampleLaunch l) {
   Shared& shared = *reinterpret_cast<Shared*>(SharedMemory());
   const int64_t row = BlockX();
-  const float* logits = l.logits + row * l.stride;
   const SampleRowParams params = l.params[row];
+  const float* logits = params.adjusted < 0 ? l.logits + row * l.stride : l.adjusted + params.adjusted * l.vocab;
   uint32_t best_key;
   int32_t best_id;
-  FindBest(logits, l.vocab, shared, &best_key, &best_id);
+  FindBest(logits, l.vocab, /*after=*/false, shared, &best_key, &best_id);
   if (best_key <= kNothing) {
-    if (ThreadIndex() == 0) Report(l.fault, Fault::kSampleNothing, l.first_row + row, 0, 0);
+    if (ThreadIndex() == 0) l.out[row] = kNoToken;
     return;
   }
   if (params.temperature <= 0) {
@@ -248,7 +255,73 @@ KVLINK_KERNEL(kThreads, 2) SampleKernel(SampleLaunch l) {
   if (ThreadIndex() == 0) l.out[row] = shared.token;
 }
 
+KVLINK_KERNEL(kThreads, 2) MaskKernel(MaskLaunch l) {
+  const uint32_t* mask = l.masks + BlockX() * (1 + l.words);
+  float* adjusted = l.adjusted + static_cast<int64_t>(mask[0]) * l.vocab;
+  for (int64_t id = ThreadIndex(); id < l.vocab; id += kThreads) {
+    if ((mask[1 + id / 32] >> (id % 32) & 1) == 0) adjusted[id] = -INFINITY;
+  }
+}
+
+KVLINK_KERNEL(kThreads, 2) AdjustKernel(AdjustLaunch l) {
+  const int64_t i = BlockX() * kThreads + ThreadIndex();
+  if (i >= l.count) return;
+  float& logit = l.adjusted[l.adjustments[i].place];
+  logit = AdjustedLogit(logit, l.adjustments[i].adjustment);
+}
+
+// The sums of threads are added in their order.
+KVLINK_KERNEL(kThreads, 2) LogprobsKernel(LogprobsLaunch l) {
+  Shared& shared = *reinterpret_cast<Shared*>(SharedMemory());
+  const int64_t row = l.rows[BlockX()];
+  const float* logits = l.logits + row * l.stride;
+  float* out = l.out + BlockX() * l.out_stride;
+  int32_t* likeliest = l.likeliest + BlockX() * l.likeliest_stride;
+  uint32_t key;
+  int32_t id;
+  FindBest(logits, l.vocab, /*after=*/false, shared, &key, &id);
+  const bool any = key > kNothing;
+  const float largest = OfKey(key);
+  const auto exponent = [&](float logit) {
+    return logit == largest ? 0 : static_cast<double>(logit) - static_cast<double>(largest);
+  };
+  double sum = 0;
+  for (int64_t i = ThreadIndex(); any && i < l.vocab; i += kThreads) {
+    if (Key(logits[i]) > kNothing) sum += exp(exponent(logits[i]));
+  }
+  shared.sums[ThreadIndex()] = sum;
+  SyncThreads();
+  double normaliser = 0;
+  for (int i = 0; i < kThreads; ++i) normaliser += shared.sums[i];
+  normaliser = log(normaliser);
+  const auto logprob = [&](int64_t of) {
+    return any && Key(logits[of]) > kNothing ? static_cast<float>(exponent(logits[of]) - normaliser) : -INFINITY;
+  };
+  const int32_t token = l.tokens[row];
+  if (ThreadIndex() == 0) out[0] = token >= 0 && token < l.vocab ? logprob(token) : -INFINITY;
+  for (int64_t rank = 0; rank < l.top; ++rank) {
+    if (rank > 0) FindBest(logits, l.vocab, /*after=*/true, shared, &key, &id);
+    SyncThreads();  // all have read what the next search writes
+    const bool there = key > kNothing;
+    if (ThreadIndex() > 0) continue;
+    out[1 + rank] = there ? logprob(id) : -INFINITY;
+    likeliest[rank] = there ? id : kNoToken;
+  }
+}
+
 }  // namespace
+
+int LaunchMask(void* stream, const MaskLaunch& launch) {
+  return Launch(stream, launch.rows, 1, kThreads, 0, MaskKernel, launch);
+}
+
+int LaunchAdjust(void* stream, const AdjustLaunch& launch) {
+  return Launch(stream, (launch.count + kThreads - 1) / kThreads, 1, kThreads, 0, AdjustKernel, launch);
+}
+
+int LaunchLogprobs(void* stream, const LogprobsLaunch& launch) {
+  return Launch(stream, launch.count, 1, kThreads, sizeof(Shared), LogprobsKernel, launch);
+}
 
 int LaunchSample(void* stream, const SampleLaunch& launch) {
   return Launch(stream, launch.rows, 1, kThreads, sizeof(Shared), SampleKernel, launch);

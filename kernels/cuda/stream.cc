@@ -38,8 +38,6 @@ std::string Text(const FaultRecord& record) {
                           " hold a key or value that is not finite");
     case Fault::kShiftSlot:
       return absl::StrCat("ShiftKeys: token ", record.index, " has slot ", record.value, " of ", record.limit);
-    case Fault::kSampleNothing:
-      return absl::StrCat("Sample: row ", record.index, " has no logit above -inf");
     case Fault::kDeviationToken:
       return absl::StrCat("KvDeviation: row ", record.index, " has token ", record.value, " of ", record.limit);
     case Fault::kDeviationSlot:

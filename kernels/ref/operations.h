@@ -47,7 +47,9 @@ void Pack(HostStream& stream, const PackArgs& args);
 void Decode(const DecodeArgs& args);
 void ShiftKeys(HostStream& stream, const ShiftKeysArgs& args);
 void Checksum(const ChecksumArgs& args);
-void Sample(HostStream& stream, const SampleArgs& args);
+int64_t SampleWorkspaceBytes(int64_t vocab, int64_t adjusted);
+void Sample(const SampleArgs& args);
+void Logprobs(const LogprobsArgs& args);
 
 }  // namespace kvlink::kernels::ref
 

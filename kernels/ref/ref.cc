@@ -50,8 +50,8 @@ class RefBackend : public Backend {
   int64_t AttentionWorkspaceBytes(const AttentionPlan& plan, const AttentionParams& params) const override {
     return ref::AttentionWorkspaceBytes(plan.rows(), params);
   }
-  int64_t SampleWorkspaceBytes(int64_t, int64_t vocab) const override {
-    return vocab * static_cast<int64_t>(sizeof(SampleCandidate));
+  int64_t SampleWorkspaceBytes(int64_t, int64_t vocab, int64_t adjusted) const override {
+    return ref::SampleWorkspaceBytes(vocab, adjusted);
   }
 
   absl::Status Embed(Stream& stream, const EmbedArgs& args) override {
@@ -118,9 +118,16 @@ class RefBackend : public Backend {
     ref::Checksum(args);
     return absl::OkStatus();
   }
-  absl::Status Sample(Stream& stream, const SampleArgs& args) override {
-    KVLINK_RETURN_IF_ERROR(ValidateSample(args, device(), SampleWorkspaceBytes(1, args.logits.sizes[1])));
-    ref::Sample(Host(stream), args);
+  absl::Status Sample(Stream&, const SampleArgs& args) override {
+    KVLINK_RETURN_IF_ERROR(ValidateSample(args, device(), 0));
+    const int64_t bytes = ref::SampleWorkspaceBytes(args.logits.sizes[1], AdjustedRows(args));
+    KVLINK_RETURN_IF_ERROR(ValidateSample(args, device(), bytes));
+    ref::Sample(args);
+    return absl::OkStatus();
+  }
+  absl::Status Logprobs(Stream&, const LogprobsArgs& args) override {
+    KVLINK_RETURN_IF_ERROR(ValidateLogprobs(args, device()));
+    ref::Logprobs(args);
     return absl::OkStatus();
   }
 

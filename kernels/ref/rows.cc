@@ -140,18 +140,28 @@ void QkvFinish(HostStream& stream, const QkvFinishArgs& args) {
   }
 }
 
-void Sample(HostStream& stream, const SampleArgs& args) {
+int64_t SampleWorkspaceBytes(int64_t vocab, int64_t adjusted) {
+  return vocab * static_cast<int64_t>(sizeof(SampleCandidate) + (adjusted > 0 ? sizeof(float) : 0));
+}
+
+void Sample(const SampleArgs& args) {
+  if (args.params.empty()) return;
   const size_t vocab = static_cast<size_t>(args.logits.sizes[1]);
   const absl::Span<SampleCandidate> scratch(static_cast<SampleCandidate*>(args.workspace.data), vocab);
+  const absl::Span<float> adjusted(reinterpret_cast<float*>(scratch.data() + vocab), vocab);
   for (size_t row = 0; row < args.params.size(); ++row) {
-    const float* logits = args.logits.as<const float>() + static_cast<int64_t>(row) * args.logits.strides[0];
-    const auto token = SampleRow({logits, vocab}, args.params[row], scratch);
-    if (!token.has_value()) {
-      stream.Fail(absl::InternalError(absl::StrCat("Sample: row ", row, " has no logit above -inf")));
-      continue;
+    absl::Span<const float> logits(args.logits.as<const float>() + static_cast<int64_t>(row) * args.logits.strides[0],
+                                   vocab);
+    if (!args.adjustments.empty() && args.adjustments[row].any()) {
+      AdjustLogits(logits, args.adjustments[row], adjusted);
+      logits = adjusted;
     }
-    args.out.as<int32_t>()[row] = *token;
+    args.out.as<int32_t>()[row] = SampleRow(logits, args.params[row], scratch).value_or(kNoToken);
   }
+}
+
+void Logprobs(const LogprobsArgs& args) {
+  for (size_t i = 0; i < args.rows.size(); ++i) LogprobsOf(args, static_cast<int64_t>(i));
 }
 
 }  // namespace kvlink::kernels::ref

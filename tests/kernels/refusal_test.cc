@@ -453,7 +453,7 @@ TEST_P(RefusalTest, ShiftKeysChecksumSample) {
   EXPECT_TRUE(sum(0, 100).ok());
 
   const auto logits = Zeros({1, 10}), tokens = Make(Dtype::kI32, {1});
-  const DeviceWorkspace workspace(backend_.get(), backend_->SampleWorkspaceBytes(1, 10));
+  const DeviceWorkspace workspace(backend_.get(), backend_->SampleWorkspaceBytes(1, 10, 1));
   const auto sample = [&](const kernels::SampleParams& params) {
     return backend_->Sample(*stream_, {logits, absl::MakeConstSpan(&params, 1), tokens, workspace});
   };
@@ -464,8 +464,48 @@ TEST_P(RefusalTest, ShiftKeysChecksumSample) {
   ExpectRefused(sample({.temperature = 1, .top_p = NAN}), "Sample: params: ");
   ExpectRefused(sample({.temperature = 1, .min_p = -0.1f}), "Sample: params: ");
   ExpectRefused(sample({.temperature = 1, .position = -1}), "Sample: params: ");
+  const auto adjust = [&](std::vector<kernels::LogitAdjustment> adjustments, size_t rows = 1) {
+    const kernels::SampleParams params;
+    const std::vector<kernels::RowAdjustments> of_rows(rows, {adjustments});
+    return backend_->Sample(*stream_, {logits, absl::MakeConstSpan(&params, 1), tokens, workspace, of_rows});
+  };
+  ExpectRefused(adjust({}, 2), "Sample: adjustments: ");
+  ExpectRefused(adjust({{.token = 10}}), "Sample: adjustments: ");
+  ExpectRefused(adjust({{.token = -1}}), "Sample: adjustments: ");
+  ExpectRefused(adjust({{.token = 3}, {.token = 3}}), "Sample: adjustments: ");
+  ExpectRefused(adjust({{.bias = INFINITY}}), "Sample: adjustments: ");
+  ExpectRefused(adjust({{.penalty = NAN}}), "Sample: adjustments: ");
+  ExpectRefused(adjust({{.repetition = 0}}), "Sample: adjustments: ");
+  ExpectRefused(adjust({{.repetition = INFINITY}}), "Sample: adjustments: ");
   EXPECT_TRUE(Untouched(tokens));
   EXPECT_TRUE(sample({}).ok());
+  EXPECT_TRUE(adjust({{.token = 3}, {.token = 9}}).ok());
+
+  const auto two = Zeros({2, 10}), chosen = Make(Dtype::kI32, {2}), logprobs = Make(Dtype::kF32, {2, 3}),
+             likeliest = Make(Dtype::kI32, {2, 2});
+  const std::vector<int64_t> both = {1, 0};
+  const kernels::LogprobsArgs log_args{two, both, chosen, 2, logprobs, likeliest};
+  const auto log = [&](const kernels::LogprobsArgs& args) { return backend_->Logprobs(*stream_, args); };
+  ExpectTensorChecked(
+      log_args, [](auto& a) -> Tensor& { return a.logits; }, "Logprobs: ", log);
+  ExpectTensorChecked(
+      log_args, [](auto& a) -> Tensor& { return a.tokens; }, "Logprobs: tokens: ", log);
+  ExpectTensorChecked(
+      log_args, [](auto& a) -> Tensor& { return a.out; }, "Logprobs: out: ", log);
+  ExpectTensorChecked(
+      log_args, [](auto& a) -> Tensor& { return a.likeliest; }, "Logprobs: likeliest: ", log);
+  const auto changed = [&](int64_t of, int64_t top) {
+    kernels::LogprobsArgs args = log_args;
+    args.rows = absl::MakeConstSpan(&of, 1);
+    args.top = top;
+    return log(args);
+  };
+  ExpectRefused(changed(2, 2), "Logprobs: rows: ");
+  ExpectRefused(changed(-1, 2), "Logprobs: rows: ");
+  ExpectRefused(changed(0, kernels::kMaxLikeliest + 1), "Logprobs: top: ");
+  ExpectRefused(changed(0, -1), "Logprobs: top: ");
+  EXPECT_TRUE(Untouched(logprobs));
+  EXPECT_TRUE(log(log_args).ok());
 }
 
 TEST_P(RefusalTest, Memory) {

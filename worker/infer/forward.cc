@@ -256,7 +256,7 @@ absl::Status Generator::Sample(Context& context, absl::Span<Rows* const> rows, c
   }
   const auto count = static_cast<int64_t>(sampled.size());
   const int64_t bytes = count * static_cast<int64_t>(sizeof(int32_t));
-  KVLINK_RETURN_IF_ERROR(Grow(backend, backend.SampleWorkspaceBytes(count, logits.sizes[1]), &context.sampling));
+  KVLINK_RETURN_IF_ERROR(Grow(backend, backend.SampleWorkspaceBytes(count, logits.sizes[1], 0), &context.sampling));
   KVLINK_RETURN_IF_ERROR(Grow(backend, bytes, &context.sampled));
   std::vector<int32_t> ids(sampled.size());
   absl::Status launched = LaunchSampling(context, rows, logits, params);
