@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MODEL = os.path.join(ROOT, "models", "SmolLM2-135M-Instruct.Q4_1.gguf")
@@ -193,24 +194,28 @@ class Workplace:
 
 
 def run_page(page, text, binaries, ran):
-    failures = []
+    failures, lines = [], []
+    for number, words in commands(text):
+        if words[0] == "make":
+            continue  # the tests are part of make test; the demos build and install
+        line = show(words)
+        reason = next((why for pattern, why in SKIPPED if re.search(pattern, line)), None)
+        if reason is None:
+            lines.append((number, words, line))
+        else:
+            print(f"{page}:{number}: not run, {reason}: {line}")
+    if not lines:
+        return failures
     with tempfile.TemporaryDirectory() as folder:
         place = Workplace(folder, binaries)
         try:
-            lines = list(commands(text))
-            if lines and place.run(["kvlink", "ingest", "documents.jsonl"]) is not None:
+            if place.run(["kvlink", "ingest", "documents.jsonl"]) is not None:
                 return [f"{page}: the documents cannot be ingested"]
-            for number, words in lines:
-                if words[0] == "make":
-                    continue  # the tests are part of make test; the demos build and install
-                line = show(words)
-                reason = next((why for pattern, why in SKIPPED if re.search(pattern, line)), None)
-                if reason is not None:
-                    print(f"{page}:{number}: not run, {reason}: {line}")
-                    continue
+            for number, words, line in lines:
+                begin = time.monotonic()
                 failure = place.run(words)
                 ran.append(line)
-                print(f"{page}:{number}: {failure or 'ok'}: {line}", flush=True)
+                print(f"{page}:{number}: {failure or 'ok'}, {time.monotonic() - begin:.1f} s: {line}", flush=True)
                 if failure is not None:
                     failures.append(line)
         finally:
