@@ -1,6 +1,7 @@
 // Bodies of requests to kvlink serve. The first byte says which API: 'h' a chat, 'c' a completion, 'r' a response; 'b',
 // 'p', 'i' lists of documents; else Anthropic's messages. Whatever is accepted is as request.h promises, and errors and
 // answers are JSON whatever the bytes.
+#include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <string>
@@ -44,6 +45,11 @@ void CheckRequest(const CompletionRequest& request) {
   CheckReferences(request.documents);
   Check(request.max_tokens >= 0 && request.top_k >= 0 && request.temperature >= 0 && request.temperature <= 2);
   Check(request.top_p >= 0 && request.top_p <= 1 && request.min_p >= 0 && request.min_p <= 1);
+  Check(request.choices >= 1 && request.choices <= 8 && request.top_logprobs.value_or(0) >= 0 &&
+        request.top_logprobs.value_or(0) <= 20);
+  Check(std::abs(request.presence_penalty) <= 2 && std::abs(request.frequency_penalty) <= 2 &&
+        request.repetition_penalty > 0 && request.logit_bias.size() <= 1024);
+  for (const auto& [token, bias] : request.logit_bias) Check(token >= 0 && std::abs(bias) <= 100);
   Check(request.stop.size() <= 16 && request.kv.deadline_ms.value_or(1) > 0);
   for (const std::string& stop : request.stop) Check(IsText(stop));
 }
@@ -97,8 +103,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     CheckJson(openai::ErrorBody(request.status()));
     CheckJson(anthropic::ErrorBody(request.status()));
   }
-  const Answer answer = {.id = "id", .model = request.ok() ? request->model : "m"};
-  CheckJson(openai::StreamText(openai::Kind::kChat, answer, body));
+  const Answer answer = {.id = "id", .model = request.ok() ? request->model : "m", .logprobs = true};
+  const std::string text(body);
+  const AnswerPiece piece = {text, {{{text, -1}, {{text.substr(0, 3), -1}, {text, -2}}, 0}}};
+  CheckJson(openai::StreamPiece(openai::Kind::kChat, answer, 0, piece));
+  CheckJson(openai::StreamPiece(openai::Kind::kCompletion, answer, 0, piece));
   CheckJson(anthropic::StreamText(body));
   CheckJson(anthropic::Response(answer, body, Finish::kStopString, body.substr(0, 16), {}));
   CheckJson(responses::Response(answer, body, Finish::kStop, {}));

@@ -1,4 +1,4 @@
-// Shared by generator.cc, documents.cc, prefill.cc, pass.cc and forward.cc. Private to worker/infer.
+// Shared by generator.cc, documents.cc, prefill.cc, pass.cc, forward.cc and sampling.cc. Private to worker/infer.
 #ifndef KVLINK_WORKER_INFER_ENGINE_INTERNAL_H_
 #define KVLINK_WORKER_INFER_ENGINE_INTERNAL_H_
 
@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "base/status.h"
 #include "worker/infer/generator.h"
 
 namespace kvlink::infer {
@@ -31,6 +32,7 @@ struct Generator::Rows {
   bool lacks_pages = false;              // Work
   bool lapsed = false;                   // Work
   bool sample = true;                    // sample the token after the last row
+  SampledToken sampled;                  // that one, if the pass succeeds
   std::vector<float>* scores = nullptr;  // logits of every row, appended; of a pass of one conversation
   // Of rows that are observed, which run alone in a pass without sampling.
   link::Observe observe = link::Observe::kNothing;
@@ -43,9 +45,17 @@ struct Generator::Context {
   std::unique_ptr<model::ForwardContext> forward;
   std::unique_ptr<kernels::Stream> stream;
   kernels::Buffer sampling;  // workspace of Sample
-  kernels::Buffer sampled;   // ids
+  kernels::Buffer sampled;   // its results
   kernels::Buffer observed;  // rows' tokens, slots and deviations
 };
+
+// Makes scratch memory at least so large. Nothing may use it still.
+inline absl::Status Grow(kernels::Backend& backend, int64_t bytes, kernels::Buffer* buffer) {
+  if (buffer->bytes() >= bytes) return absl::OkStatus();
+  buffer->reset();
+  KVLINK_ASSIGN_OR_RETURN(*buffer, backend.Allocate(bytes));
+  return absl::OkStatus();
+}
 
 }  // namespace kvlink::infer
 

@@ -1,4 +1,4 @@
-// One forward pass of the generator: which rows read which segments, waiting for layers, observing, sampling.
+// One forward pass of the generator: which rows read which segments, waiting for layers, observing.
 #include <algorithm>
 #include <utility>
 
@@ -9,25 +9,6 @@
 #include "worker/infer/engine_internal.h"
 
 namespace kvlink::infer {
-namespace {
-
-absl::Status Grow(kernels::Backend& backend, int64_t bytes, kernels::Buffer* buffer) {
-  if (buffer->bytes() >= bytes) return absl::OkStatus();
-  buffer->reset();
-  KVLINK_ASSIGN_OR_RETURN(*buffer, backend.Allocate(bytes));
-  return absl::OkStatus();
-}
-
-// Appends dense rows of logits, which are valid once the stream has been waited for.
-absl::Status AppendLogits(kernels::Backend& backend, kernels::Stream& stream, const kernels::Tensor& logits,
-                          std::vector<float>* out) {
-  const size_t begin = out->size();
-  out->resize(begin + static_cast<size_t>(logits.elements()));
-  return backend.CopyOut(stream, logits.data, out->data() + begin,
-                         logits.elements() * static_cast<int64_t>(sizeof(float)));
-}
-
-}  // namespace
 
 // Lists each segment once, however many conversations read it: encodings first, then private KV.
 struct Generator::Assembly {
@@ -241,61 +222,6 @@ void Generator::CountGraphs(const model::ForwardContext::Graphs& before, const m
   MutexLock lock(&mutex_);
   stats_.graphs += now.launched - before.launched;
   stats_.graphs_failed += now.failed - before.failed;
-}
-
-absl::Status Generator::Sample(Context& context, absl::Span<Rows* const> rows, const kernels::Tensor& logits) {
-  if (logits.sizes[0] == 0) return absl::OkStatus();
-  kernels::Backend& backend = *model_->backend();
-  std::vector<Conversation*> sampled;
-  std::vector<kernels::SampleParams> params;
-  for (const Rows* one : rows) {
-    if (!one->sample) continue;
-    sampled.push_back(one->conversation);
-    params.push_back(one->conversation->sampling_);
-    params.back().position = one->positions.back() + 1;
-  }
-  const auto count = static_cast<int64_t>(sampled.size());
-  const int64_t bytes = count * static_cast<int64_t>(sizeof(int32_t));
-  KVLINK_RETURN_IF_ERROR(Grow(backend, backend.SampleWorkspaceBytes(count, logits.sizes[1], 0), &context.sampling));
-  KVLINK_RETURN_IF_ERROR(Grow(backend, bytes, &context.sampled));
-  std::vector<int32_t> ids(sampled.size());
-  absl::Status launched = LaunchSampling(context, rows, logits, params);
-  if (launched.ok() && count > 0) {
-    launched = backend.CopyOut(*context.stream, context.sampled.data(), ids.data(), bytes);
-  }
-  // Wait even after an error: launched work writes to the caller's memory.
-  const absl::Status finished = context.stream->Synchronize();
-  KVLINK_RETURN_IF_ERROR(launched);
-  KVLINK_RETURN_IF_ERROR(finished);
-  for (size_t i = 0; i < sampled.size(); ++i) sampled[i]->next_ = ids[i];
-  return absl::OkStatus();
-}
-
-// Every row of logits is sampled from, except in a pass that is scored, of one conversation: there only the last one
-// is.
-absl::Status Generator::LaunchSampling(Context& context, absl::Span<Rows* const> rows, const kernels::Tensor& logits,
-                                       absl::Span<const kernels::SampleParams> params) {
-  kernels::Backend& backend = *model_->backend();
-  kernels::Stream& stream = *context.stream;
-  if (rows[0]->scores != nullptr) KVLINK_RETURN_IF_ERROR(AppendLogits(backend, stream, logits, rows[0]->scores));
-  const auto count = static_cast<int64_t>(params.size());
-  if (count == 0) return absl::OkStatus();
-  int64_t row = logits.sizes[0] - count;
-  kernels::SampleArgs args;
-  args.logits = logits.Slice(row, count);
-  args.params = params;
-  args.out = kernels::Tensor::Dense(context.sampled.data(), kernels::Dtype::kI32, backend.device(), {count});
-  args.workspace = {context.sampling.data(), context.sampling.bytes()};
-  KVLINK_RETURN_IF_ERROR(backend.Sample(stream, args));
-  for (const Rows* one : rows) {
-    if (!one->sample) continue;
-    const kernels::Tensor mine = logits.Slice(row++, 1);
-    Conversation& conversation = *one->conversation;
-    if (!conversation.keep_logits_) continue;
-    conversation.logits_.clear();
-    KVLINK_RETURN_IF_ERROR(AppendLogits(backend, stream, mine, &conversation.logits_));
-  }
-  return absl::OkStatus();
 }
 
 }  // namespace kvlink::infer

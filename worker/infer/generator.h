@@ -20,6 +20,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -34,8 +35,10 @@
 #include "store/store.h"
 #include "worker/encode/encoder.h"
 #include "worker/encode/wrapper.h"
+#include "worker/infer/answer_rules.h"
 #include "worker/infer/phases.h"
 #include "worker/infer/resident_pool.h"
+#include "worker/infer/token_filter.h"
 #include "worker/infer/write_back.h"
 #include "worker/link/plan.h"
 #include "worker/link/profile.h"
@@ -84,8 +87,13 @@ struct Request {
   link::Linker linker = link::Linker::kConcat;
   link::PromptTokens prompt;
   std::vector<RequestDocument> documents;
-  int64_t answer_tokens = 1;           // room to leave in the context
-  kernels::SampleParams sampling;      // `position` is set by the generator
+  int64_t answer_tokens = 1;       // room to leave in the context
+  kernels::SampleParams sampling;  // `position` is set by the generator
+  AnswerRules rules;
+  NewTokenFilter filter;  // empty: none
+  // Asks for the log-probability of each token of the answer, and of so many that are the likeliest in its place; at
+  // most kernels::kMaxLikeliest.
+  std::optional<int64_t> top_logprobs;
   bool allow_untrained_links = false;  // measurements only
   bool keep_logits = false;            // Conversation::logits()
   bool write_back = true;              // store the encodings that it has to compute
@@ -124,6 +132,18 @@ struct RequestStats {
   Phases phases;
 };
 
+// A token of an answer. Log-probabilities are those of the model's own distribution: the log-softmax of its logits,
+// before rules, filters and the temperature change anything.
+struct SampledToken {
+  struct Logprob {
+    int32_t token = 0;
+    float logprob = 0;
+  };
+  int32_t token = 0;
+  float logprob = 0;               // with Request::top_logprobs
+  std::vector<Logprob> likeliest;  // likewise, most likely first
+};
+
 // What one conversation does in a pass of many.
 struct Work {
   Conversation* conversation = nullptr;
@@ -143,9 +163,10 @@ class Conversation {
 
   // Positions fed so far, and the token sampled after the last of them (not fed yet).
   int64_t length() const { return length_; }
-  int32_t next() const { return next_; }
+  int32_t next() const { return next_.token; }
+  const SampledToken& sampled() const { return next_; }  // the same, with its log-probabilities
   const RequestStats& stats() const { return stats_; }
-  // The distribution from which `next` was sampled, [vocab]; empty unless Request::keep_logits.
+  // The model's logits for `next`, [vocab]; empty unless Request::keep_logits.
   absl::Span<const float> logits() const { return logits_; }
   // Tokens of the prompt that its present stage has yet to compute; 0: the prompt is computed, and next() is sampled.
   int64_t prompt_left() const;
@@ -199,6 +220,7 @@ class Conversation {
   bool lacks_documents() const;
   void Drop(Read& read);          // its encoding, which was of no use
   void Truncate(int64_t tokens);  // what is fed
+  void Take(SampledToken token);  // as next()
 
   Generator* const generator_;
   const absl::Time began_;
@@ -215,8 +237,10 @@ class Conversation {
   // Layers of tokens of the prompt; of these, of documents; and beside them, computed again.
   int64_t computed_ = 0, recomputed_ = 0, repeated_ = 0;
   kernels::SampleParams sampling_;
+  const std::optional<int64_t> top_logprobs_;
+  std::unique_ptr<AnswerState> state_;  // of the answer that ends in next_; nullptr: nothing changes its logits
   int64_t length_ = 0;
-  int32_t next_ = 0;
+  SampledToken next_;
   const bool keep_logits_, write_back_;
   std::vector<float> logits_;
   RequestStats stats_;
@@ -244,7 +268,7 @@ class Generator {
   // Start in steps, for whoever computes several requests together: Admit, LandDocuments, and Pass until the prompt is
   // computed. Admit only lays out the prompt, with the errors of Start for that; it reads and computes nothing, and the
   // request's limits do not matter. INVALID_ARGUMENT also for tokens outside the vocabulary and for sampling that
-  // kernels::ValidateSampleParams refuses: in a pass of many they would fail all.
+  // kernels::ValidateSampleParams or CheckRules refuse: in a pass of many they would fail all.
   absl::StatusOr<std::unique_ptr<Conversation>> Admit(const Request& request);
   // Whether nothing has to land: gives the present stage its encodings if all of them are in memory and complete.
   // Otherwise changes nothing. Does not block.
@@ -254,13 +278,14 @@ class Generator {
   absl::Status LandDocuments(Conversation& conversation, const Limits& limits);
   // One pass over several distinct conversations. Each feeds the next tokens of its prompt, prefill_chunk of them at
   // most; or, once the prompt is computed, next(). When a stage is computed, the conversation enters the next one. A
-  // conversation whose context is full (OUT_OF_RANGE), for which there is no private KV or no room, or whose encoding
-  // turned out to be unusable (UNAVAILABLE), fails alone, and the limits and a failure of the device fail all; those
-  // that fail are as they were before. Stages that observe are computed one by one, each in a pass of its own.
+  // conversation whose context is full (OUT_OF_RANGE), for which there is no private KV or no room, whose encoding
+  // turned out to be unusable (UNAVAILABLE), or for which no token may come next (INTERNAL), fails alone, and the
+  // limits and a failure of the device fail all; those that fail are as they were before. Stages that observe are
+  // computed one by one, each in a pass of its own.
   void Pass(absl::Span<Work> works, const Limits& limits);
-  // Gives back the conversation's encodings and private KV, and begins its prompt again, now followed by `answer`:
-  // after that, what is sampled is what would have followed `answer` before. Its statistics go on: they count neither
-  // documents nor tokens twice, except repeated_tokens.
+  // Gives back the conversation's encodings and private KV, and begins its prompt again, now followed by `answer`, all
+  // tokens that were sampled so far: after that, what is sampled is what would have followed them before. Its
+  // statistics go on: they count neither documents nor tokens twice, except repeated_tokens.
   void Restart(Conversation& conversation, absl::Span<const int32_t> answer);
   // Pages of private KV that no conversation has; thread-safe.
   int64_t free_pages() const { return pages_->free_pages(); }
@@ -275,9 +300,9 @@ class Generator {
   // Like Extend, and returns the logits after each token, [tokens, vocab]; for measurements.
   absl::StatusOr<std::vector<float>> Score(Conversation& conversation, absl::Span<const int32_t> tokens,
                                            const Limits& limits);
-  // Forgets the tokens fed since the conversation had `length` positions, and keeps the prompt; for measurements. What
-  // is fed next follows the tokens that remain; next() and logits() are out of date until then. INVALID_ARGUMENT,
-  // changing nothing: `length` is within the prompt or beyond the end.
+  // Forgets the tokens fed since the conversation had `length` positions, and keeps the prompt; for measurements,
+  // without rules and filters. What is fed next follows the tokens that remain; next() and logits() are out of date
+  // until then. INVALID_ARGUMENT, changing nothing: `length` is within the prompt or beyond the end.
   absl::Status Rewind(Conversation& conversation, int64_t length);
   // Sets how the conversation's next tokens are sampled.
   void SetSampling(Conversation& conversation, const kernels::SampleParams& sampling) {
@@ -314,6 +339,7 @@ class Generator {
   struct Rows;      // fresh rows of one conversation in a forward pass
   struct Assembly;  // a batch as Model::Forward takes it
   struct Context;   // streams and scratch memory, used by one forward pass at a time
+  struct Sampling;  // of the rows that are sampled
   using Residents = std::vector<std::shared_ptr<Resident>>;
   friend class Conversation;
 
@@ -370,11 +396,12 @@ class Generator {
   // Compares the rows' keys and values in the stage's last layer with the stored ones.
   absl::Status ObserveDeviation(Context& context, const Rows& rows);
   void CountGraphs(const model::ForwardContext::Graphs& before, const model::ForwardContext::Graphs& now);
+  // Samples into the rows. One for which no token may come next gets a status of its own.
   absl::Status Sample(Context& context, absl::Span<Rows* const> rows, const kernels::Tensor& logits);
-  // Writes to context.sampled, and copies requested logits. `params` of the rows that are sampled, valid until
-  // completion.
+  void FillSampling(absl::Span<Rows* const> rows, int64_t vocab, Sampling* sampling) const;
+  // Also copies requested logits.
   absl::Status LaunchSampling(Context& context, absl::Span<Rows* const> rows, const kernels::Tensor& logits,
-                              absl::Span<const kernels::SampleParams> params);
+                              Sampling* sampling);
   absl::Status ExtendRows(Conversation& conversation, absl::Span<const int32_t> tokens, const Limits& limits,
                           std::vector<float>* scores);
   absl::Status CheckRoom(const Conversation& conversation, int64_t tokens) const;

@@ -1,6 +1,7 @@
 // A pass as its conversations see it: what each feeds, where its keys and values go, and what becomes of it. There is
 // one way through: the pieces of a prompt, the steps of a batch and the turns of a chat all feed rows here.
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
@@ -68,7 +69,7 @@ void Generator::FillRows(const Work& work, Rows* rows) const {
   rows->conversation = &conversation;
   if (conversation.prompt_ == nullptr) {
     rows->status = CheckRoom(conversation, 1);
-    rows->tokens = absl::MakeConstSpan(&conversation.next_, 1);
+    rows->tokens = absl::MakeConstSpan(&conversation.next_.token, 1);
     rows->positions = absl::MakeConstSpan(&conversation.length_, 1);
     return;
   }
@@ -112,6 +113,7 @@ void Generator::Feed(absl::Span<Rows> rows, const Call& call, bool together) {
     if (one.status.ok()) {
       conversation.length_ = one.positions.back() + 1;
       conversation.replaced_ = {};
+      if (one.sample) conversation.Take(std::move(one.sampled));
     } else {
       conversation.Truncate(conversation.sequence_.tokens() - static_cast<int64_t>(one.slots.size()));
     }
@@ -131,7 +133,7 @@ void Generator::Run(absl::Span<Rows> rows, const Call& call, bool together) {
     Residents useless;
     const absl::Status status = Forward(able, call, &useless);
     if (useless.empty()) {
-      for (Rows* one : able) one->status = status;
+      for (Rows* one : able) one->status.Update(status);  // sampling may have failed one alone
       return;
     }
     Discard(useless, status, conversations);

@@ -50,6 +50,12 @@ absl::Status CheckPlan(const link::LinkPlan& plan, const Request& request, int64
   return absl::OkStatus();
 }
 
+std::vector<absl::Span<const int32_t>> TokensOf(const Request& request) {
+  std::vector<absl::Span<const int32_t>> tokens = {request.prompt.before, request.prompt.after};
+  for (const RequestDocument& document : request.documents) tokens.push_back(document.tokens);
+  return tokens;
+}
+
 }  // namespace
 
 Conversation::Conversation(Generator* generator, model::KvPages* pages, const Request& request)
@@ -59,8 +65,15 @@ Conversation::Conversation(Generator* generator, model::KvPages* pages, const Re
       documents_(request.documents),
       counted_(request.documents.size()),
       sampling_(request.sampling),
+      top_logprobs_(request.top_logprobs),
+      state_(AnswerState::Create(request.rules, request.filter, TokensOf(request))),
       keep_logits_(request.keep_logits),
       write_back_(request.write_back) {}
+
+void Conversation::Take(SampledToken token) {
+  next_ = std::move(token);
+  if (state_ != nullptr && !generator_->IsEnd(next_.token)) state_->Add(next_.token);
+}
 
 int64_t Conversation::prompt_left() const {
   return prompt_ == nullptr ? 0 : static_cast<int64_t>(prompt_->plan.fresh_tokens.size()) - prompt_->fed;
@@ -89,6 +102,10 @@ absl::StatusOr<std::unique_ptr<Conversation>> Generator::Admit(const Request& re
   KVLINK_RETURN_IF_ERROR(CheckTokens("the prompt", request.prompt.after, vocab));
   for (const RequestDocument& document : request.documents) {
     KVLINK_RETURN_IF_ERROR(CheckTokens("a document", document.tokens, vocab));
+  }
+  KVLINK_RETURN_IF_ERROR(CheckRules(request.rules, vocab));
+  if (const int64_t top = request.top_logprobs.value_or(0); top < 0 || top > kernels::kMaxLikeliest) {
+    return absl::InvalidArgumentError(absl::StrCat(top, " log-probabilities; at most ", kernels::kMaxLikeliest));
   }
   std::unique_ptr<Conversation> conversation(new Conversation(this, pages_.get(), request));
   link::PlanInput input;

@@ -1,40 +1,19 @@
-// One thread owns all requests and is the only one that decides. Callers and landing threads leave what is new in a box
-// under the lock and wake it; it never computes, or calls a listener, with the lock held. While a request lands, its
-// conversation belongs to the thread that lands it: if it is to end meanwhile, it ends at once, and what is left is
-// dropped when that thread returns it.
-//
-// Few requests are kept ahead (landing, or landed and without private KV): as many as there are landing threads, and
-// beside them as many that had nothing to land. So who is next is decided late, and fairly, and what has landed is not
-// evicted before it is used. One thread more is for those that have joined before.
-//
-// A request that finds nobody else computes its prompt on the thread that would land it, layer by layer as they arrive.
-// That is sooner than to land first, and those that come meanwhile need not wait for it.
+// Admission, the passes, and the ends of requests.
 #include "worker/infer/scheduler.h"
 
 #include <algorithm>
-#include <atomic>
-#include <deque>
-#include <map>
-#include <string>
 #include <utility>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
-#include "base/mutex.h"
 #include "base/status.h"
-#include "base/thread.h"
-#include "base/worker.h"
-#include "worker/infer/scheduler_turns.h"
+#include "worker/infer/scheduling/impl.h"
 
 namespace kvlink::infer {
 namespace {
 
 // Rows of prompts in a pass, however many answers are under way.
 constexpr int64_t kMinPromptTokens = 16;
-
-using Entry = SchedulerEntry;
-using EntryPtr = std::shared_ptr<Entry>;
 
 Scheduler::Options AtLeastOne(Scheduler::Options options) {
   options.max_running = std::max<int64_t>(options.max_running, 1);
@@ -45,97 +24,11 @@ Scheduler::Options AtLeastOne(Scheduler::Options options) {
 
 }  // namespace
 
-class Scheduler::Impl {
- public:
-  Impl(Generator* generator, const Options& options)
-      : generator_(generator),
-        options_(AtLeastOne(options)),
-        worker_({.name = "landing", .threads = options_.landing_threads + 1}),
-        thread_("scheduler", [this] { Run(); }) {}
-  ~Impl();
-
-  absl::StatusOr<uint64_t> Submit(Job job, std::shared_ptr<Listener> listener);
-  void Cancel(uint64_t number);
-  void Drain(absl::Time deadline);
-  Stats stats() const {
-    MutexLock lock(&mutex_);
-    return stats_;
-  }
-
- private:
-  using Place = Entry::Place;
-
-  // Whether there is room for one more request of `owner`. `instead`: whose place it takes; nullptr: nobody's.
-  absl::Status CheckOpen(const std::string& owner, EntryPtr* instead) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status CheckSize(const Conversation& conversation) const;
-  void Wake() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-
-  // On a landing thread.
-  void LandRequest(const EntryPtr& entry, const absl::Status& turn);
-  absl::Status ComputeAlone(Entry& entry, const Limits& limits);
-
-  // On the scheduler's thread.
-  void Run();
-  // Waits until there is something to do, and takes what is new. False: the scheduler ends.
-  bool Await();
-  absl::Time NextDeadline() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void EndLate();
-  void StartLanding();
-  bool MayLand(Entry& entry) const;
-  void SendToLand(const EntryPtr& entry);
-  // Back from its thread.
-  void Return(const EntryPtr& entry);
-  void KeepAhead(const EntryPtr& entry);
-  // An encoding of one that runs was taken back.
-  void LandAgain(const EntryPtr& entry);
-  // Pages that those away will take.
-  int64_t PagesAway() const;
-  int64_t PagesOfRunning() const;
-  // Whether others than this one have private KV.
-  bool OthersHold(const Entry& entry) const;
-  bool Fits(const Entry& entry) const;
-  // True if a request joined.
-  bool Join();
-  void Compute();
-  std::vector<std::pair<EntryPtr, int64_t>> PromptPieces(int64_t left) const;
-  // Leaves those away the pages that they will take.
-  void KeepPagesAway();
-  // Gives out the token that was sampled, which may end the answer.
-  void Give(const EntryPtr& entry);
-  // Frees private KV for a request that lacks it, as `full` says.
-  void MakeRoom(const Entry& lacking, const absl::Status& full);
-  void Preempt(const EntryPtr& entry);
-  void Finish(const EntryPtr& entry, const absl::Status& status, End end);
-
-  Generator* const generator_;
-  const Options options_;
-
-  // Of the scheduler's thread.
-  SchedulerTurns turns_;
-  int64_t landing_ = 0;                        // on landing threads, those that have ended meanwhile included
-  std::map<std::string, int64_t> landing_of_;  // the same of each owner
-  std::vector<EntryPtr> away_;                 // of those, the ones with private KV: alone, or to return
-  std::vector<EntryPtr> preempted_;            // and not joined again yet
-  std::deque<EntryPtr> landed_;                // without private KV, unless the prompt is computed
-  std::vector<EntryPtr> running_;              // in the order of joining
-  bool moved_ = false;                         // something happened that may let others go on
-
-  std::atomic<bool> stopping_{false};  // ends a pass
-  mutable Mutex mutex_;
-  CondVar changed_, idle_;
-  bool woken_ ABSL_GUARDED_BY(mutex_) = false;
-  std::map<uint64_t, EntryPtr> open_ ABSL_GUARDED_BY(mutex_);  // whose OnEnd has not returned
-  std::vector<EntryPtr> submitted_ ABSL_GUARDED_BY(mutex_);    // new
-  std::vector<EntryPtr> returned_ ABSL_GUARDED_BY(mutex_);     // by landing threads
-  uint64_t last_number_ ABSL_GUARDED_BY(mutex_) = 0;
-  int64_t displaced_ ABSL_GUARDED_BY(mutex_) = 0;  // of those that wait, whose place another one took
-  bool draining_ ABSL_GUARDED_BY(mutex_) = false;
-  absl::Time drained_by_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
-  Stats stats_ ABSL_GUARDED_BY(mutex_);
-
-  Worker worker_;
-  Thread thread_;
-};
+Scheduler::Impl::Impl(Generator* generator, const Options& options)
+    : generator_(generator),
+      options_(AtLeastOne(options)),
+      worker_({.name = "landing", .threads = options_.landing_threads + 1}),
+      thread_("scheduler", [this] { Run(); }) {}
 
 Scheduler::Impl::~Impl() {
   stopping_ = true;
@@ -187,42 +80,76 @@ absl::Status Scheduler::Impl::CheckSize(const Conversation& conversation) const 
                                                  "; ask for less, or reserve more private tokens"));
 }
 
-absl::StatusOr<uint64_t> Scheduler::Impl::Submit(Job job, std::shared_ptr<Listener> listener) {
+absl::StatusOr<Scheduler::Impl::EntryPtr> Scheduler::Impl::Admit(Submission submission) {
+  Job& job = submission.job;
+  if (job.max_tokens < 1) return absl::InvalidArgumentError("an answer must have room for at least one token");
   const auto entry = std::make_shared<Entry>();
   entry->submitted = SteadyNow();
-  EntryPtr instead;
-  const auto admit = [&]() -> absl::Status {
-    {
-      MutexLock lock(&mutex_);
-      KVLINK_RETURN_IF_ERROR(CheckOpen(job.owner, &instead));
-    }
-    if (job.max_tokens < 1) return absl::InvalidArgumentError("an answer must have room for at least one token");
-    KVLINK_ASSIGN_OR_RETURN(entry->conversation, generator_->Admit(job.request));
-    return CheckSize(*entry->conversation);
-  };
-  absl::Status status = admit();
+  KVLINK_ASSIGN_OR_RETURN(entry->conversation, generator_->Admit(job.request));
+  KVLINK_RETURN_IF_ERROR(CheckSize(*entry->conversation));
   entry->owner = std::move(job.owner);
   entry->max_tokens = job.max_tokens;
   entry->deadline = job.deadline;
-  entry->listener = std::move(listener);
+  entry->listener = std::move(submission.listener);
+  return entry;
+}
+
+absl::Status Scheduler::Impl::Open(absl::Span<const EntryPtr> entries) {
+  std::vector<EntryPtr> displaced;
+  size_t opened = 0;
+  absl::Status status;
+  for (; opened < entries.size(); ++opened) {
+    EntryPtr instead;
+    status = CheckOpen(entries[opened]->owner, &instead);
+    if (!status.ok()) break;
+    if (instead != nullptr) {
+      instead->displaced = true;
+      ++displaced_;
+      displaced.push_back(std::move(instead));
+    }
+    entries[opened]->number = ++last_number_;
+    entries[opened]->waits = true;
+    open_[last_number_] = entries[opened];
+    ++stats_.waiting;
+  }
+  if (status.ok()) return status;
+  for (const EntryPtr& entry : entries.first(opened)) open_.erase(entry->number);
+  stats_.waiting -= static_cast<int64_t>(opened);
+  for (const EntryPtr& entry : displaced) entry->displaced = false;
+  displaced_ -= static_cast<int64_t>(displaced.size());
+  return status;
+}
+
+absl::StatusOr<std::vector<uint64_t>> Scheduler::Impl::Submit(std::vector<Submission> submissions) {
+  const auto count = static_cast<int64_t>(submissions.size());
+  std::vector<EntryPtr> entries;
+  const auto admit = [&]() -> absl::Status {
+    for (Submission& submission : submissions) {
+      {
+        MutexLock lock(&mutex_);  // before anything is computed
+        EntryPtr instead;
+        KVLINK_RETURN_IF_ERROR(CheckOpen(submission.job.owner, &instead));
+      }
+      KVLINK_ASSIGN_OR_RETURN(EntryPtr entry, Admit(std::move(submission)));
+      entries.push_back(std::move(entry));
+    }
+    return absl::OkStatus();
+  };
+  absl::Status status = admit();
   MutexLock lock(&mutex_);
-  if (status.ok()) status = CheckOpen(entry->owner, &instead);
+  if (status.ok()) status = Open(entries);
   if (!status.ok()) {
-    ++stats_.refused;
+    stats_.refused += count;
     return status;
   }
-  if (instead != nullptr) {
-    instead->displaced = true;
-    ++displaced_;
+  std::vector<uint64_t> numbers;
+  for (const EntryPtr& entry : entries) {
+    numbers.push_back(entry->number);
+    submitted_.push_back(entry);
   }
-  entry->number = ++last_number_;
-  entry->waits = true;
-  open_[entry->number] = entry;
-  submitted_.push_back(entry);
-  ++stats_.submitted;
-  ++stats_.waiting;
+  stats_.submitted += count;
   Wake();
-  return entry->number;
+  return numbers;
 }
 
 void Scheduler::Impl::Cancel(uint64_t number) {
@@ -303,109 +230,6 @@ void Scheduler::Impl::EndLate() {
   for (const EntryPtr& entry : late) Finish(entry, absl::DeadlineExceededError("the request timed out"), End::kError);
 }
 
-void Scheduler::Impl::StartLanding() {
-  while (const EntryPtr entry = turns_.Next([this](Entry& one) { return MayLand(one); })) {
-    entry->alone =
-        landing_ == 0 && landed_.empty() && running_.empty() && turns_.empty() && !entry->conversation->landed();
-    if (!entry->alone && generator_->Attach(*entry->conversation)) {
-      KeepAhead(entry);
-      continue;
-    }
-    if (entry->alone) {
-      std::erase(preempted_, entry);
-      away_.push_back(entry);
-    }
-    SendToLand(entry);
-  }
-}
-
-bool Scheduler::Impl::MayLand(Entry& entry) const {
-  const int64_t most = options_.landing_threads, landed = std::ssize(landed_);
-  if (landed >= most) return false;
-  const auto mine = landing_of_.find(entry.owner);
-  const bool thread = landing_ + landed < most && (mine == landing_of_.end() || mine->second < (most + 1) / 2);
-  return thread || generator_->Attach(*entry.conversation);
-}
-
-void Scheduler::Impl::SendToLand(const EntryPtr& entry) {
-  entry->place = Place::kLanding;
-  entry->pages = entry->conversation->pages_held() + entry->conversation->pages_wanted();
-  entry->landed = absl::OkStatus();
-  entry->lacks_pages = false;
-  ++landing_;
-  ++landing_of_[entry->owner];
-  // Limited by the threads, and by max_running for those that have joined before.
-  const absl::Status added =
-      worker_.AddAdmitted({[this, entry](const absl::Status& turn) { LandRequest(entry, turn); }});
-  if (!added.ok()) LandRequest(entry, added);
-}
-
-void Scheduler::Impl::LandRequest(const EntryPtr& entry, const absl::Status& turn) {
-  const Limits limits{entry->deadline - SteadyNow(), [&] { return entry->cancelled.load(); }};
-  entry->landed = !turn.ok()     ? turn
-                  : entry->alone ? ComputeAlone(*entry, limits)
-                                 : generator_->LandDocuments(*entry->conversation, limits);
-  MutexLock lock(&mutex_);
-  returned_.push_back(entry);
-  Wake();
-}
-
-absl::Status Scheduler::Impl::ComputeAlone(Entry& entry, const Limits& limits) {
-  Work work{entry.conversation.get()};
-  while (work.status.ok() && entry.conversation->prompt_left() > 0) {
-    work.tokens = std::min(generator_->options().prefill_chunk, entry.conversation->prompt_left());
-    generator_->Pass(absl::MakeSpan(&work, 1), limits);
-    ++entry.passes;
-    if (work.status.ok()) entry.prompt_tokens += work.tokens;
-    if (work.lapsed) work.status = absl::OkStatus();  // the next pass reads it again
-  }
-  entry.lacks_pages = work.lacks_pages;
-  return work.status;
-}
-
-void Scheduler::Impl::Return(const EntryPtr& entry) {
-  --landing_;
-  if (--landing_of_[entry->owner] == 0) landing_of_.erase(entry->owner);
-  std::erase(away_, entry);
-  if (entry->place == Place::kEnded) {
-    entry->conversation = nullptr;
-    return;
-  }
-  {
-    MutexLock lock(&mutex_);
-    stats_.passes += std::exchange(entry->passes, 0);
-    stats_.prompt_tokens += std::exchange(entry->prompt_tokens, 0);
-  }
-  const bool room = OthersHold(*entry) || entry->conversation->pages_wanted() <= generator_->free_pages();
-  if (entry->lacks_pages && room) return Preempt(entry);
-  if (!entry->landed.ok()) return Finish(entry, entry->landed, End::kError);
-  if (!std::exchange(entry->returns, false)) return KeepAhead(entry);
-  entry->place = Place::kRunning;
-  running_.push_back(entry);
-  MutexLock lock(&mutex_);
-  --stats_.waiting;
-  ++stats_.running;
-}
-
-void Scheduler::Impl::KeepAhead(const EntryPtr& entry) {
-  entry->place = Place::kLanded;
-  const auto first = [](const EntryPtr& one) { return one->preempted || one->conversation->prompt_left() == 0; };
-  landed_.insert(first(entry) ? std::find_if_not(landed_.begin(), landed_.end(), first) : landed_.end(), entry);
-}
-
-void Scheduler::Impl::LandAgain(const EntryPtr& entry) {
-  std::erase(running_, entry);
-  away_.push_back(entry);
-  entry->alone = false;
-  entry->returns = true;
-  {
-    MutexLock lock(&mutex_);
-    --stats_.running;
-    ++stats_.waiting;
-  }
-  SendToLand(entry);
-}
-
 int64_t Scheduler::Impl::PagesAway() const {
   int64_t pages = 0;
   for (const EntryPtr& one : away_) pages += std::max<int64_t>(0, one->pages - one->conversation->pages_held());
@@ -461,7 +285,7 @@ bool Scheduler::Impl::Join() {
   return joined;
 }
 
-std::vector<std::pair<EntryPtr, int64_t>> Scheduler::Impl::PromptPieces(int64_t left) const {
+std::vector<std::pair<SchedulerTurns::EntryPtr, int64_t>> Scheduler::Impl::PromptPieces(int64_t left) const {
   std::vector<std::pair<EntryPtr, int64_t>> pieces;
   const int64_t chunk = generator_->options().prefill_chunk;
   for (const EntryPtr& entry : running_) {
@@ -524,7 +348,8 @@ void Scheduler::Impl::Compute() {
 }
 
 void Scheduler::Impl::Give(const EntryPtr& entry) {
-  const int32_t token = entry->conversation->next();
+  const SampledToken& sampled = entry->conversation->sampled();
+  const int32_t token = sampled.token;
   if (entry->first_token == absl::ZeroDuration()) entry->first_token = SteadyNow() - entry->submitted;
   if (generator_->IsEnd(token)) return Finish(entry, absl::OkStatus(), End::kModel);
   entry->answer.push_back(token);
@@ -532,7 +357,7 @@ void Scheduler::Impl::Give(const EntryPtr& entry) {
     MutexLock lock(&mutex_);
     ++stats_.answer_tokens;
   }
-  if (!entry->listener->OnToken(token)) return Finish(entry, absl::OkStatus(), End::kListener);
+  if (!entry->listener->OnToken(sampled)) return Finish(entry, absl::OkStatus(), End::kListener);
   if (static_cast<int64_t>(entry->answer.size()) >= entry->max_tokens) {
     Finish(entry, absl::OkStatus(), End::kMaxTokens);
   } else if (entry->conversation->length() >= generator_->model().config().context) {
@@ -597,8 +422,8 @@ Scheduler::Scheduler(Generator* generator, const Options& options)
     : impl_(std::make_unique<Impl>(generator, options)) {}
 Scheduler::~Scheduler() = default;
 
-absl::StatusOr<uint64_t> Scheduler::Submit(Job job, std::shared_ptr<Listener> listener) {
-  return impl_->Submit(std::move(job), std::move(listener));
+absl::StatusOr<std::vector<uint64_t>> Scheduler::Submit(std::vector<Submission> submissions) {
+  return impl_->Submit(std::move(submissions));
 }
 void Scheduler::Cancel(uint64_t number) { impl_->Cancel(number); }
 void Scheduler::Drain(absl::Time deadline) { impl_->Drain(deadline); }

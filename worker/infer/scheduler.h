@@ -21,6 +21,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -52,7 +53,7 @@ class Scheduler {
    public:
     virtual ~Listener() = default;
     // The next token of the answer; never one of the end-of-sequence set. False ends the answer.
-    virtual bool OnToken(int32_t token) = 0;
+    virtual bool OnToken(const SampledToken& token) = 0;
     // Once, after the last token. CANCELLED, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, and errors of Generator. The time
     // to the first token is that since Submit; other statistics are missing if the documents were still landing.
     virtual void OnEnd(const absl::Status& status, End end, const RequestStats& stats) = 0;
@@ -70,11 +71,16 @@ class Scheduler {
   Scheduler(const Scheduler&) = delete;
   Scheduler& operator=(const Scheduler&) = delete;
 
-  // Returns the request's number. On error the listener is never called. RESOURCE_EXHAUSTED: too many wait, and the
+  struct Submission {
+    Job job;
+    std::shared_ptr<Listener> listener;
+  };
+  // Takes all of them, or none: several answers to one question, say, which share the documents that land. Returns
+  // their numbers, in their order. On error no listener is ever called. RESOURCE_EXHAUSTED: too many wait, and the
   // owner has its share of them; if it has less, the newest of the owner with the most ends with RESOURCE_EXHAUSTED
-  // instead. INVALID_ARGUMENT: the request alone needs more private KV than there is, or, like FAILED_PRECONDITION, as
+  // instead. INVALID_ARGUMENT: a request alone needs more private KV than there is, or, like FAILED_PRECONDITION, as
   // Generator::Admit. UNAVAILABLE: Drain was called.
-  absl::StatusOr<uint64_t> Submit(Job job, std::shared_ptr<Listener> listener);
+  absl::StatusOr<std::vector<uint64_t>> Submit(std::vector<Submission> submissions);
   // Ends a request with CANCELLED between two passes, wherever it is; nothing if it has ended.
   void Cancel(uint64_t number);
   // Refuses new requests, and returns once the others have ended; cancels those that have not by `deadline`.

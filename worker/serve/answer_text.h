@@ -24,6 +24,8 @@ class AnswerText {
   std::string Push(int32_t token);
   // Returns the rest.
   std::string Finish();
+  // Bytes of whole characters that are held back.
+  int64_t held_bytes() const { return static_cast<int64_t>(held_.size()); }
   // A stop string has come; the text before it was returned.
   bool stopped() const { return stopped_; }
   // The one that did.

@@ -22,19 +22,26 @@ Answer NewAnswer(absl::string_view prefix, const CompletionRequest& request) {
           .created = absl::ToUnixSeconds(absl::Now()),
           .model = request.model,
           .stream_usage = request.stream_usage,
-          .report = request.kv.report};
+          .report = request.kv.report,
+          .choices = request.choices,
+          .logprobs = request.top_logprobs.has_value()};
 }
 
 class OpenAiWriter : public AnswerWriter {
  public:
   OpenAiWriter(openai::Kind kind, Answer answer) : kind_(kind), answer_(std::move(answer)) {}
-  std::string Whole(absl::string_view text, Finish finish, absl::string_view, const Usage& usage) override {
-    return openai::Response(kind_, answer_, text, finish, usage);
+  std::string Whole(absl::Span<const Choice> choices, const Usage& usage) override {
+    return openai::Response(kind_, answer_, choices, usage);
   }
   std::string Begin(const Usage&) override { return openai::StreamBegin(kind_, answer_); }
-  std::string Text(absl::string_view text) override { return openai::StreamText(kind_, answer_, text); }
-  std::string End(Finish finish, absl::string_view, const Usage& usage) override {
-    return openai::StreamEnd(kind_, answer_, finish, usage);
+  std::string Piece(int64_t index, const AnswerPiece& piece) override {
+    return openai::StreamPiece(kind_, answer_, index, piece);
+  }
+  std::string EndOne(int64_t index, const Choice& choice) override {
+    return openai::StreamFinish(kind_, answer_, index, choice.finish);
+  }
+  std::string End(int64_t index, const Choice& choice, const Usage& usage) override {
+    return openai::StreamEnd(kind_, answer_, index, choice.finish, usage);
   }
   std::string Error(const absl::Status& status) override { return openai::StreamError(status); }
 
@@ -43,36 +50,52 @@ class OpenAiWriter : public AnswerWriter {
   const Answer answer_;
 };
 
-class ResponsesWriter : public AnswerWriter {
+// Of an API with one answer to a request.
+class OneAnswerWriter : public AnswerWriter {
+ public:
+  std::string Whole(absl::Span<const Choice> choices, const Usage& usage) final { return Response(choices[0], usage); }
+  std::string Piece(int64_t, const AnswerPiece& piece) final { return Text(piece.text); }
+  std::string EndOne(int64_t, const Choice&) final { return ""; }
+  std::string End(int64_t, const Choice& choice, const Usage& usage) final { return Last(choice, usage); }
+
+ private:
+  virtual std::string Response(const Choice& choice, const Usage& usage) = 0;
+  virtual std::string Text(absl::string_view text) = 0;
+  virtual std::string Last(const Choice& choice, const Usage& usage) = 0;
+};
+
+class ResponsesWriter : public OneAnswerWriter {
  public:
   explicit ResponsesWriter(Answer answer) : answer_(answer), stream_(std::move(answer)) {}
-  std::string Whole(absl::string_view text, Finish finish, absl::string_view, const Usage& usage) override {
-    return responses::Response(answer_, text, finish, usage);
-  }
   std::string Begin(const Usage&) override { return stream_.Begin(); }
-  std::string Text(absl::string_view text) override { return stream_.Text(text); }
-  std::string End(Finish finish, absl::string_view, const Usage& usage) override { return stream_.End(finish, usage); }
   std::string Error(const absl::Status& status) override { return stream_.Error(status); }
 
  private:
+  std::string Response(const Choice& choice, const Usage& usage) override {
+    return responses::Response(answer_, choice.answer.text, choice.finish, usage);
+  }
+  std::string Text(absl::string_view text) override { return stream_.Text(text); }
+  std::string Last(const Choice& choice, const Usage& usage) override { return stream_.End(choice.finish, usage); }
+
   const Answer answer_;
   responses::Stream stream_;
 };
 
-class AnthropicWriter : public AnswerWriter {
+class AnthropicWriter : public OneAnswerWriter {
  public:
   explicit AnthropicWriter(Answer answer) : answer_(std::move(answer)) {}
-  std::string Whole(absl::string_view text, Finish finish, absl::string_view stop, const Usage& usage) override {
-    return anthropic::Response(answer_, text, finish, stop, usage);
-  }
   std::string Begin(const Usage& known) override { return anthropic::StreamBegin(answer_, known); }
-  std::string Text(absl::string_view text) override { return anthropic::StreamText(text); }
-  std::string End(Finish finish, absl::string_view stop, const Usage& usage) override {
-    return anthropic::StreamEnd(answer_, finish, stop, usage);
-  }
   std::string Error(const absl::Status& status) override { return anthropic::StreamError(status); }
 
  private:
+  std::string Response(const Choice& choice, const Usage& usage) override {
+    return anthropic::Response(answer_, choice.answer.text, choice.finish, choice.stop, usage);
+  }
+  std::string Text(absl::string_view text) override { return anthropic::StreamText(text); }
+  std::string Last(const Choice& choice, const Usage& usage) override {
+    return anthropic::StreamEnd(answer_, choice.finish, choice.stop, usage);
+  }
+
   const Answer answer_;
 };
 

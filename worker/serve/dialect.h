@@ -3,27 +3,31 @@
 #ifndef KVLINK_WORKER_SERVE_DIALECT_H_
 #define KVLINK_WORKER_SERVE_DIALECT_H_
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "worker/serve/api/answer.h"
 #include "worker/serve/api/request.h"
 
 namespace kvlink::serve {
 
-// Writes one answer, either whole or as a stream of server-sent events: Begin, Text for each piece, End. One thread at
-// a time.
+// Writes the answers to one request, either whole or as a stream of server-sent events: Begin, Piece for each piece,
+// EndOne for each answer that ends but the last to do so, and End for that one. One thread at a time.
 class AnswerWriter {
  public:
   virtual ~AnswerWriter() = default;
-  // `stop`: the string that ended the answer, with Finish::kStopString.
-  virtual std::string Whole(absl::string_view text, Finish finish, absl::string_view stop, const Usage& usage) = 0;
+  virtual std::string Whole(absl::Span<const Choice> choices, const Usage& usage) = 0;
   // `known`: of the usage, by then.
   virtual std::string Begin(const Usage& known) = 0;
-  virtual std::string Text(absl::string_view text) = 0;
-  virtual std::string End(Finish finish, absl::string_view stop, const Usage& usage) = 0;
+  // `index`: of the answer. Of a choice, all but its text and tokens count, which pieces have given.
+  virtual std::string Piece(int64_t index, const AnswerPiece& piece) = 0;
+  virtual std::string EndOne(int64_t index, const Choice& choice) = 0;
+  virtual std::string End(int64_t index, const Choice& choice, const Usage& usage) = 0;
   // In place of the end of a stream that has begun.
   virtual std::string Error(const absl::Status& status) = 0;
 };

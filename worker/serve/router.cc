@@ -16,7 +16,6 @@
 #include "base/clock.h"
 #include "base/status.h"
 #include "worker/serve/answer_stream.h"
-#include "worker/serve/answer_text.h"
 #include "worker/serve/api/errors.h"
 #include "worker/serve/api/json.h"
 #include "worker/serve/api/openai.h"
@@ -335,14 +334,22 @@ void Router::Answer(const CallPtr& call, const CompletionRequest& request) {
   absl::StatusOr<infer::Scheduler::Job> job =
       service.JobOf(request, call->caller.name, call->arrived(), &call->record().catalog);
   if (!job.ok()) return call->Fail(job.status());
-  const auto stream = std::make_shared<AnswerStream>(
-      call, call->dialect().NewAnswer(request), AnswerText(service.parts().tokenizer, request.stop), request.stream,
-      PromptTokensOf(job->request, service.parts().generator->options()), &metrics_);
+  const auto stream =
+      std::make_shared<AnswerStream>(call, request, service.parts().tokenizer,
+                                     PromptTokensOf(job->request, service.parts().generator->options()), &metrics_);
+  std::vector<infer::Scheduler::Submission> answers;
+  for (auto& listener : stream->Listen()) {
+    answers.push_back({*job, std::move(listener)});
+    ++job->request.sampling.seed;  // of the next one
+  }
   call->record().submitted = SteadyNow();
-  const absl::StatusOr<uint64_t> number = parts_.scheduler->Submit(*std::move(job), stream);
-  if (!number.ok()) return call->Fail(number.status());
-  // A client that has gone by now is noticed here, too.
-  call->OnGone([scheduler = parts_.scheduler, number = *number] { scheduler->Cancel(number); });
+  const auto numbers = parts_.scheduler->Submit(std::move(answers));
+  if (!numbers.ok()) return call->Fail(numbers.status());
+  const auto cancel = [scheduler = parts_.scheduler, numbers = *numbers] {
+    for (const uint64_t number : numbers) scheduler->Cancel(number);
+  };
+  stream->Submitted(cancel);
+  call->OnGone(cancel);  // one that has gone by now is noticed here, too
 }
 
 }  // namespace kvlink::serve

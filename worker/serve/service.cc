@@ -59,6 +59,20 @@ kernels::SampleParams SamplingOf(const CompletionRequest& request) {
   return sampling;
 }
 
+absl::StatusOr<infer::AnswerRules> RulesOf(const CompletionRequest& request, int64_t vocab) {
+  infer::AnswerRules rules;
+  rules.presence_penalty = static_cast<float>(request.presence_penalty);
+  rules.frequency_penalty = static_cast<float>(request.frequency_penalty);
+  rules.repetition_penalty = static_cast<float>(request.repetition_penalty);
+  for (const auto& [token, bias] : request.logit_bias) {
+    if (token >= vocab) {
+      return ParameterError(absl::StrCat("logit_bias.", token), absl::StrCat("is no token; the model has ", vocab));
+    }
+    rules.bias[token] = static_cast<float>(bias);
+  }
+  return rules;
+}
+
 }  // namespace
 
 absl::Status Service::CheckModel(absl::string_view name) const {
@@ -118,6 +132,8 @@ absl::StatusOr<infer::Scheduler::Job> Service::JobOf(const CompletionRequest& re
     MakeText(job.request.linker, &job.request.documents);
   }
   job.request.sampling = SamplingOf(request);
+  KVLINK_ASSIGN_OR_RETURN(job.request.rules, RulesOf(request, parts_.generator->model().config().vocab));
+  job.request.top_logprobs = request.top_logprobs;
   job.request.write_back = request.kv.store;
   const int64_t context = parts_.generator->model().config().context;
   const int64_t wanted = request.max_tokens > 0 ? request.max_tokens : options_.max_tokens;

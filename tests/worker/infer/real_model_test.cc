@@ -282,8 +282,8 @@ TEST_F(RealModelTest, ManyQuestionsAtOnceAreAnsweredAsEachAlone) {
                                           "Why is Mars red?", "Who discovered the moons of Mars?"};
   class Listener final : public Scheduler::Listener {
    public:
-    bool OnToken(int32_t token) override {
-      tokens.push_back(token);
+    bool OnToken(const SampledToken& token) override {
+      tokens.push_back(token.token);
       return true;
     }
     void OnEnd(const absl::Status& ended, Scheduler::End, const RequestStats&) override { status = ended; }
@@ -302,7 +302,7 @@ TEST_F(RealModelTest, ManyQuestionsAtOnceAreAnsweredAsEachAlone) {
     for (int i = 0; i < count; ++i) {
       job.request.prompt = Prompt(asked[i % asked.size()]);
       listeners.push_back(std::make_shared<Listener>());
-      ASSERT_TRUE(scheduler.Submit(job, listeners.back()).ok());
+      ASSERT_TRUE(scheduler.Submit({{job, listeners.back()}}).ok());
     }
     scheduler.Drain(began + absl::Minutes(10));
     const double seconds = absl::ToDoubleSeconds(SteadyNow() - began);

@@ -119,7 +119,7 @@ TEST_P(SchedulerEndsTest, RefusesWhatCannotBeAnswered) {
   Scheduler scheduler(generator.get(), {.max_running = 1, .max_waiting = 2});
   const absl::Cleanup open = [&] { gate.Open(); };
   const auto refused = [&](const Request& request, int64_t max_tokens = 1) {
-    return scheduler.Submit(JobOf(request, max_tokens), std::make_shared<Recorder>()).status();
+    return Offer(scheduler, JobOf(request, max_tokens), std::make_shared<Recorder>()).status();
   };
   EXPECT_EQ(refused(Short(random), 0).code(), absl::StatusCode::kInvalidArgument);
   Request links = Short(random, {0});
@@ -161,7 +161,7 @@ TEST_P(SchedulerEndsTest, AnOwnerThatFillsTheQueueMakesRoomForOthers) {
     Scheduler::Job job = JobOf(Short(random), 1);
     job.owner = owner;
     const auto recorder = std::make_shared<Recorder>();
-    const absl::Status status = scheduler.Submit(std::move(job), recorder).status();
+    const absl::Status status = Offer(scheduler, std::move(job), recorder).status();
     if (status.ok()) recorders[owner].push_back(recorder);
     return status.code();
   };
@@ -179,6 +179,43 @@ TEST_P(SchedulerEndsTest, AnOwnerThatFillsTheQueueMakesRoomForOthers) {
     EXPECT_EQ(code("a", i), i < 2 ? absl::StatusCode::kOk : absl::StatusCode::kResourceExhausted) << i;
   }
   EXPECT_TRUE(running.recorder->Await().status.ok());
+}
+
+// What they displaced comes back, too.
+TEST_P(SchedulerEndsTest, SeveralAreTakenTogetherOrNotAtAll) {
+  const auto generator = MakeGenerator(nullptr, Options());
+  std::mt19937_64 random(TestSeed());
+  Gate gate;
+  Scheduler scheduler(generator.get(), {.max_running = 1, .max_waiting = 4});
+  const absl::Cleanup open = [&] { gate.Open(); };
+  const Submitted running = Submit(scheduler, Short(random), 2, [&](size_t) {
+    gate.Wait();
+    return true;
+  });
+  gate.AwaitReached();
+  const auto several = [&](const std::string& owner, int count, std::vector<std::shared_ptr<Recorder>>* recorders) {
+    std::vector<Scheduler::Submission> submissions;
+    for (int i = 0; i < count; ++i) {
+      recorders->push_back(std::make_shared<Recorder>());
+      submissions.push_back({JobOf(Short(random), 1), recorders->back()});
+      submissions.back().job.owner = owner;
+    }
+    return scheduler.Submit(std::move(submissions));
+  };
+  std::vector<std::shared_ptr<Recorder>> taken, refused, displacing;
+  const auto numbers = several("a", 4, &taken);
+  ASSERT_TRUE(numbers.ok()) << numbers.status();
+  EXPECT_EQ(numbers->size(), 4);
+  EXPECT_EQ(several("b", 3, &refused).status().code(), absl::StatusCode::kResourceExhausted);  // two have room
+  EXPECT_EQ(scheduler.stats().waiting, 4);
+  EXPECT_EQ(scheduler.stats().refused, 3);
+  EXPECT_EQ(scheduler.stats().submitted, 5);
+  EXPECT_TRUE(several("b", 1, &displacing).ok());
+  gate.Open();
+  EXPECT_TRUE(running.recorder->Await().status.ok());
+  for (size_t i = 0; i < taken.size(); ++i) EXPECT_EQ(taken[i]->Await().status.ok(), i < 3) << i;
+  EXPECT_TRUE(displacing[0]->Await().status.ok());
+  for (const auto& one : refused) EXPECT_FALSE(one->ended());
 }
 
 TEST_P(SchedulerEndsTest, AListenerEndsItsAnswer) {
@@ -208,7 +245,7 @@ TEST_P(SchedulerEndsTest, ADrainedSchedulerAnswersWhatItHasAndTakesNoMore) {
       EXPECT_TRUE(told.status.ok() || (!patient && absl::IsCancelled(told.status))) << told.status;
       EXPECT_EQ(told.status.ok(), told.end != End::kError);
     }
-    const auto late = scheduler.Submit(JobOf(Short(random), 1), std::make_shared<Recorder>());
+    const auto late = Offer(scheduler, JobOf(Short(random), 1), std::make_shared<Recorder>());
     EXPECT_EQ(late.status().code(), absl::StatusCode::kUnavailable);
   }
 }

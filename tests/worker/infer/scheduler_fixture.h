@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/cleanup/cleanup.h"
+#include "absl/strings/str_format.h"
 #include "base/clock.h"
 #include "base/mutex.h"
 #include "tests/worker/infer/faulty_store.h"
@@ -50,21 +51,39 @@ class Gate {
 
 struct Told {
   std::vector<int32_t> tokens;
+  std::vector<SampledToken> sampled;  // the same
   absl::Status status;
   End end = End::kError;
   RequestStats stats;
+};
+
+// Allows a third of the tokens, by turns, and the end after four tokens.
+class EveryThird final : public TokenFilter {
+ public:
+  void Allowed(absl::Span<uint32_t> bits) override {
+    std::fill(bits.begin(), bits.end(), 0);
+    for (size_t token = accepted_ % 3; token < bits.size() * 32; token += 3) {
+      bits[token / 32] |= uint32_t{1} << (token % 32);
+    }
+  }
+  void Accept(int32_t token) override { EXPECT_EQ(static_cast<size_t>(token) % 3, accepted_++ % 3); }
+  bool MayEnd() const override { return accepted_ >= 4; }
+
+ private:
+  size_t accepted_ = 0;
 };
 
 class Recorder final : public Scheduler::Listener {
  public:
   // Answers OnToken, given the number of tokens so far.
   explicit Recorder(std::function<bool(size_t)> on_token = nullptr) : on_token_(std::move(on_token)) {}
-  bool OnToken(int32_t token) override {
+  bool OnToken(const SampledToken& token) override {
     size_t count = 0;
     {
       MutexLock lock(&mutex_);
       EXPECT_EQ(ends_, 0);
-      told_.tokens.push_back(token);
+      told_.tokens.push_back(token.token);
+      told_.sampled.push_back(token);
       count = told_.tokens.size();
     }
     return on_token_ == nullptr || on_token_(count);
@@ -112,9 +131,14 @@ class SchedulerTest : public GeneratorTest {
     job.max_tokens = max_tokens;
     return job;
   }
+  static absl::StatusOr<uint64_t> Offer(Scheduler& scheduler, Scheduler::Job job, std::shared_ptr<Recorder> recorder) {
+    const auto numbers = scheduler.Submit({{std::move(job), std::move(recorder)}});
+    if (!numbers.ok()) return numbers.status();
+    return numbers->front();
+  }
   static Submitted Submit(Scheduler& scheduler, Scheduler::Job job, std::function<bool(size_t)> on_token = nullptr) {
     Submitted submitted{0, std::make_shared<Recorder>(std::move(on_token))};
-    const auto number = scheduler.Submit(std::move(job), submitted.recorder);
+    const auto number = Offer(scheduler, std::move(job), submitted.recorder);
     EXPECT_TRUE(number.ok()) << number.status();
     submitted.number = number.value_or(0);
     return submitted;
@@ -137,6 +161,7 @@ class SchedulerTest : public GeneratorTest {
     told.end = End::kModel;
     while (!generator.IsEnd(conversation->next())) {
       told.tokens.push_back(conversation->next());
+      told.sampled.push_back(conversation->sampled());
       if (static_cast<int64_t>(told.tokens.size()) == max_tokens) {
         told.end = End::kMaxTokens;
         break;
@@ -154,9 +179,20 @@ class SchedulerTest : public GeneratorTest {
       if (Alone(generator, request, kEndless).end == End::kMaxTokens) return request;
     }
   }
+  // With every bit of the log-probabilities.
+  static std::string Spelled(const std::vector<SampledToken>& sampled) {
+    std::string text;
+    for (const SampledToken& one : sampled) {
+      absl::StrAppendFormat(&text, "%d %a", one.token, one.logprob);
+      for (const auto& [token, logprob] : one.likeliest) absl::StrAppendFormat(&text, ", %d %a", token, logprob);
+      text += "\n";
+    }
+    return text;
+  }
   static void ExpectSame(const Told& told, const Told& alone) {
     EXPECT_TRUE(told.status.ok()) << told.status;
     EXPECT_EQ(told.tokens, alone.tokens);
+    EXPECT_EQ(Spelled(told.sampled), Spelled(alone.sampled));
     EXPECT_EQ(static_cast<int>(told.end), static_cast<int>(alone.end));
     EXPECT_EQ(told.stats.prompt_tokens, alone.stats.prompt_tokens);
     EXPECT_GT(told.stats.time_to_first_token, absl::ZeroDuration());
@@ -179,6 +215,22 @@ class SchedulerTest : public GeneratorTest {
     options.private_tokens = 2048;
     return options;
   }
+  // What changes the logits of an answer, and reports them; of each fourth nothing does.
+  void Rule(std::mt19937_64& random, int which, Request* request) const {
+    std::uniform_int_distribution<int32_t> token(0, static_cast<int32_t>(loaded_.model->config().vocab) - 1);
+    if (which % 4 == 1)
+      request->rules = {.presence_penalty = 0.5, .frequency_penalty = 0.75, .repetition_penalty = 1.5};
+    if (which % 4 == 2) {
+      for (int i = 0; i < 20; ++i) request->rules.bias[token(random)] = i % 2 == 0 ? 1 : -100;
+      request->rules.repetition_penalty = 0.75;
+      request->top_logprobs = 3;
+    }
+    if (which % 4 == 3) {
+      request->rules.frequency_penalty = -2;
+      request->filter = [] { return std::make_shared<EveryThird>(); };
+      request->top_logprobs = 0;
+    }
+  }
   Request Mixed(std::mt19937_64& random, int which) const {
     const link::Linker linkers[] = {link::Linker::kConcat,      {link::Linker::kConcat, 0, link::Linker::kProphet, 20},
                                     link::Linker::kFull,        {link::Linker::kConcat, 4, link::Linker::kBlend, 20},
@@ -193,6 +245,7 @@ class SchedulerTest : public GeneratorTest {
       request.sampling.temperature = 1.5;
       request.sampling.seed = random();
     }
+    Rule(random, which, &request);
     return request;
   }
 };

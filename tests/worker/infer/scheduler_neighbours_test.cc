@@ -48,8 +48,16 @@ TEST_P(SchedulerNeighboursTest, WhatNoPassCouldComputeIsRefused) {
   wrong.back().sampling.temperature = -1;
   wrong.push_back(Short(random));
   wrong.back().sampling.top_p = 1.5;
+  wrong.push_back(Short(random));
+  wrong.back().rules.repetition_penalty = 0;
+  wrong.push_back(Short(random));
+  wrong.back().rules.presence_penalty = INFINITY;
+  wrong.push_back(Short(random));
+  wrong.back().rules.bias[vocab] = 1;
+  wrong.push_back(Short(random));
+  wrong.back().top_logprobs = kernels::kMaxLikeliest + 1;
   for (const Request& request : wrong) {
-    const auto submitted = scheduler.Submit(JobOf(request, 2), std::make_shared<Recorder>());
+    const auto submitted = Offer(scheduler, JobOf(request, 2), std::make_shared<Recorder>());
     EXPECT_EQ(submitted.status().code(), absl::StatusCode::kInvalidArgument) << submitted.status();
   }
   gate.Open();
@@ -163,7 +171,7 @@ TEST_P(SchedulerNeighboursTest, AStageThatChoosesCountsWhatItMayChoose) {
   options.private_tokens = 64;
   const auto small = MakeGenerator(nullptr, options);
   Scheduler scheduler(small.get(), {});
-  const auto refused = scheduler.Submit(JobOf(chooses, 1), std::make_shared<Recorder>());
+  const auto refused = Offer(scheduler, JobOf(chooses, 1), std::make_shared<Recorder>());
   EXPECT_FALSE(refused.ok());
   EXPECT_NE(refused.status().message().find("private KV"), std::string::npos) << refused.status();
 }

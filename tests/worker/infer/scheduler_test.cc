@@ -75,6 +75,7 @@ TEST_P(SchedulerTest, WhatGaveUpItsPrivateKvAnswersTheSame) {
       requests.back().linker = link::Linker::kFull;
       requests.back().sampling.temperature = i % 2 == 0 ? 0 : 2;
       requests.back().sampling.seed = i;
+      Rule(random, i, &requests.back());
       submitted.push_back(Submit(scheduler, requests.back(), 6, [&](size_t) {
         gate.Wait();
         return true;

@@ -27,13 +27,13 @@ const Usage kUsage = {.prompt_tokens = 100,
 
 TEST(OpenAiAnswer, Whole) {
   const Answer answer = {.id = "chatcmpl-1", .created = 5, .model = "m"};
-  EXPECT_EQ(openai::Response(openai::Kind::kChat, answer, "Say \"hi\"\n", Finish::kStop, kUsage),
+  EXPECT_EQ(openai::Response(openai::Kind::kChat, answer, {Choice{{"Say \"hi\"\n", {}}, Finish::kStop, ""}}, kUsage),
             R"({"id":"chatcmpl-1","object":"chat.completion","created":5,"model":"m","system_fingerprint":null,)"
             R"("choices":[{"index":0,"message":{"role":"assistant","content":"Say \"hi\"\n","refusal":null},)"
             R"("logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":100,"completion_tokens":7,)"
             R"("total_tokens":107,"prompt_tokens_details":{"cached_tokens":60}}})");
   const Answer reported = {.id = "cmpl-1", .created = 5, .model = "m", .report = true};
-  EXPECT_EQ(openai::Response(openai::Kind::kCompletion, reported, "x", Finish::kLength, kUsage),
+  EXPECT_EQ(openai::Response(openai::Kind::kCompletion, reported, {Choice{{"x", {}}, Finish::kLength, ""}}, kUsage),
             R"({"id":"cmpl-1","object":"text_completion","created":5,"model":"m","system_fingerprint":null,)"
             R"("choices":[{"index":0,"text":"x","logprobs":null,"finish_reason":"length"}],)"
             R"("usage":{"prompt_tokens":100,"completion_tokens":7,"total_tokens":107,)"
@@ -50,11 +50,11 @@ TEST(OpenAiAnswer, Streamed) {
             head + R"("choices":[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,)"
                    R"("finish_reason":null}],"usage":null})"
                    "\n\n");
-  EXPECT_EQ(openai::StreamText(kChat, answer, "a\n"),
+  EXPECT_EQ(openai::StreamPiece(kChat, answer, 0, {"a\n", {}}),
             head + R"("choices":[{"index":0,"delta":{"content":"a\n"},"logprobs":null,"finish_reason":null}],)"
                    R"("usage":null})"
                    "\n\n");
-  EXPECT_EQ(openai::StreamEnd(kChat, answer, Finish::kStopString, kUsage),
+  EXPECT_EQ(openai::StreamEnd(kChat, answer, 0, Finish::kStopString, kUsage),
             head +
                 R"("choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":"stop"}],"usage":null})"
                 "\n\n" +
@@ -66,19 +66,62 @@ TEST(OpenAiAnswer, Streamed) {
   constexpr auto kText = openai::Kind::kCompletion;
   const Answer plain = {.id = "cmpl-1", .created = 5, .model = "m", .report = true};
   EXPECT_EQ(openai::StreamBegin(kText, plain), "");
-  EXPECT_EQ(openai::StreamText(kText, plain, "a"),
+  EXPECT_EQ(openai::StreamPiece(kText, plain, 0, {"a", {}}),
             R"(data: {"id":"cmpl-1","object":"text_completion","created":5,"model":"m","system_fingerprint":null,)"
             R"("choices":[{"index":0,"text":"a","logprobs":null,"finish_reason":null}]})"
             "\n\n");
-  EXPECT_EQ(openai::StreamEnd(kText, plain, Finish::kLength, kUsage),
+  EXPECT_EQ(openai::StreamEnd(kText, plain, 0, Finish::kLength, kUsage),
             R"(data: {"id":"cmpl-1","object":"text_completion","created":5,"model":"m","system_fingerprint":null,)"
             R"("choices":[{"index":0,"text":"","logprobs":null,"finish_reason":"length"}],"kv":{"documents":)"
             R"({"resident":1,"host":0,"dram":0,"disk":2,"encoded":0,"text":0},"first_token_ms":12.5}})"
             "\n\ndata: [DONE]\n\n");
 }
 
+TEST(OpenAiAnswer, SeveralOfOneRequest) {
+  constexpr auto kChat = openai::Kind::kChat;
+  const Answer answer = {.id = "chatcmpl-1", .created = 5, .model = "m", .choices = 2};
+  EXPECT_THAT(openai::Response(kChat, answer,
+                               {Choice{{"a", {}}, Finish::kStop, ""}, Choice{{"b", {}}, Finish::kLength, ""}}, kUsage),
+              HasSubstr(R"("choices":[{"index":0,"message":{"role":"assistant","content":"a","refusal":null},)"
+                        R"("logprobs":null,"finish_reason":"stop"},{"index":1,"message":{"role":"assistant",)"
+                        R"("content":"b","refusal":null},"logprobs":null,"finish_reason":"length"}])"));
+  const auto choice = [](absl::string_view index, absl::string_view delta, absl::string_view finish) {
+    return absl::StrCat(
+        R"(data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":5,"model":"m","system_fingerprint":null,)",
+        R"("choices":[{"index":)", index, R"(,"delta":)", delta, R"(,"logprobs":null,"finish_reason":)", finish,
+        "}]}\n\n");
+  };
+  const std::string role = R"({"role":"assistant","content":""})";
+  EXPECT_EQ(openai::StreamBegin(kChat, answer), choice("0", role, "null") + choice("1", role, "null"));
+  EXPECT_EQ(openai::StreamPiece(kChat, answer, 1, {"b", {}}), choice("1", R"({"content":"b"})", "null"));
+  EXPECT_EQ(openai::StreamFinish(kChat, answer, 0, Finish::kStop), choice("0", "{}", R"("stop")"));
+  EXPECT_EQ(openai::StreamEnd(kChat, answer, 1, Finish::kLength, kUsage),
+            choice("1", "{}", R"("length")") + "data: [DONE]\n\n");
+}
+
+TEST(OpenAiAnswer, Logprobs) {
+  const Answer answer = {.id = "1", .created = 5, .model = "m", .logprobs = true};
+  const AnswerPiece piece = {
+      "a\u00e9", {{{"a", -0.5}, {{"a", -0.5}, {"b", -1}}, 0}, {{"\xC3", -2}, {}, 1}, {{"\xA9", -9999}, {}, 2}}};
+  const std::string chat =
+      R"("logprobs":{"content":[{"token":"a","logprob":-0.5,"bytes":[97],"top_logprobs":[)"
+      R"({"token":"a","logprob":-0.5,"bytes":[97]},{"token":"b","logprob":-1.0,"bytes":[98]}]},)"
+      "{\"token\":\"\uFFFD\",\"logprob\":-2.0,\"bytes\":[195],\"top_logprobs\":[]},"
+      "{\"token\":\"\uFFFD\",\"logprob\":-9999.0,\"bytes\":[169],\"top_logprobs\":[]}],\"refusal\":null}";
+  EXPECT_THAT(openai::StreamPiece(openai::Kind::kChat, answer, 0, piece), HasSubstr(chat));
+  EXPECT_THAT(openai::Response(openai::Kind::kChat, answer, {Choice{piece, Finish::kStop, ""}}, kUsage),
+              HasSubstr(chat));
+  EXPECT_THAT(openai::StreamBegin(openai::Kind::kChat, answer), HasSubstr(R"("logprobs":null)"));
+  const std::string completion =
+      "\"logprobs\":{\"tokens\":[\"a\",\"\uFFFD\",\"\uFFFD\"],\"token_logprobs\":[-0.5,-2.0,-9999.0],"
+      "\"top_logprobs\":[{\"a\":-0.5,\"b\":-1.0},{\"\uFFFD\":-2.0},{\"\uFFFD\":-9999.0}],\"text_offset\":[0,1,2]}";
+  EXPECT_THAT(openai::StreamPiece(openai::Kind::kCompletion, answer, 0, piece), HasSubstr(completion));
+  EXPECT_THAT(openai::Response(openai::Kind::kCompletion, answer, {Choice{piece, Finish::kStop, ""}}, kUsage),
+              HasSubstr(completion));
+}
+
 TEST(OpenAiAnswer, BytesThatAreNotUtf8AreReplaced) {
-  EXPECT_THAT(openai::StreamText(openai::Kind::kChat, {}, "a\xFFz"), HasSubstr("a\uFFFDz"));
+  EXPECT_THAT(openai::StreamPiece(openai::Kind::kChat, {}, 0, {"a\xFFz", {}}), HasSubstr("a\uFFFDz"));
 }
 
 TEST(OpenAiAnswer, Models) {

@@ -17,6 +17,7 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Pair;
 using Parser = absl::StatusOr<CompletionRequest> (*)(absl::string_view);
 
 std::string Error(Parser parser, absl::string_view body) {
@@ -143,8 +144,9 @@ TEST(OpenAiChat, WhatAsksForNothingIsAccepted) {
   std::vector<std::string> bodies;
   for (const char* members :
        {R"("n":1)", R"("n":1.0)", R"("n":null)", R"("logprobs":false)", R"("top_logprobs":0)", R"("logit_bias":{})",
-        R"("presence_penalty":0,"frequency_penalty":0.0)", R"("response_format":{"type":"text"})", R"("tools":[])",
-        R"("tool_choice":"none")", R"("modalities":["text"])", R"("stop":null)", R"("max_tokens":1)",
+        R"("presence_penalty":0,"frequency_penalty":0.0,"repetition_penalty":1)",
+        R"("response_format":{"type":"text"})", R"("tools":[])", R"("tool_choice":"none")", R"("modalities":["text"])",
+        R"("stop":null)", R"("max_tokens":1)",
         R"("metadata":{"a":["b"]},"store":true,"parallel_tool_calls":false,"reasoning_effort":"low")",
         R"("documents":[],"kv":{},"kv":null)", R"("temperature":null,"stream":null)"}) {
     bodies.push_back(Chat(members));
@@ -186,14 +188,7 @@ TEST(OpenAiChat, WrongMembersAreNamed) {
 TEST(OpenAiChat, WhatIsNotSupportedIsRefused) {
   ExpectErrors(
       openai::ParseChat,
-      {{Chat(R"("n":2)"), "n: is not supported by this server, except 1"},
-       {Chat(R"("n":true)"), "n: is not supported by this server, except 1"},
-       {Chat(R"("logprobs":true)"), "logprobs: is not supported by this server"},
-       {Chat(R"("top_logprobs":3)"), "top_logprobs: is not supported by this server"},
-       {Chat(R"("logit_bias":{"5":1})"), "logit_bias: is not supported by this server"},
-       {Chat(R"("presence_penalty":0.1)"), "presence_penalty: is not supported by this server"},
-       {Chat(R"("frequency_penalty":-1)"), "frequency_penalty: is not supported by this server"},
-       {Chat(R"("response_format":{"type":"json_object"})"),
+      {{Chat(R"("response_format":{"type":"json_object"})"),
         R"(response_format: is not supported by this server, except {"type":"text"})"},
        {Chat(R"("tools":[{}])"), "tools: is not supported by this server"},
        {Chat(R"("tool_choice":"auto")"), R"(tool_choice: is not supported by this server, except "none")"},
@@ -290,10 +285,59 @@ TEST(OpenAiCompletion, Requests) {
                 {R"({"model":"m","prompt":["a","b"]})", "prompt: must be one string; lists are not supported"},
                 {R"({"model":"m","prompt":[1,2]})", "prompt: must be one string; lists are not supported"},
                 {R"({"model":"m","prompt":[]})", "prompt: must be one string; lists are not supported"},
-                {Completion(R"("logprobs":0)"), "logprobs: is not supported by this server, except false"},
+                {Completion(R"("logprobs":6)"), "logprobs: is 6; must be an integer from 0 to 5"},
+                {Completion(R"("logprobs":true)"), "logprobs: must be an integer from 0 to 5, not a boolean"},
                 {Completion(R"("best_of":2)"), "best_of: is not supported by this server, except 1"},
+                {Completion(R"("best_of":4,"n":3)"), "best_of: is not supported by this server, except 3"},
                 {Completion(R"("echo":true)"), "echo: is not supported by this server"},
                 {Completion(R"("suffix":"x")"), "suffix: is not supported by this server"}});
+}
+
+TEST(OpenAiSampling, IsReadInBothApis) {
+  const std::string members =
+      R"("n":3,"presence_penalty":-2,"frequency_penalty":0.5,"repetition_penalty":1.1,"logit_bias":{"50256":-100,"7":2.5})";
+  for (const auto& request : {openai::ParseChat(Chat(members + R"(,"logprobs":true,"top_logprobs":20)")),
+                              openai::ParseCompletion(Completion(members + R"(,"logprobs":5,"best_of":3)"))}) {
+    ASSERT_TRUE(request.ok()) << request.status();
+    EXPECT_EQ(request->choices, 3);
+    EXPECT_EQ(request->presence_penalty, -2);
+    EXPECT_EQ(request->frequency_penalty, 0.5);
+    EXPECT_EQ(request->repetition_penalty, 1.1);
+    EXPECT_THAT(request->logit_bias, ElementsAre(Pair(7, 2.5), Pair(50256, -100)));
+    EXPECT_EQ(request->top_logprobs, request->prompt ? 5 : 20);
+  }
+  EXPECT_EQ(openai::ParseChat(Chat(R"("logprobs":true)"))->top_logprobs, 0);
+  EXPECT_EQ(openai::ParseChat(Chat(R"("logprobs":false,"top_logprobs":0)"))->top_logprobs, std::nullopt);
+  EXPECT_EQ(openai::ParseCompletion(Completion(R"("logprobs":0)"))->top_logprobs, 0);
+  EXPECT_EQ(openai::ParseCompletion(Completion(R"("logprobs":false)"))->top_logprobs, std::nullopt);
+}
+
+TEST(OpenAiSampling, WrongMembersAreNamedInBothApis) {
+  std::string many = R"("logit_bias":{"0":1)";
+  for (int i = 1; i <= 1024; ++i) absl::StrAppend(&many, ",\"", i, "\":1");
+  const std::vector<Case> cases = {
+      {R"("n":0)", "n: is 0; must be an integer from 1 to 8"},
+      {R"("n":9)", "n: is 9; must be an integer from 1 to 8"},
+      {R"("n":true)", "n: must be an integer from 1 to 8, not a boolean"},
+      {R"("presence_penalty":2.1)", "presence_penalty: is 2.1; must be a number from -2 to 2"},
+      {R"("frequency_penalty":"0")", "frequency_penalty: must be a number from -2 to 2, not a string"},
+      {R"("repetition_penalty":0)", "repetition_penalty: is 0; must be a number from 0.01 to 100"},
+      {R"("logit_bias":[])", "logit_bias: must be an object of token ids and numbers, not a list"},
+      {R"("logit_bias":{"a":1})", R"(logit_bias: has the member "a", which is no token id)"},
+      {R"("logit_bias":{"-1":1})", R"(logit_bias: has the member "-1", which is no token id)"},
+      {R"("logit_bias":{"07":1})", R"(logit_bias: has the member "07", which is no token id)"},
+      {R"("logit_bias":{"2147483648":1})", R"(logit_bias: has the member "2147483648", which is no token id)"},
+      {R"("logit_bias":{"7":101})", "logit_bias.7: is 101; must be a number from -100 to 100"},
+      {R"("logit_bias":{"7":null})", "logit_bias.7: is missing; must be a number from -100 to 100"},
+      {many + "}", "logit_bias: has 1025 tokens; must have at most 1024"}};
+  for (const auto& [members, error] : cases) {
+    EXPECT_EQ(Error(openai::ParseChat, Chat(members)), error);
+    EXPECT_EQ(Error(openai::ParseCompletion, Completion(members)), error);
+  }
+  ExpectErrors(openai::ParseChat,
+               {{Chat(R"("logprobs":1)"), "logprobs: must be true or false, not a number"},
+                {Chat(R"("logprobs":true,"top_logprobs":21)"), "top_logprobs: is 21; must be an integer from 0 to 20"},
+                {Chat(R"("top_logprobs":3)"), "top_logprobs: is given without \"logprobs\": true"}});
 }
 
 TEST(OpenAiResponses, Requests) {

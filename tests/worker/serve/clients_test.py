@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import urllib.request
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 PATIENCE = 120  # seconds
@@ -22,6 +23,15 @@ def raises(kinds, call):
     except kinds as error:
         return error
     raise AssertionError(f"no {kinds}")
+
+
+def token_id(url, text):
+    """The id of a text that is one token."""
+    request = urllib.request.Request(url + "/tokenize", json.dumps({"text": text}).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+        tokens = json.load(answer)["tokens"]
+    assert len(tokens) == 1, tokens
+    return str(tokens[0])
 
 
 def try_openai(url, model):
@@ -54,8 +64,30 @@ def try_openai(url, model):
     error = raises(openai.NotFoundError, lambda: client.chat.completions.create(**{**ask, "model": "another"}))
     assert "another" in str(error)
     raises(openai.NotFoundError, lambda: client.chat.completions.create(**{**ask, "extra_body": {"documents": [{"id": "none"}]}}))
-    error = raises(openai.BadRequestError, lambda: client.chat.completions.create(**ask, n=2))
+    error = raises(openai.BadRequestError, lambda: client.chat.completions.create(**ask, n=9))
     assert error.param == "n", error.param
+
+    several = client.chat.completions.create(**{**ask, "temperature": 1}, seed=1, n=3)
+    assert [choice.index for choice in several.choices] == [0, 1, 2]
+    second = client.chat.completions.create(**{**ask, "temperature": 1}, seed=2)
+    assert several.choices[1].message.content == second.choices[0].message.content
+    assert several.usage.prompt_tokens == second.usage.prompt_tokens
+    pieces = ["", "", ""]
+    for chunk in client.chat.completions.create(**{**ask, "temperature": 1}, seed=1, n=3, stream=True):
+        for choice in chunk.choices:
+            pieces[choice.index] += choice.delta.content or ""
+    assert pieces == [choice.message.content for choice in several.choices], pieces
+
+    logprobs = client.chat.completions.create(**ask, logprobs=True, top_logprobs=2).choices[0].logprobs.content
+    assert b"".join(bytes(token.bytes) for token in logprobs).decode() == text
+    assert all(token.top_logprobs[0].token == token.token and token.logprob <= 0 for token in logprobs), logprobs
+    first = client.chat.completions.create(**ask, logit_bias={token_id(url, logprobs[0].token): -100}, logprobs=True).choices[0]
+    assert first.logprobs.content[0].token != logprobs[0].token
+    repeated = client.chat.completions.create(**ask, frequency_penalty=2, presence_penalty=2).choices[0].message.content
+    assert repeated != text, repeated
+    older = client.completions.create(model=model, prompt="Once upon a time", max_tokens=4, temperature=0, logprobs=2).choices[0]
+    assert "".join(older.logprobs.tokens) == older.text and len(older.logprobs.top_logprobs[0]) == 2, older.logprobs
+    assert older.logprobs.text_offset[0] == 0
 
 
 def try_anthropic(url, model):

@@ -64,6 +64,7 @@ class RouterTest : public ::testing::Test {
     kvlink::testing::TinyModelOptions tiny;
     tiny.layers = 2;
     tiny.context = 512;
+    tiny.tied = tied_;
     const std::string path = directory_.path() + "/model";
     ASSERT_TRUE(kvlink::testing::WriteTinyModel(path, tiny).ok());
     loaded_ = infer::LoadModel(path, kernels::MakeRefBackend());
@@ -145,6 +146,7 @@ class RouterTest : public ::testing::Test {
   }
 
   // Before Start.
+  bool tied_ = true;  // the model's answers repeat one token
   int64_t private_tokens_ = 1024, write_back_bytes_ = int64_t{256} << 20;
   std::function<absl::Status()> hold_;  // FaultyStore::HoldCatalog
 

@@ -152,6 +152,16 @@ std::vector<Field> Field::List(absl::string_view expected) const {
   return fields;
 }
 
+std::vector<std::pair<std::string, Field>> Field::Members(absl::string_view expected) const {
+  std::vector<std::pair<std::string, Field>> members;
+  if (!is_object()) {
+    Expect(expected);
+    return members;
+  }
+  for (const auto& [name, value] : json_->items()) members.emplace_back(name, (*this)[name]);
+  return members;
+}
+
 std::string Field::Text(absl::string_view expected) const {
   if (is_text()) return json_->get<std::string>();
   Expect(expected);

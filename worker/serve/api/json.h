@@ -56,6 +56,8 @@ class Field {
 
   // What follows is an error and empty, or the least that is allowed, if the value is not given, or not like that.
   std::vector<Field> List(absl::string_view expected = "a list") const;
+  // By name, in the order of the names.
+  std::vector<std::pair<std::string, Field>> Members(absl::string_view expected) const;
   std::string Text(absl::string_view expected = "a string") const;  // may be empty
   std::string NonEmptyText(int64_t max_bytes = INT64_MAX) const;
   int64_t Integer(int64_t min, int64_t max) const;  // written as 16 or 16.0

@@ -24,11 +24,13 @@ absl::StatusOr<CompletionRequest> ParseCompletion(absl::string_view body);
 enum class Kind : uint8_t { kChat, kCompletion };
 
 // The whole response.
-std::string Response(Kind kind, const Answer& answer, absl::string_view text, Finish finish, const Usage& usage);
-// Of a stream: its begin (nothing with kCompletion), each piece of text, and its end or the error that ends it.
+std::string Response(Kind kind, const Answer& answer, absl::Span<const Choice> choices, const Usage& usage);
+// Of a stream: its begin (nothing with kCompletion), each piece of the answer `index`, the end of each answer but that
+// of the last one to end, and that with the end of the stream, or the error that ends it.
 std::string StreamBegin(Kind kind, const Answer& answer);
-std::string StreamText(Kind kind, const Answer& answer, absl::string_view text);
-std::string StreamEnd(Kind kind, const Answer& answer, Finish finish, const Usage& usage);
+std::string StreamPiece(Kind kind, const Answer& answer, int64_t index, const AnswerPiece& piece);
+std::string StreamFinish(Kind kind, const Answer& answer, int64_t index, Finish finish);
+std::string StreamEnd(Kind kind, const Answer& answer, int64_t index, Finish finish, const Usage& usage);
 std::string StreamError(const absl::Status& status);
 
 struct Model {

@@ -3,6 +3,7 @@
 #define KVLINK_WORKER_SERVE_API_REQUEST_H_
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -53,6 +54,13 @@ struct CompletionRequest {
   int64_t top_k = 0;
   std::optional<int64_t> seed;
   std::vector<std::string> stop;
+  int64_t choices = 1;  // answers, each with a seed of its own: the request's and those after it
+  double presence_penalty = 0;
+  double frequency_penalty = 0;
+  double repetition_penalty = 1;
+  std::map<int32_t, double> logit_bias;  // by token
+  // Log-probabilities: of each token of the answers, and of so many tokens that are the likeliest in its place.
+  std::optional<int64_t> top_logprobs;
   bool stream = false;
   bool stream_usage = false;  // a last chunk with the usage
   KvOptions kv;

@@ -1,7 +1,7 @@
-// A request of the scheduler, and whose turn it is among those that wait. Private to scheduler.cc.
+// A request of the scheduler, and whose turn it is among those that wait. Private to scheduler.cc and this folder.
 // Thread-safety: SchedulerTurns by one thread at a time; a SchedulerEntry as its members say.
-#ifndef KVLINK_WORKER_INFER_SCHEDULER_TURNS_H_
-#define KVLINK_WORKER_INFER_SCHEDULER_TURNS_H_
+#ifndef KVLINK_WORKER_INFER_SCHEDULING_TURNS_H_
+#define KVLINK_WORKER_INFER_SCHEDULING_TURNS_H_
 
 #include <atomic>
 #include <cstdint>
@@ -85,4 +85,4 @@ class SchedulerTurns {
 
 }  // namespace kvlink::infer
 
-#endif  // KVLINK_WORKER_INFER_SCHEDULER_TURNS_H_
+#endif  // KVLINK_WORKER_INFER_SCHEDULING_TURNS_H_

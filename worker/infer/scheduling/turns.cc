@@ -1,6 +1,6 @@
 // An owner is known only while it has requests. One that comes back goes behind those that waited meanwhile: who asks
 // for one thing at a time gains nothing over who asks for many.
-#include "worker/infer/scheduler_turns.h"
+#include "worker/infer/scheduling/turns.h"
 
 #include <algorithm>
 #include <utility>
