@@ -16,7 +16,7 @@ namespace {
 constexpr absl::Duration kCheckEvery = absl::Milliseconds(50);
 
 // Of documents that were read from `place`; nullptr: from no place that takes time.
-Phase* LoadFrom(int64_t RequestStats::*place, Phases* phases) {
+Load* LoadFrom(int64_t RequestStats::*place, Phases* phases) {
   return place == &RequestStats::documents_host   ? &phases->host
          : place == &RequestStats::documents_dram ? &phases->dram
          : place == &RequestStats::documents_disk ? &phases->disk
@@ -89,7 +89,7 @@ absl::Status Generator::ReadDocuments(Conversation& conversation, bool holds, co
   const absl::Time began = SteadyNow();
   KVLINK_ASSIGN_OR_RETURN(std::vector<ResidentPool::Acquired> acquired,
                           pool_.Acquire(wanted, {call.deadline, call.cancelled, holds}));
-  const absl::Time looked_up = SteadyNow();
+  const absl::Time acquired_at = SteadyNow();
   KVLINK_ASSIGN_OR_RETURN(std::vector<Missed> missed,
                           EncodeMissing(conversation, documents, wanted, absl::MakeSpan(acquired), call));
   RequestStats& stats = conversation.stats_;
@@ -98,7 +98,7 @@ absl::Status Generator::ReadDocuments(Conversation& conversation, bool holds, co
   phases.land.Add(began, SteadyNow());
   for (const ResidentPool::Acquired& one : acquired) phases.lookup.Add(one.lookup);
   if (std::any_of(missed.begin(), missed.end(), [](Missed one) { return one != Missed::kNot; })) {
-    phases.encode.Add(looked_up, phases.land.ended);
+    phases.encode.Add(acquired_at, phases.land.ended);
   }
   for (Conversation::Read& read : conversation.reads_) {
     if (read.resident != nullptr) continue;
@@ -119,8 +119,10 @@ absl::Status Generator::ReadDocuments(Conversation& conversation, bool holds, co
     counted.stored = miss == Missed::kStored;
     ++(stats.*counted.place);
     if (!loaded) continue;
-    Phase* const load = LoadFrom(counted.place, &phases);
-    if (load != nullptr) load->began = std::min(load->began, acquired[i].asked);
+    if (Load* const load = LoadFrom(counted.place, &phases); load != nullptr) {
+      load->began = std::min(load->began, acquired[i].asked);
+      load->waited = std::max(load->waited, acquired_at - acquired[i].asked);  // all are asked for together
+    }
     stats.documents_direct += counted.direct ? 1 : 0;
     (host ? stats.bytes_host : dram ? stats.bytes_dram : stats.bytes_segments) += read.resident->stored_bytes();
   }
@@ -242,8 +244,10 @@ void Generator::EndLoads(Conversation& conversation) {
     if (read.resident == nullptr || !read.resident->ready()) continue;  // hidden, and not waited for
     const absl::Time ready_at = read.resident->ready_at();
     phases.land.ended = std::max(phases.land.ended, ready_at);
-    Phase* const load = LoadFrom(conversation.counted_[read.document].place, &phases);
-    if (load != nullptr) load->ended = std::max(load->ended, ready_at);
+    Load* const load = LoadFrom(conversation.counted_[read.document].place, &phases);
+    if (load == nullptr) continue;
+    load->ended = std::max(load->ended, ready_at);
+    load->waited += read.resident->waited();
   }
 }
 

@@ -60,6 +60,7 @@ bool Resident::intact() const {
 
 absl::Status Resident::WaitLayer(int64_t layer, absl::Time deadline) {
   if (ready_layers_.load(std::memory_order_acquire) > layer) return absl::OkStatus();
+  const absl::Time began = SteadyNow();
   const Source from = source_now();
   absl::Span<const std::byte> slab;
   if (from.lease != nullptr) {
@@ -80,7 +81,8 @@ absl::Status Resident::WaitLayer(int64_t layer, absl::Time deadline) {
   } else {
     layer_data_[layer] = slab.data();
   }
-  if (layer + 1 == static_cast<int64_t>(layer_data_.size())) ready_at_ = SteadyNow();
+  ready_at_ = SteadyNow();
+  waited_ += ready_at_ - began;
   ready_layers_.store(layer + 1, std::memory_order_release);
   if (copies() && ready()) {
     if (kept_ != nullptr) deps_.host->Keep(identity_, std::exchange(kept_, nullptr));

@@ -97,6 +97,8 @@ class Resident {
   }
   // When the last layer was in its place. REQUIRES: ready().
   absl::Time ready_at() const { return ready_at_; }
+  // How long those who needed a layer first waited until it was there. REQUIRES: ready().
+  absl::Duration waited() const { return waited_; }
   // Whether no store can invalidate it any more.
   bool certain() const { return ready() || source_ == store::Tier::kNone; }
   // The segment for attention; layer l may be read only after WaitLayer(l) returned OK. Valid as long as the resident.
@@ -135,7 +137,8 @@ class Resident {
   Mutex decoding_;                                             // held while a layer is decoded
   std::shared_ptr<HostCopy> kept_ ABSL_GUARDED_BY(decoding_);  // being filled; nullptr: no copy is made
   std::atomic<int64_t> ready_layers_{0};                       // layers; advanced under decoding_
-  absl::Time ready_at_;                                        // written once, before ready_layers_ is complete
+  absl::Time ready_at_;                                        // with waited_, written before ready_layers_ is complete
+  absl::Duration waited_;
   // Without a copy, element l is written once, under decoding_, before ready_layers_ passes l, and read only by threads
   // that waited for it.
   std::vector<const std::byte*> layer_data_;

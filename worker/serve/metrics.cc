@@ -107,7 +107,7 @@ void Metrics::Took(const std::vector<RequestPhase>& phases) {
   MutexLock lock(&mutex_);
   for (const RequestPhase& phase : phases) {
     if (phase.time.empty()) continue;
-    phases_[LabelsOf(phase.name, phase.place)].Add(phase.time.took());
+    phases_[LabelsOf(phase.name, phase.place)].Add(phase.took);
     if (!phase.place.empty()) loaded_bytes_[LabelsOf("", phase.place)] += phase.bytes;
   }
 }

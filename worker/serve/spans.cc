@@ -25,13 +25,17 @@ infer::Phase WaitOf(const Record& record) {
   return phase;
 }
 
-RequestPhase LoadOf(absl::string_view place, const infer::Phase& time, int64_t documents, int64_t bytes) {
+RequestPhase LoadOf(absl::string_view place, const infer::Load& load, int64_t documents, int64_t bytes) {
   return {"load",
           place,
           true,
-          time,
-          {{"kvlink.place", std::string(place)}, {"kvlink.documents", documents}, {"kvlink.bytes", bytes}},
-          bytes};
+          load,
+          {{"kvlink.place", std::string(place)},
+           {"kvlink.documents", documents},
+           {"kvlink.bytes", bytes},
+           {"kvlink.waited_ms", absl::ToDoubleMilliseconds(load.waited)}},
+          bytes,
+          load.waited};
 }
 
 Span RootOf(const Record& record) {
@@ -70,7 +74,7 @@ Span RootOf(const Record& record) {
 std::vector<RequestPhase> PhasesOf(const Record& record) {
   const infer::RequestStats& stats = record.stats;
   const infer::Phases& phases = stats.phases;
-  return {
+  std::vector<RequestPhase> all = {
       {"catalog", "", false, record.catalog},
       {"wait", "", false, WaitOf(record)},
       {"land", "", false, phases.land},
@@ -86,6 +90,10 @@ std::vector<RequestPhase> PhasesOf(const Record& record) {
        {{"kvlink.fresh_tokens", stats.fresh_tokens}, {"kvlink.recomputed_tokens", stats.recomputed_tokens}}},
       {"decode", "", false, DecodeOf(record), {{"gen_ai.usage.output_tokens", record.usage.completion_tokens}}},
   };
+  for (RequestPhase& phase : all) {
+    if (phase.place.empty()) phase.took = phase.time.took();
+  }
+  return all;
 }
 
 std::vector<Span> SpansOf(const Record& record) {

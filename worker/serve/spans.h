@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "worker/infer/phases.h"
 #include "worker/serve/call.h"
 #include "worker/serve/trace/span.h"
@@ -28,7 +29,8 @@ struct RequestPhase {
   bool lands = false;            // it lies in "land"
   infer::Phase time = {};
   SpanAttributes attributes = {};
-  int64_t bytes = 0;  // of "load"
+  int64_t bytes = 0;         // of "load"
+  absl::Duration took = {};  // of "load" that the request waited for it; of others, from beginning to end
 };
 
 // All of them; those that did not happen are empty. REQUIRES: the record is complete.

@@ -66,7 +66,7 @@ class SpansTest : public RouterTest {
     EXPECT_TRUE(absl::SimpleAtoi(span[which].get<std::string>(), &nanos)) << span;
     return nanos;
   }
-  // An attribute as text.
+  // An attribute that is a text or a whole number.
   static std::string Attribute(const Json& span, const std::string& key) {
     for (const Json& one : span["attributes"]) {
       if (one["key"] == key) return one["value"].begin()->get<std::string>();
@@ -141,6 +141,11 @@ TEST_F(SpansTest, ARequestsSpansAreNestedAndSayNoText) {
   EXPECT_THAT(Attribute(load, "kvlink.place"), ::testing::AnyOf("dram", "disk"));
   EXPECT_EQ(Attribute(load, "kvlink.documents"), "1");
   EXPECT_NE(Attribute(load, "kvlink.bytes"), "0");
+  const Json waited = load["attributes"].back();
+  EXPECT_EQ(waited["key"], "kvlink.waited_ms");
+  EXPECT_GT(waited["value"]["doubleValue"], 0);
+  EXPECT_LE(waited["value"]["doubleValue"],
+            static_cast<double>(Nanos(load, "endTimeUnixNano") - Nanos(load, "startTimeUnixNano")) / 1e6);
   EXPECT_EQ(Attribute(by_name["encode"], "kvlink.documents"), "1");
   for (const std::string& request : collector_.requests()) EXPECT_THAT(request, Not(HasSubstr("quartz")));
 
