@@ -189,7 +189,7 @@ void Router::AddReadings(std::vector<Reading>* readings) const {
   add("batches", "Batches of documents under way", false, jobs.running);
   add("batch_bytes", "Bytes of what they have yet to do", false, jobs.bytes);
   constexpr absl::string_view kBatches = "Batches that ended, by how",
-                              kChanges = "Documents of batches, by how it ended";
+                              kChanges = "Documents of batches, by how each ended";
   add("batches_total", kBatches, true, jobs.done, "done");
   add("batches_total", kBatches, true, jobs.failed, "failed");
   add("batches_total", kBatches, true, jobs.cancelled, "cancelled");
