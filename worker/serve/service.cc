@@ -15,6 +15,7 @@
 #include "base/little_endian.h"
 #include "base/status.h"
 #include "worker/encode/stored_document.h"
+#include "worker/serve/answer_filter.h"
 #include "worker/serve/api/errors.h"
 #include "worker/serve/api/json.h"
 
@@ -119,6 +120,7 @@ absl::StatusOr<infer::Scheduler::Job> Service::JobOf(const CompletionRequest& re
                                                      absl::Time arrived, infer::Phase* catalog) const {
   KVLINK_RETURN_IF_ERROR(CheckBytes(BytesOf(request)));
   infer::Scheduler::Job job;
+  KVLINK_ASSIGN_OR_RETURN(job.request.filter, FilterOf(request.format, parts_.generator->model().config(), filters_));
   if (request.kv.deadline_ms) job.deadline = arrived + absl::Milliseconds(*request.kv.deadline_ms);
   KVLINK_RETURN_IF_ERROR(CheckTime(job.deadline));
   KVLINK_ASSIGN_OR_RETURN(job.request.linker, LinkerOf("kv.linker", request.kv.linker, options_.linker));

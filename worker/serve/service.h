@@ -16,6 +16,7 @@
 #include "absl/time/time.h"
 #include "proto/digest.h"
 #include "store/store.h"
+#include "worker/grammar/filters.h"
 #include "worker/infer/generator.h"
 #include "worker/infer/scheduler.h"
 #include "worker/ingest/chunk.h"
@@ -41,7 +42,8 @@ class Service {
     std::vector<std::string> models;    // names that requests may use, the one to show first
     std::vector<std::string> synonyms;  // names that are understood but not shown
   };
-  Service(const Parts& parts, Options options) : parts_(parts), options_(std::move(options)) {}
+  Service(const Parts& parts, Options options)
+      : parts_(parts), options_(std::move(options)), filters_(parts.tokenizer) {}
 
   // NOT_FOUND: the model of a request has another name.
   absl::Status CheckModel(absl::string_view name) const;
@@ -97,6 +99,7 @@ class Service {
 
   const Parts parts_;
   const Options options_;
+  mutable grammar::Filters filters_;
   mutable std::atomic<int64_t> silent_until_{0};  // SteadyNow() in nanoseconds
 };
 

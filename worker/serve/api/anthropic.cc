@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
+#include "worker/serve/api/answer_format.h"
 #include "worker/serve/api/errors.h"
 #include "worker/serve/api/json.h"
 #include "worker/serve/api/members.h"
@@ -141,8 +142,11 @@ absl::StatusOr<CompletionRequest> ParseMessages(absl::string_view body) {
   request.stream_usage = request.stream;
   request.max_tokens = root["max_tokens"].Integer(1, kMaxTokens);
   request.stop = ReadStop(root["stop_sequences"], kMaxStop);
-  RefuseUnsupported(root, {"tools", "mcp_servers", "container", "output_format"});
-  RefuseUnsupported(root["output_config"], {"format"});
+  RefuseUnsupported(root, {"tools", "mcp_servers", "container"});
+  // The second is the older name.
+  const bool older = root["output_format"].given();
+  request.format =
+      older ? ReadFormatAt({"output_format"}, root, body) : ReadFormatAt({"output_config", "format"}, root, body);
   RefuseOther(root["tool_choice"], {{"type", "none"}});
   RefuseOther(root["thinking"], {{"type", "disabled"}});
   const Field system = root["system"], messages = root["messages"];

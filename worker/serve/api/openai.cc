@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "base/utf8.h"
+#include "worker/serve/api/answer_format.h"
 #include "worker/serve/api/errors.h"
 #include "worker/serve/api/json.h"
 #include "worker/serve/api/members.h"
@@ -56,7 +57,6 @@ void ReadShared(const Field& body, CompletionRequest& request) {
   request.frequency_penalty = body["frequency_penalty"].NumberOr(0, -kMaxPenalty, kMaxPenalty);
   request.repetition_penalty = body["repetition_penalty"].NumberOr(1, kMinRepetition, kMaxRepetition);
   request.logit_bias = ReadBias(body["logit_bias"]);
-  RefuseOther(body["response_format"], {{"type", "text"}});
 }
 
 void ReadChatLogprobs(const Field& chat, CompletionRequest& request) {
@@ -185,6 +185,7 @@ absl::StatusOr<CompletionRequest> ParseChat(absl::string_view body) {
   const Field chat(json, &error);
   CompletionRequest request;
   ReadShared(chat, request);
+  request.format = ReadResponseFormat(chat, body);
   ReadChatLogprobs(chat, request);
   RefuseUnsupported(chat, {"tools", "functions", "audio", "web_search_options"});
   RefuseOther(chat["tool_choice"], "none");
@@ -208,6 +209,7 @@ absl::StatusOr<CompletionRequest> ParseCompletion(absl::string_view body) {
   const Field completion(json, &error);
   CompletionRequest request;
   ReadShared(completion, request);
+  request.format = ReadResponseFormat(completion, body);
   RefuseUnsupported(completion, {"suffix", "echo"});
   if (const Field logprobs = completion["logprobs"]; logprobs.given() && !logprobs.Equals(false)) {
     request.top_logprobs = logprobs.Integer(0, kMaxCompletionLogprobs);

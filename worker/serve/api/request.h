@@ -40,6 +40,14 @@ struct KvOptions {
   bool report = false;  // say in the answer where the encodings came from
 };
 
+// The form of an answer: any text, a JSON object, or a value of a JSON schema.
+struct AnswerFormat {
+  enum class Kind : uint8_t { kText, kJsonObject, kJsonSchema };
+  Kind kind = Kind::kText;
+  std::string schema;  // as the client wrote it
+  std::string field;   // of the request, which errors name
+};
+
 // A completion of a chat or of a text.
 struct CompletionRequest {
   std::string model;
@@ -61,6 +69,7 @@ struct CompletionRequest {
   std::map<int32_t, double> logit_bias;  // by token
   // Log-probabilities: of each token of the answers, and of so many tokens that are the likeliest in its place.
   std::optional<int64_t> top_logprobs;
+  AnswerFormat format;
   bool stream = false;
   bool stream_usage = false;  // a last chunk with the usage
   KvOptions kv;

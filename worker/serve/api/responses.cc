@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "base/status.h"
+#include "worker/serve/api/answer_format.h"
 #include "worker/serve/api/errors.h"
 #include "worker/serve/api/json.h"
 #include "worker/serve/api/members.h"
@@ -89,7 +90,7 @@ absl::StatusOr<CompletionRequest> Parse(absl::string_view body) {
   RefuseUnsupported(
       root, {"tools", "previous_response_id", "conversation", "prompt", "background", "include", "top_logprobs"});
   RefuseOther(root["tool_choice"], "none");
-  RefuseOther(root["text"]["format"], {{"type", "text"}});
+  request.format = ReadFormatAt({"text", "format"}, root, body);
   request.max_tokens = root["max_output_tokens"].IntegerOr(0, 1, kMaxTokens);
   std::vector<Turn> turns;
   const Field instructions = root["instructions"], input = root["input"];
