@@ -70,8 +70,8 @@ TEST_F(CliEvalTest, ResultsAccumulateInAFile) {
   ASSERT_TRUE(json.is_object());
   EXPECT_EQ(json["cells"].size(), 9u);
   EXPECT_EQ(json["settings"]["documents"], "2");
-  const Finished printed = Eval({"--kinds", "lookup,compare", "--count", "2", "--linkers", "concat,full", "--results",
-                                 results, "--json", "-"});
+  const Finished printed = Eval(
+      {"--kinds", "lookup,compare", "--count", "2", "--linkers", "concat,full", "--results", results, "--json", "-"});
   EXPECT_EQ(printed.output, Read("table.json")) << printed.errors;
 
   const Finished other = Eval({"--seed", "2", "--results", results});

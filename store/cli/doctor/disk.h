@@ -9,8 +9,8 @@
 
 namespace kvlink::cli {
 
-// store, free_space, direct_io, flush; store alone if nothing can be written there. A directory that does not exist yet is judged by the nearest one above it that
-// does. Writes a small file there and removes it; touches nothing else.
+// store, free_space, direct_io, flush; store alone if nothing can be written there. A directory that does not exist yet
+// is judged by the nearest one above it that does. Writes a small file there and removes it; touches nothing else.
 std::vector<Finding> ExamineDisk(const std::string& directory);
 
 }  // namespace kvlink::cli
