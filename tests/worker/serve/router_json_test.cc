@@ -97,7 +97,8 @@ TEST_F(RouterTest, EveryApiAndFormKeepsToJson) {
   const Answer several =
       Send("POST", "/v1/chat/completions", Asking(absl::StrCat(SchemaFormat(), R"(,"n":3)"), 5, 300));
   ASSERT_EQ(several.status, 200) << several.body;
-  for (const Json& choice : Json::parse(several.body)["choices"]) {
+  const Json answers = Json::parse(several.body);
+  for (const Json& choice : answers["choices"]) {
     ExpectOfSchema(choice["message"]["content"], choice["finish_reason"]);
   }
   std::string text, finish;
