@@ -45,6 +45,17 @@ class RouterDocumentsTest : public RouterTest {
     if (!salt.empty()) chat["cache_salt"] = salt;
     return Post("/v1/chat/completions", chat, status);
   }
+  // Begins a batch of three documents, and returns once the first one is held at the gate. The path of the batch.
+  std::string BeginHeldBatch(Gate* gate) {
+    catalog_->OnPut([gate](const Identity&) { gate->Wait(); });
+    Json body;
+    for (int i = 0; i < 3; ++i) {
+      body["documents"].push_back({{"id", absl::StrCat("d", i)}, {"text", absl::StrCat("Sand ", i)}});
+    }
+    const std::string path = Send("POST", kBatch, body.dump()).headers.at("location");
+    gate->AwaitReached();
+    return path;
+  }
   static int64_t Cached(const Json& answer) {
     return answer["usage"]["prompt_tokens_details"]["cached_tokens"].get<int64_t>();
   }
@@ -227,14 +238,8 @@ TEST_F(RouterDocumentsTest, ABatchWaitsForASilentStore) {
 TEST_F(RouterDocumentsTest, ABatchMayBeCancelled) {
   Start();
   Gate gate;
-  catalog_->OnPut([&](const Identity&) { gate.Wait(); });
   const absl::Cleanup open = [&] { gate.Open(); };
-  Json body;
-  for (int i = 0; i < 3; ++i) {
-    body["documents"].push_back({{"id", absl::StrCat("d", i)}, {"text", absl::StrCat("Sand ", i)}});
-  }
-  const std::string path = Send("POST", kBatch, body.dump()).headers.at("location");
-  gate.AwaitReached();
+  const std::string path = BeginHeldBatch(&gate);
   EXPECT_EQ(Metric("batches"), 1);
   EXPECT_EQ(Json::parse(Send("DELETE", path).body)["state"], "cancelled");
   gate.Open();
@@ -248,15 +253,10 @@ TEST_F(RouterDocumentsTest, ABatchMayBeCancelled) {
 TEST_F(RouterDocumentsTest, TheEndEndsBatchesAndSaysSo) {
   Start();
   Gate gate;
-  catalog_->OnPut([&](const Identity&) { gate.Wait(); });
   const absl::Cleanup open = [&] { gate.Open(); };
-  Json body;
-  for (int i = 0; i < 3; ++i) {
-    body["documents"].push_back({{"id", absl::StrCat("d", i)}, {"text", absl::StrCat("Sand ", i)}});
-  }
-  const std::string path = Send("POST", kBatch, body.dump()).headers.at("location");
-  gate.AwaitReached();
+  const std::string path = BeginHeldBatch(&gate);
   std::thread end([&] { router_->EndDrain(); });
+  Json body;
   body["documents"] = {{{"id", "none"}, {"delete", true}}};
   EXPECT_TRUE(Eventually([&] { return Send("POST", kBatch, body.dump()).status == 503; }));
   EXPECT_EQ(Json::parse(Send("GET", path).body)["state"], "running");
