@@ -47,9 +47,16 @@ TEST_P(SchedulerEndsTest, CancelAndDeadlineEndEachPhase) {
     end(landing);
     EXPECT_EQ(scheduler->stats().waiting, 0);
     gate.Open();
-    // One that runs, and one that has landed but may not run.
-    const Submitted running = Submit(*scheduler, JobOf(endless, kEndless));
+    // One that runs, slowly enough to outlast it, and one that has landed but may not run.
+    Gate behind;
+    const absl::Cleanup behind_open = [&] { behind.Open(); };
+    const Submitted running = Submit(*scheduler, JobOf(endless, kEndless), [&](size_t count) {
+      if (count == 2) behind.Wait();
+      if (count > 2) absl::SleepFor(kSoon);
+      return true;
+    });
     const Submitted landed = Submit(*scheduler, limited({0, 1}, 4));
+    behind.Open();
     end(landed);
     scheduler->Cancel(running.number);
     ExpectEnd(running, absl::StatusCode::kCancelled);
