@@ -20,7 +20,7 @@ namespace {
 
 using namespace kvlink::testing;
 
-constexpr int64_t kSlab = 8 << 20;
+constexpr int64_t kSlab = kSanitized ? 4 << 20 : 8 << 20;
 constexpr int kSlabs = 24;
 
 // A child process and the connection that it made.
@@ -199,7 +199,7 @@ int64_t Held() {
 }
 
 TEST_P(DeathTest, CyclesOfKilledPeersLeaveNothingBehind) {
-  const int cycles = Soak() ? 1000 : 12;
+  const int cycles = Soak() ? 1000 : kSanitized ? 4 : 12;
   const int settled = cycles / 2;
   std::mt19937_64 random(TestSeed());
   int64_t descriptors = 0;

@@ -10,6 +10,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/scratch_directory.h"
+#include "tests/support/seed.h"
 #include "tests/support/subprocess.h"
 #include "tests_source_dir.h"
 
@@ -60,6 +61,7 @@ class RecipeTest : public ::testing::Test {
 };
 
 TEST_F(RecipeTest, RunsGoesOnAndIsQuiet) {
+  if (!Soak()) GTEST_SKIP() << "a minute of two cores: in `make soak`";
   ASSERT_TRUE(fs::equivalent(Programs(), fs::path(KVLINK_BINARY).parent_path()));
   const Finished whole = Smoke("run.sh");
   ASSERT_EQ(whole.status, 0) << whole.errors;
