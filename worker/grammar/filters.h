@@ -1,10 +1,11 @@
 // Filters that keep answers to JSON, or to a JSON schema, for the tokens of one tokenizer. What is compiled for a
-// schema is kept for the next request that has it.
+// schema is kept for the next request that has it. The grammars of all filters together have a limit.
 //
 // Thread-safety: all methods. Lifetime: the tokenizer outlives this and every filter; filters may outlive this.
 #ifndef KVLINK_WORKER_GRAMMAR_FILTERS_H_
 #define KVLINK_WORKER_GRAMMAR_FILTERS_H_
 
+#include <atomic>
 #include <cstdint>
 #include <list>
 #include <memory>
@@ -24,21 +25,29 @@ class Filters {
  public:
   // Grammars that are kept, those used last.
   static constexpr size_t kMaxGrammars = 16;
+  static constexpr int64_t kMaxBytes = int64_t{256} << 20;
 
-  explicit Filters(const model::Tokenizer* tokenizer) : tokenizer_(tokenizer) {}
+  // `max_bytes`: of all grammars, kept or in use.
+  explicit Filters(const model::Tokenizer* tokenizer, int64_t max_bytes = kMaxBytes)
+      : tokenizer_(tokenizer), max_bytes_(max_bytes) {}
 
   // The first call takes the vocabulary apart, some tenths of a second. INVALID_ARGUMENT: the vocabulary lacks bytes
   // that JSON needs.
   absl::StatusOr<infer::NewTokenFilter> JsonObject();
-  // INVALID_ARGUMENT as CompileSchema (schema.h).
+  // INVALID_ARGUMENT as CompileSchema (schema.h). RESOURCE_EXHAUSTED: other grammars in use leave no room for this one.
   absl::StatusOr<infer::NewTokenFilter> JsonSchema(absl::string_view schema);
 
  private:
   // `schema`: empty for any object.
   absl::StatusOr<infer::NewTokenFilter> For(absl::string_view schema);
+  // Takes the room of a grammar until it is destroyed. RESOURCE_EXHAUSTED.
+  absl::StatusOr<std::shared_ptr<Masks>> Admit(Grammar grammar, std::shared_ptr<const Vocabulary> vocabulary);
+  bool Take(int64_t bytes);
   std::shared_ptr<const Vocabulary> VocabularyOnce();
 
   const model::Tokenizer* const tokenizer_;
+  const int64_t max_bytes_;
+  const std::shared_ptr<std::atomic<int64_t>> bytes_ = std::make_shared<std::atomic<int64_t>>(0);  // grammars have it
   Mutex vocabulary_mutex_;  // held while it is made
   std::shared_ptr<const Vocabulary> vocabulary_ ABSL_GUARDED_BY(vocabulary_mutex_);
   Mutex mutex_;

@@ -17,6 +17,8 @@ using Subset = std::vector<StateId>;
 
 // Of all rules together; a few seconds' tenths.
 constexpr int64_t kMaxWork = int64_t{1} << 25;
+// What it took to make the Nfa of a rule, also where nothing leads: by its states, and by its edges.
+constexpr int64_t kStateWork = 64, kEdgeWork = 8;
 // Rounds in which needs are found; one that is still too high then is only more careful than it has to be.
 constexpr int kMaxRounds = 256;
 
@@ -119,7 +121,8 @@ RuleId GrammarBuilder::NewRule() {
 }
 
 absl::Status GrammarBuilder::Define(RuleId rule, const Nfa& nfa, Nfa::Fragment body) {
-  if (nfa.full()) return TooLargeError();
+  work_ += kStateWork * nfa.states() + kEdgeWork * static_cast<int64_t>(nfa.edges().size());
+  if (nfa.full() || work_ > kMaxWork) return TooLargeError();
   Subsets subsets(nfa, body);
   std::vector<Subset> found;
   absl::flat_hash_map<Subset, StateId> numbers;
@@ -213,6 +216,11 @@ bool GrammarBuilder::CallsItself() const {
     }
   }
   return false;
+}
+
+int64_t Grammar::bytes() const {
+  return static_cast<int64_t>(states_.capacity() * sizeof(State) + edges_.capacity() * sizeof(Edge) +
+                              calls_.capacity() * sizeof(Call));
 }
 
 absl::StatusOr<Grammar> GrammarBuilder::Finish(RuleId start) {

@@ -51,6 +51,8 @@ class Grammar {
   bool ends(StateId state) const { return states_[state].ends; }
   // Whether it leads on by bytes alone.
   bool plain(StateId state) const { return !ends(state) && states_[state].calls == states_[state + 1].calls; }
+  // In memory.
+  int64_t bytes() const;
   // How many calls deep its rule has to go at least to end, of kMaxDepth.
   int need(StateId state) const { return states_[state].need; }
   // The state behind a byte; -1: none.

@@ -30,13 +30,12 @@ void Masks::Allowed(const Stacks& stacks, absl::Span<uint32_t> bits) {
   }
   if (found == nullptr) {
     auto searched = std::make_shared<Bits>(words_);
-    const bool whole = Search(stacks, *searched);
+    Search(stacks, *searched);
     found = searched;
-    if (whole) {
-      MutexLock lock(&mutex_);
-      Keep(static_cast<int64_t>((words_ + key.size()) * sizeof(uint32_t)) + kEntryBytes);
-      found_.try_emplace(std::move(key), found);
-    }
+    MutexLock lock(&mutex_);
+    // Also if it was cut short: another search would be, too.
+    Keep(static_cast<int64_t>((words_ + key.size()) * sizeof(uint32_t)) + kEntryBytes);
+    found_.try_emplace(std::move(key), found);
   }
   const size_t count = std::min(bits.size(), found->size());
   std::copy_n(found->begin(), count, bits.begin());
@@ -52,20 +51,19 @@ void Masks::Keep(int64_t bytes) {
   kept_bytes_ += bytes;
 }
 
-// Whether it was searched to the end.
-bool Masks::Search(const Stacks& stacks, Bits& bits) {
+void Masks::Search(const Stacks& stacks, Bits& bits) {
   AllowFirstBytes(stacks, bits);
   int64_t steps = kMaxSteps;
   for (const Stacks::Top& top : stacks.tops()) {
-    if (steps <= 0) return false;
+    if (steps <= 0) return;
     const InnerPtr inner = InnerOf(top.state, top.depth, steps);
     for (size_t i = 0; i < words_; ++i) bits[i] |= inner->bits[i];
     if (top.below == Stacks::kBottom || inner->exits.empty()) continue;
     Stacks behind = stacks;
     behind.Return(top.below);
+    steps -= behind.steps() - stacks.steps();
     for (const uint32_t node : inner->exits) Walk(node, behind, bits, nullptr, steps);
   }
-  return steps > 0;
 }
 
 Masks::InnerPtr Masks::InnerOf(StateId state, int32_t depth, int64_t& steps) {
@@ -102,8 +100,10 @@ void Masks::Walk(uint32_t node, Stacks& stacks, Bits& bits, std::vector<uint32_t
   for (uint32_t i = node + 1; i < vocabulary_->node(node).end && steps > 0;) {
     const Vocabulary::Node& next = vocabulary_->node(i);
     stacks.Truncate(levels + static_cast<size_t>(next.depth - depth - 1));
-    steps -= static_cast<int64_t>(stacks.tops().size());
-    if (!stacks.Push(next.byte)) {
+    const int64_t before = stacks.steps();
+    const bool fits = stacks.Push(next.byte);
+    steps -= stacks.steps() - before;
+    if (!fits) {
       i = next.end;
       continue;
     }

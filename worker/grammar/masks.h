@@ -28,8 +28,8 @@ class Masks {
  public:
   // Of what is kept; beyond it, it is forgotten and begins anew.
   static constexpr int64_t kMaxKeptBytes = int64_t{4} << 20;
-  // Of one search: nodes of the trie times stacks. A search that is cut short allows the bytes that may come next and
-  // some of the longer tokens: fewer than could follow, never a wrong one.
+  // Of one search (Stacks::steps). A search that is cut short allows the bytes that may come next and some of the
+  // longer tokens: fewer than could follow, never a wrong one.
   static constexpr int64_t kMaxSteps = int64_t{1} << 22;
 
   Masks(std::shared_ptr<const Grammar> grammar, std::shared_ptr<const Vocabulary> vocabulary);
@@ -53,7 +53,7 @@ class Masks {
   // What holds at this depth; taken from a deeper state if the depth makes no difference even there.
   InnerPtr InnerOf(StateId state, int32_t depth, int64_t& steps);
   InnerPtr InnerAt(StateId state, int32_t depth, int64_t& steps);
-  bool Search(const Stacks& stacks, Bits& bits);
+  void Search(const Stacks& stacks, Bits& bits);
   // Follows the stacks below `node`, where they stand. `exits`: nullptr, or where nodes are added at which the bottom
   // was reached and others are below.
   void Walk(uint32_t node, Stacks& stacks, Bits& bits, std::vector<uint32_t>* exits, int64_t& steps) const;

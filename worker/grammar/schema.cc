@@ -41,7 +41,7 @@ absl::Status CheckEntries(const Place& place) {
     return absl::OkStatus();
   }
   for (const auto& [name, value] : place.json->items()) {
-    KVLINK_RETURN_IF_ERROR(CheckEntries({&value, absl::StrCat(place.pointer, "/", name)}));
+    KVLINK_RETURN_IF_ERROR(CheckEntries({&value, PointerBelow(place.pointer, name)}));
   }
   return absl::OkStatus();
 }

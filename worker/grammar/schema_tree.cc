@@ -21,7 +21,8 @@ namespace {
 constexpr size_t kMaxShownBytes = 200;                   // in messages
 constexpr size_t kMaxOwnedBytes = 16 * kMaxSchemaBytes;  // of schemas that are joined
 constexpr int kMaxResolved = 64;                         // references and parts within each other
-constexpr int64_t kMaxCompared = 1'000'000;              // schemas and values, by Apart
+constexpr int64_t kMaxJoined = 4'000'000;                // pairs of entries
+constexpr int64_t kMaxCompared = 4'000'000;              // members and values, by Apart
 
 std::string Cut(absl::string_view text) {
   if (text.size() <= kMaxShownBytes) return std::string(text);
@@ -128,12 +129,14 @@ bool JoinKeyword(const std::string& name, const Json& value, Json& whole) {
 
 }  // namespace
 
-Place Place::At(absl::string_view member) const {
-  const std::string escaped = absl::StrReplaceAll(member, {{"~", "~0"}, {"/", "~1"}});
-  return {&*json->find(member), absl::StrCat(pointer, "/", escaped)};
+std::string PointerBelow(const std::string& pointer, absl::string_view step) {
+  if (pointer.size() > kMaxShownBytes) return pointer;
+  return Cut(absl::StrCat(pointer, "/", absl::StrReplaceAll(step, {{"~", "~0"}, {"/", "~1"}})));
 }
 
-Place Place::At(size_t element) const { return {&(*json)[element], absl::StrCat(pointer, "/", element)}; }
+Place Place::At(absl::string_view member) const { return {&*json->find(member), PointerBelow(pointer, member)}; }
+
+Place Place::At(size_t element) const { return {&(*json)[element], PointerBelow(pointer, absl::StrCat(element))}; }
 
 absl::Status Place::Refuse(absl::string_view what) const {
   return absl::InvalidArgumentError(absl::StrCat(Cut(pointer), ": ", Cut(what)));
@@ -283,8 +286,11 @@ absl::StatusOr<Place> SchemaTree::Join(absl::Span<const Place> parts, const std:
   for (const Place& part : kept) {
     for (const std::string& name : Constraints(part)) {
       const Json& value = *part.At(name).json;
-      if (whole.find(name) == whole.end()) {
+      const auto before = whole.find(name);
+      if (before == whole.end()) {
         whole[name] = value;
+      } else if (!MayJoin(*before, value)) {
+        return part.At(name).Refuse("takes too much to join with the other parts");
       } else if (!JoinKeyword(name, value, whole)) {
         return part.At(name).Refuse(
             absl::StrCat("cannot be joined with the '", name, "' of the other parts of ", pointer));
@@ -296,6 +302,9 @@ absl::StatusOr<Place> SchemaTree::Join(absl::Span<const Place> parts, const std:
     const bool open = !part.Has("additionalProperties") || *part.At("additionalProperties").json == true;
     if (!open && whole.find("properties") != whole.end()) {
       const Json* const own = MemberOf(*part.json, "properties");
+      if (own != nullptr && !MayJoin(whole["properties"], *own)) {
+        return part.At("properties").Refuse("takes too much to join with the other parts");
+      }
       if (HasOthers(whole["properties"], own)) {
         return part.At("additionalProperties").Refuse(absl::StrCat("does not list all properties of ", pointer));
       }
@@ -307,17 +316,21 @@ absl::StatusOr<Place> SchemaTree::Join(absl::Span<const Place> parts, const std:
   return Own(std::move(whole), pointer);
 }
 
+bool SchemaTree::MayJoin(const Json& a, const Json& b) {
+  joined_ += static_cast<int64_t>(a.size() * b.size());
+  return joined_ <= kMaxJoined;
+}
+
 absl::StatusOr<Place> SchemaTree::Requiring(const Place& schema, const std::string& property) {
   Json required = {{"required", Json::array({property})}};
   KVLINK_ASSIGN_OR_RETURN(const Place part, Own(std::move(required), schema.pointer));
   return Join({schema, part}, schema.pointer);
 }
 
-std::optional<std::vector<Json>> SchemaTree::Values(const Place& schema) {
-  if (schema.Has("const")) return std::vector<Json>{*schema.At("const").json};
+std::optional<absl::Span<const Json>> SchemaTree::Values(const Place& schema) {
+  if (schema.Has("const")) return absl::MakeConstSpan(schema.At("const").json, 1);
   if (!schema.Has("enum") || !schema.At("enum").json->is_array()) return std::nullopt;
-  const Json& list = *schema.At("enum").json;
-  return std::vector<Json>(list.begin(), list.end());
+  return absl::MakeConstSpan(schema.At("enum").json->get_ref<const Json::array_t&>());
 }
 
 uint8_t SchemaTree::Types(const Place& schema, int depth) {
@@ -325,8 +338,10 @@ uint8_t SchemaTree::Types(const Place& schema, int depth) {
   const absl::StatusOr<Place> resolved = Resolve(schema);
   if (!resolved.ok()) return kAllTypes;
   if (resolved->json->is_boolean()) return resolved->json->get<bool>() ? uint8_t{kAllTypes} : uint8_t{0};
+  compared_ += static_cast<int64_t>(resolved->json->size());
   uint8_t types = 0;
   if (const auto values = Values(*resolved)) {
+    compared_ += static_cast<int64_t>(values->size());
     for (const Json& value : *values) types |= ValueTypeBit(value);
     return types;
   }
@@ -360,6 +375,8 @@ std::optional<std::string> SchemaTree::Apart(const Place& a, const Place& b, int
     return std::nullopt;
   }
   const Place mine = first->At("properties"), theirs = second->At("properties");
+  // Each is searched for among all, one after another.
+  compared_ += static_cast<int64_t>(mine.json->size() * theirs.json->size() / 16);
   std::optional<std::string> optional;  // a property that only some values have
   for (const auto& [name, schema] : mine.json->items()) {
     if (!theirs.Has(name) || Apart(mine.At(name), theirs.At(name), depth + 1) != "") continue;

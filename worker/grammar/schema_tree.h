@@ -22,6 +22,9 @@ namespace kvlink::grammar {
 
 using Json = nlohmann::ordered_json;
 
+// The JSON pointer of a member or an element, no longer than a message shows: the names in a schema may be long.
+std::string PointerBelow(const std::string& pointer, absl::string_view step);
+
 // A value of the schema and its JSON pointer, "#/properties/a".
 struct Place {
   const Json* json = nullptr;
@@ -75,13 +78,17 @@ class SchemaTree {
   absl::StatusOr<Place> Target(const Place& reference) const;
   std::optional<std::string> Apart(const Place& a, const Place& b, int depth);
   // The only values that a schema allows; nullopt: others, too.
-  static std::optional<std::vector<Json>> Values(const Place& schema);
+  static std::optional<absl::Span<const Json>> Values(const Place& schema);
   // The types of its values, as bits.
   uint8_t Types(const Place& schema, int depth);
 
   const Place root_;
+  // Whether two lists or objects may still be compared entry by entry to join schemas.
+  bool MayJoin(const Json& a, const Json& b);
+
   std::deque<Json> owned_;  // joined schemas
   size_t owned_bytes_ = 0;
+  int64_t joined_ = 0;    // entries compared by Join
   int64_t compared_ = 0;  // by Apart, which gives up at some time
   absl::flat_hash_map<const Json*, Place> resolved_;
 };

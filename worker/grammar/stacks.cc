@@ -6,8 +6,11 @@
 namespace kvlink::grammar {
 namespace {
 
-// Of states that one byte leads to without another; each way down reaches a stack long before.
-constexpr size_t kMaxSeen = 4096;
+// Of states that one byte leads to without another; each way down reaches a stack long before. They are compared with
+// each other.
+constexpr size_t kMaxSeen = 4 * Stacks::kMaxStacks;
+// Places in a list that are compared in one step.
+constexpr size_t kComparedAtOnce = 4;
 
 }  // namespace
 
@@ -31,6 +34,7 @@ bool Stacks::Push(uint8_t byte) {
   first_frame_ = frames_.size();
   ended_ = false;
   seen_.clear();
+  steps_ += static_cast<int64_t>(end - begin);
   for (size_t i = begin; i < end; ++i) {
     const Top top = tops_[i];  // the list grows
     const StateId next = grammar_->Next(top.state, byte);
@@ -41,6 +45,16 @@ bool Stacks::Push(uint8_t byte) {
     return false;
   }
   levels_.push_back({end, frames_.size(), ended_});
+  return true;
+}
+
+bool Stacks::PushAll(absl::string_view bytes) {
+  const size_t levels = levels_.size();
+  for (const char byte : bytes) {
+    if (Push(static_cast<uint8_t>(byte))) continue;
+    Truncate(levels);
+    return false;
+  }
   return true;
 }
 
@@ -73,6 +87,11 @@ void Stacks::Settle() {
   levels_ = {{0, frames_.size(), levels_.back().ended}};
 }
 
+void Stacks::Only(Top top) {
+  tops_ = {top};
+  levels_ = {{0, frames_.size(), false}};
+}
+
 void Stacks::Return(int32_t below) {
   tops_.clear();
   first_top_ = 0;
@@ -93,6 +112,7 @@ bool Stacks::Fits(StateId state, int32_t depth) {
 }
 
 bool Stacks::Seen(StateId state, int32_t below) {
+  steps_ += static_cast<int64_t>(seen_.size() / kComparedAtOnce) + 1;
   const std::pair<StateId, int32_t> own = {state, below};
   if (seen_.size() >= kMaxSeen || std::find(seen_.begin(), seen_.end(), own) != seen_.end()) return true;
   seen_.push_back(own);
@@ -100,6 +120,7 @@ bool Stacks::Seen(StateId state, int32_t below) {
 }
 
 int32_t Stacks::Frame(StateId state, int32_t below, int32_t depth) {
+  steps_ += static_cast<int64_t>((frames_.size() - first_frame_) / kComparedAtOnce) + 1;
   for (size_t i = first_frame_; i < frames_.size(); ++i) {
     if (frames_[i].state == state && frames_[i].below == below) return static_cast<int32_t>(i);
   }

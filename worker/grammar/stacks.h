@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "worker/grammar/grammar.h"
 
@@ -43,16 +44,22 @@ class Stacks {
   bool ended() const { return levels_.back().ended; }
   // Whether a stack has been left out because it would have become too deep.
   bool limited() const { return limited_; }
+  // What writing has cost so far, in steps of a few nanoseconds: for who must stop at some time.
+  int64_t steps() const { return steps_; }
   // Appends the states of a stack, from its top, and -1.
   void AppendStack(const Top& top, std::vector<StateId>& out) const;
 
   // Writes a byte, on a new level. False, and nothing changes, if it cannot follow.
   bool Push(uint8_t byte);
+  // The same for several, each on a level of its own.
+  bool PushAll(absl::string_view bytes);
   size_t levels() const { return levels_.size(); }
   // Back to the first `levels`, at least 1.
   void Truncate(size_t levels);
   // Makes the last level the only one.
   void Settle();
+  // Makes the only level that of this stack alone, one of tops().
+  void Only(Top top);
   // Makes the only level that in which the caller at the frame `below` goes on. Ended, if it is kBottom.
   void Return(int32_t below);
 
@@ -74,6 +81,7 @@ class Stacks {
   std::vector<Top> tops_, frames_;
   std::vector<Level> levels_;
   bool limited_ = false;
+  int64_t steps_ = 0;
   // Of the level that is being made.
   size_t first_top_ = 0, first_frame_ = 0;
   bool ended_ = false;

@@ -11,7 +11,7 @@
 namespace kvlink::serve {
 
 // Empty for text. INVALID_ARGUMENT naming the member: a schema that is not understood, or that the model's tokenizer
-// cannot write. UNIMPLEMENTED: a model that cannot end an answer.
+// cannot write. RESOURCE_EXHAUSTED: as grammar::Filters. UNIMPLEMENTED: a model that cannot end an answer.
 absl::StatusOr<infer::NewTokenFilter> FilterOf(const AnswerFormat& format, const model::ModelConfig& config,
                                                grammar::Filters& filters);
 

@@ -53,8 +53,8 @@ class Service {
   // asked for documents, if it was. NOT_FOUND naming the documents that the catalog lacks; OUT_OF_RANGE: a part that a
   // document lacks. INVALID_ARGUMENT: what does not fit into the model's context, what is wrong with a linker, a text
   // or a chat. FAILED_PRECONDITION: a document of another model or secret, an encoding that the store lacks with
-  // OnMiss::kFail, a chat that the template refuses. DEADLINE_EXCEEDED: the request's own. Errors of the store, as
-  // Heard.
+  // OnMiss::kFail, a chat that the template refuses. RESOURCE_EXHAUSTED: as grammar::Filters. DEADLINE_EXCEEDED: the
+  // request's own. Errors of the store, as Heard.
   absl::StatusOr<infer::Scheduler::Job> JobOf(const CompletionRequest& request, const std::string& owner,
                                               absl::Time arrived, infer::Phase* catalog) const;
   // Whether JobOf asks the store.

@@ -1,6 +1,7 @@
 // Which tokens may come: beside trying each of them.
 #include "worker/grammar/masks.h"
 
+#include <algorithm>
 #include <random>
 #include <string>
 #include <thread>
@@ -201,6 +202,65 @@ TEST(Masks, OfVeryManyAlternativesAreCutShort) {
   }
 }
 
+// A schema of words and numbers with more ways to begin a value than stacks are kept; it refers to ManyWords.
+std::string ManyAlternatives() {
+  std::string schema = R"({"anyOf":[)";
+  for (int i = 0; i < 64; ++i) {
+    absl::StrAppend(&schema, i > 0 ? "," : "", R"({"anyOf":[{"$ref":"#/$defs/w"},{"const":)", i, "}]}");
+  }
+  return schema + "]}";
+}
+std::string ManyWords(int words) {
+  std::string schema = R"({"anyOf":[)";
+  for (int i = 0; i < words; ++i) absl::StrAppend(&schema, i > 0 ? "," : "", R"({"const":"a)", i, R"("})");
+  return schema + "]}";
+}
+
+// Behind each token that ends a value, another one begins.
+TEST(Masks, OfAlternativesWithinAlternativesAreCutShort) {
+  constexpr int kWords = 16;
+  std::vector<std::string> tokens;
+  for (int i = 0; i < kWords; ++i) {
+    for (const char* const behind : {",", ", ", ",\n", ",\n ", ",\n  ", ", \"a", ",\n  \"a"}) {
+      tokens.push_back(absl::StrCat(i, "\"", behind));
+    }
+  }
+  const ListTokenizer tokenizer(tokens);
+  const auto grammar = std::make_shared<const Grammar>(*CompileSchema(
+      absl::StrCat(R"({"type":"array","items":)", ManyAlternatives(), R"(,"$defs":{"w":)", ManyWords(kWords), "}}")));
+  Masks masks(grammar, std::make_shared<const Vocabulary>(tokenizer));
+  Stacks stacks(grammar.get());
+  ASSERT_TRUE(stacks.PushAll(R"(["a)"));
+  stacks.Settle();
+  EXPECT_GT(stacks.tops().size(), 100u);
+  std::vector<uint32_t> bits(static_cast<size_t>(tokenizer.vocab_size() / 32 + 1)), again = bits;
+  masks.Allowed(stacks, absl::MakeSpan(bits));
+  const std::vector<int32_t> allowed = TokensOf(bits), fitting = Tried(stacks, tokenizer);
+  EXPECT_LT(allowed.size(), fitting.size());
+  EXPECT_TRUE(std::includes(fitting.begin(), fitting.end(), allowed.begin(), allowed.end()));
+  for (int digit = '0'; digit <= '9'; ++digit) EXPECT_NE(bits[(digit + 2) / 32] >> ((digit + 2) % 32) & 1, 0u);
+  masks.Allowed(stacks, absl::MakeSpan(again));
+  EXPECT_EQ(bits, again);
+}
+
+TEST(Filters, FollowATokenThatFitsOneOfVeryManyAlternatives) {
+  const ListTokenizer tokenizer({R"(["z")"});
+  Filters filters(&tokenizer);
+  const auto make = filters.JsonSchema(absl::StrCat(R"({"anyOf":[{"type":"array","items":)", ManyAlternatives(),
+                                                    R"(},{"type":"array","items":{"const":"z"}}],"$defs":{"w":)",
+                                                    ManyWords(16), "}}"));
+  ASSERT_TRUE(make.ok()) << make.status();
+  const std::shared_ptr<infer::TokenFilter> filter = (*make)();
+  for (const int32_t token : {258, ']' + 2}) {
+    std::vector<uint32_t> bits(static_cast<size_t>(tokenizer.vocab_size() / 32 + 1));
+    filter->Allowed(absl::MakeSpan(bits));
+    ASSERT_THAT(TokensOf(bits), ::testing::Contains(token));
+    EXPECT_FALSE(filter->MayEnd());
+    filter->Accept(token);
+  }
+  EXPECT_TRUE(filter->MayEnd());
+}
+
 TEST(Filters, KeepAnAnswerToTheSchemaAndThenEndIt) {
   std::mt19937_64 random(TestSeed());
   const ListTokenizer tokenizer = ListTokenizer::Random(random, 100);
@@ -254,6 +314,23 @@ TEST(Filters, AcceptAValueHoweverItIsTokenized) {
     }
   }
   EXPECT_GT(values, rounds / 2);
+}
+
+TEST(Filters, GrammarsInUseHaveALimit) {
+  const ListTokenizer tokenizer({});
+  const auto schema = [](int length) { return absl::StrCat(R"({"type":"string","maxLength":)", length, "}"); };
+  Filters filters(&tokenizer, CompileSchema(schema(200))->bytes() * 5 / 2);
+  auto first = filters.JsonSchema(schema(200));
+  const auto second = filters.JsonSchema(schema(201));
+  ASSERT_TRUE(first.ok()) << first.status();
+  ASSERT_TRUE(second.ok()) << second.status();
+  EXPECT_EQ(filters.JsonSchema(schema(202)).status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(filters.JsonSchema(schema(201)).ok());  // it is there
+  std::shared_ptr<infer::TokenFilter> answer = (*first)();
+  first = absl::CancelledError();
+  EXPECT_EQ(filters.JsonSchema(schema(202)).status().code(), absl::StatusCode::kResourceExhausted);
+  answer = nullptr;
+  EXPECT_TRUE(filters.JsonSchema(schema(202)).ok());
 }
 
 TEST(Filters, ServeManyThreadsAndForgetOldSchemas) {

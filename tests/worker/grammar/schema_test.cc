@@ -227,6 +227,25 @@ TEST(Schema, CostsLittleHoweverHostile) {
   for (const std::string& schema : schemas) (void)CompileSchema(schema);
 }
 
+// What is made counts, also where nothing leads to it, and so does what is compared.
+TEST(Schema, RefusesWhatTakesLongWithoutBecomingLarge) {
+  std::string patterns = R"({"properties":{)", joins = R"({"$defs":{"a":{"enum":[-1)";
+  for (int i = 0; i < 80; ++i) {
+    absl::StrAppend(&patterns, i > 0 ? "," : "", "\"p", i, R"re(":{"pattern":"[](){10000}"})re");
+  }
+  for (int i = 0; i < 900; ++i) absl::StrAppend(&joins, ",", i);
+  absl::StrAppend(&joins, R"(]},"b":{"enum":[-2)");
+  for (int i = 1000; i < 1900; ++i) absl::StrAppend(&joins, ",", i);
+  absl::StrAppend(&joins, R"(]}},"properties":{)");
+  for (int i = 0; i < 8; ++i) {
+    absl::StrAppend(&joins, i > 0 ? "," : "", "\"p", i, R"(":{"allOf":[{"$ref":"#/$defs/a"},{"$ref":"#/$defs/b"}]})");
+  }
+  EXPECT_THAT(std::string(CompileSchema(patterns + "}}").status().message()),
+              ::testing::HasSubstr("asks for a grammar of more than"));
+  EXPECT_THAT(std::string(CompileSchema(joins + "}}").status().message()),
+              ::testing::HasSubstr("takes too much to join"));
+}
+
 TEST(RandomSchemas, WriteWhatTheyAllowAndNothingElse) {
   const int rounds = Soak() ? 5000 : kSanitized ? 60 : 200;
   int64_t values = 0;
