@@ -227,6 +227,16 @@ TEST_F(DocumentJobsTest, AJobIsRememberedForAWhile) {
   EXPECT_TRUE(Eventually([&] { return absl::IsNotFound(jobs_->Show("alice", id).status()); }));
 }
 
+TEST_F(DocumentJobsTest, TheJobsOfOneOwnerAreNotForgottenForAnothers) {
+  DocumentJobs::Options options;
+  options.max_ended = 2;
+  Start(options);
+  const std::string id = Begin("alice", Changes("a", 1));
+  Ended("alice", id);
+  for (int i = 0; i < 5; ++i) Ended("bob", Begin("bob", Changes("b", 1)));
+  EXPECT_TRUE(jobs_->Show("alice", id).ok());
+}
+
 TEST_F(DocumentJobsTest, TheEndEndsJobsAndSaysSo) {
   HoldAll();
   Start();

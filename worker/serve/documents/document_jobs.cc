@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "base/clock.h"
 #include "base/status.h"
 #include "worker/serve/api/errors.h"
@@ -59,8 +60,12 @@ absl::Status DocumentJobs::CheckRoom(const std::string& owner, int64_t bytes) co
 
 void DocumentJobs::Forget() {
   const absl::Time now = SteadyNow();
+  struct Owner {
+    int64_t ended = 0;
+    std::map<std::string, JobPtr>::iterator oldest;
+  };
+  std::map<absl::string_view, Owner> owners;
   int64_t ended = 0;
-  auto oldest = jobs_.end();
   for (auto it = jobs_.begin(); it != jobs_.end();) {
     const Job& job = *it->second;
     if (job.under_way) {
@@ -68,12 +73,16 @@ void DocumentJobs::Forget() {
     } else if (now - job.ended_at > options_.kept) {
       it = jobs_.erase(it);
     } else {
-      if (oldest == jobs_.end() || job.ended_at < oldest->second->ended_at) oldest = it;
+      Owner& owner = owners[job.owner];
+      if (owner.ended++ == 0 || job.ended_at < owner.oldest->second->ended_at) owner.oldest = it;
       ++ended;
       ++it;
     }
   }
-  if (ended > options_.max_ended) jobs_.erase(oldest);  // each call ends one at most
+  if (ended <= options_.max_ended) return;
+  const auto most = std::max_element(owners.begin(), owners.end(),
+                                     [](const auto& a, const auto& b) { return a.second.ended < b.second.ended; });
+  jobs_.erase(most->second.oldest);
 }
 
 absl::StatusOr<std::string> DocumentJobs::Begin(const std::string& owner, std::vector<DocumentChange> changes) {

@@ -102,7 +102,7 @@ class DocumentJobs {
 
   static int64_t BytesOf(const DocumentChange& change);
   absl::Status CheckRoom(const std::string& owner, int64_t bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Forgets jobs that ended long ago, and the oldest ones if there are too many.
+  // Forgets jobs that ended long ago; if there are too many, also the oldest one of the owner that has the most.
   void Forget() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<JobPtr> Find(const std::string& owner, const std::string& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void End(Job& job, State state, const absl::Status& why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
