@@ -107,17 +107,27 @@ absl::Status Scheduler::Impl::Open(absl::Span<const EntryPtr> entries) {
       ++displaced_;
       displaced.push_back(std::move(instead));
     }
-    entries[opened]->number = ++last_number_;
-    entries[opened]->waits = true;
-    open_[last_number_] = entries[opened];
+    const EntryPtr& entry = entries[opened];
+    entry->number = ++last_number_;
+    entry->waits = true;
+    open_[entry->number] = entry;
+    if (entry->deadline < absl::InfiniteFuture()) deadlines_.insert({entry->deadline, entry->number});
     ++stats_.waiting;
   }
-  if (status.ok()) return status;
-  for (const EntryPtr& entry : entries.first(opened)) open_.erase(entry->number);
+  if (status.ok()) {
+    ending_.insert(ending_.end(), displaced.begin(), displaced.end());
+    return status;
+  }
+  for (const EntryPtr& entry : entries.first(opened)) Close(*entry);
   stats_.waiting -= static_cast<int64_t>(opened);
   for (const EntryPtr& entry : displaced) entry->displaced = false;
   displaced_ -= static_cast<int64_t>(displaced.size());
   return status;
+}
+
+void Scheduler::Impl::Close(const Entry& entry) {
+  open_.erase(entry.number);
+  deadlines_.erase({entry.deadline, entry.number});
 }
 
 absl::StatusOr<std::vector<uint64_t>> Scheduler::Impl::Submit(std::vector<Submission> submissions) {
@@ -155,8 +165,8 @@ absl::StatusOr<std::vector<uint64_t>> Scheduler::Impl::Submit(std::vector<Submis
 void Scheduler::Impl::Cancel(uint64_t number) {
   MutexLock lock(&mutex_);
   const auto found = open_.find(number);
-  if (found == open_.end()) return;
-  found->second->cancelled = true;
+  if (found == open_.end() || found->second->cancelled.exchange(true)) return;
+  ending_.push_back(found->second);
   Wake();
 }
 
@@ -199,35 +209,38 @@ bool Scheduler::Impl::Await() {
 }
 
 absl::Time Scheduler::Impl::NextDeadline() const {
-  absl::Time next = open_.empty() ? absl::InfiniteFuture() : drained_by_;
-  for (const auto& [number, entry] : open_) next = std::min(next, entry->deadline);
-  return next;
+  const absl::Time next = open_.empty() ? absl::InfiniteFuture() : drained_by_;
+  return deadlines_.empty() ? next : std::min(next, deadlines_.begin()->first);
 }
 
 void Scheduler::Impl::EndLate() {
-  std::vector<EntryPtr> cancelled, displaced, late;
+  std::vector<std::pair<EntryPtr, absl::Status>> ends;
   {
     MutexLock lock(&mutex_);
     const absl::Time now = SteadyNow();
-    for (const auto& [number, entry] : open_) {
-      if (entry->place == Place::kNew) continue;
-      if (entry->cancelled || now >= drained_by_) {
-        cancelled.push_back(entry);
+    for (const EntryPtr& entry : std::exchange(ending_, {})) {
+      if (entry->place == Place::kNew) {
+        ending_.push_back(entry);  // it has not come here yet
+      } else if (entry->cancelled) {
+        ends.emplace_back(entry, absl::CancelledError("the request was cancelled"));
       } else if (entry->displaced) {
-        displaced.push_back(entry);
-      } else if (now >= entry->deadline) {
-        late.push_back(entry);
+        ends.emplace_back(
+            entry, absl::ResourceExhaustedError("too many requests wait, most of them of this owner; try again later"));
+      }
+    }
+    for (auto it = deadlines_.begin(); it != deadlines_.end() && it->first <= now; ++it) {
+      ends.emplace_back(open_.at(it->second), absl::DeadlineExceededError("the request timed out"));
+    }
+    if (now >= drained_by_) {
+      for (const auto& [number, entry] : open_) {
+        ends.emplace_back(entry, absl::CancelledError("the request was cancelled"));
       }
     }
   }
-  for (const EntryPtr& entry : cancelled) {
-    Finish(entry, absl::CancelledError("the request was cancelled"), End::kError);
+  for (const auto& [entry, status] : ends) {
+    // It may have ended for another of these reasons.
+    if (entry->place != Place::kNew && entry->place != Place::kEnded) Finish(entry, status, End::kError);
   }
-  for (const EntryPtr& entry : displaced) {
-    Finish(entry, absl::ResourceExhaustedError("too many requests wait, most of them of this owner; try again later"),
-           End::kError);
-  }
-  for (const EntryPtr& entry : late) Finish(entry, absl::DeadlineExceededError("the request timed out"), End::kError);
 }
 
 int64_t Scheduler::Impl::PagesAway() const {
@@ -414,7 +427,7 @@ void Scheduler::Impl::Finish(const EntryPtr& entry, const absl::Status& status, 
   held->listener->OnEnd(status, end, stats);
   held->listener = nullptr;
   MutexLock lock(&mutex_);
-  open_.erase(held->number);
+  Close(*held);
   if (open_.empty()) idle_.SignalAll();
 }
 

@@ -13,6 +13,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -53,6 +54,8 @@ class Scheduler::Impl {
   absl::StatusOr<EntryPtr> Admit(Submission submission);
   // All of them or none.
   absl::Status Open(absl::Span<const EntryPtr> entries) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // It is open no more.
+  void Close(const Entry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Wake() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // On a landing thread.
@@ -64,6 +67,7 @@ class Scheduler::Impl {
   // Waits until there is something to do, and takes what is new. False: the scheduler ends.
   bool Await();
   absl::Time NextDeadline() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Ends those that are cancelled, displaced or late; looks at no others.
   void EndLate();
   void StartLanding();
   bool MayLand(Entry& entry) const;
@@ -110,8 +114,12 @@ class Scheduler::Impl {
   CondVar changed_, idle_;
   bool woken_ ABSL_GUARDED_BY(mutex_) = false;
   std::map<uint64_t, EntryPtr> open_ ABSL_GUARDED_BY(mutex_);  // whose OnEnd has not returned
-  std::vector<EntryPtr> submitted_ ABSL_GUARDED_BY(mutex_);    // new
-  std::vector<EntryPtr> returned_ ABSL_GUARDED_BY(mutex_);     // by landing threads
+  // Of these, by when they have to end, where that is limited; and those that were cancelled or displaced since the
+  // last look.
+  std::set<std::pair<absl::Time, uint64_t>> deadlines_ ABSL_GUARDED_BY(mutex_);
+  std::vector<EntryPtr> ending_ ABSL_GUARDED_BY(mutex_);
+  std::vector<EntryPtr> submitted_ ABSL_GUARDED_BY(mutex_);  // new
+  std::vector<EntryPtr> returned_ ABSL_GUARDED_BY(mutex_);   // by landing threads
   uint64_t last_number_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t displaced_ ABSL_GUARDED_BY(mutex_) = 0;  // of those that wait, whose place another one took
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
