@@ -48,7 +48,7 @@ class AnswerStream::Listener : public infer::Scheduler::Listener {
 };
 
 AnswerStream::AnswerStream(std::shared_ptr<Call> call, const CompletionRequest& request,
-                           const model::Tokenizer* tokenizer, int64_t prompt_tokens, Metrics* metrics)
+                           const model::Tokenizer* tokenizer, int64_t prompt_tokens, Metrics* metrics, Later later)
     : call_(std::move(call)),
       writer_(call_->dialect().NewAnswer(request)),
       tokenizer_(tokenizer),
@@ -56,6 +56,7 @@ AnswerStream::AnswerStream(std::shared_ptr<Call> call, const CompletionRequest& 
       logprobs_(request.top_logprobs.has_value()),
       prompt_tokens_(prompt_tokens),
       metrics_(metrics),
+      later_(std::move(later)),
       open_(request.choices) {
   for (int64_t index = 0; index < request.choices; ++index) answers_.emplace_back(tokenizer, request.stop);
 }
@@ -183,11 +184,17 @@ void AnswerStream::OnEnd(int64_t index, const absl::Status& status, infer::Sched
     Begin(usage);  // unless it has: this model ended its answer at once
     call_->Write(all ? writer_->End(index, one.choice, usage) : writer_->EndOne(index, one.choice));
     if (all) call_->End();
+  } else if (all && logprobs_) {
+    later_([self = shared_from_this(), usage] { self->Respond(usage); });  // many numbers have to be written
   } else if (all) {
-    std::vector<Choice> choices;
-    for (OneAnswer& answer : answers_) choices.push_back(std::move(answer.choice));
-    call_->Respond(200, "application/json", writer_->Whole(choices, usage));
+    Respond(usage);
   }
+}
+
+void AnswerStream::Respond(const Usage& usage) {
+  std::vector<Choice> choices;
+  for (OneAnswer& answer : answers_) choices.push_back(std::move(answer.choice));
+  call_->Respond(200, "application/json", writer_->Whole(choices, usage));
 }
 
 }  // namespace kvlink::serve

@@ -32,9 +32,12 @@ namespace kvlink::serve {
 
 class AnswerStream : public std::enable_shared_from_this<AnswerStream> {
  public:
-  // `prompt_tokens`: PromptTokensOf.
+  // Has work done on another thread, or here if there is none any more.
+  using Later = std::function<void(std::function<void()> work)>;
+
+  // `prompt_tokens`: PromptTokensOf. `later`: for what is too much for the scheduler's thread.
   AnswerStream(std::shared_ptr<Call> call, const CompletionRequest& request, const model::Tokenizer* tokenizer,
-               int64_t prompt_tokens, Metrics* metrics);
+               int64_t prompt_tokens, Metrics* metrics, Later later);
 
   // One for each of the request's answers.
   std::vector<std::shared_ptr<infer::Scheduler::Listener>> Listen();
@@ -69,6 +72,8 @@ class AnswerStream : public std::enable_shared_from_this<AnswerStream> {
   // Gives out text that is certain, with its tokens.
   void Give(int64_t index, std::string text, bool last);
   void Begin(const Usage& known);
+  // With all answers, whole.
+  void Respond(const Usage& usage);
   void Fail(const absl::Status& status);
 
   const std::shared_ptr<Call> call_;
@@ -77,6 +82,7 @@ class AnswerStream : public std::enable_shared_from_this<AnswerStream> {
   const bool stream_, logprobs_;
   const int64_t prompt_tokens_;
   Metrics* const metrics_;
+  const Later later_;
 
   std::vector<OneAnswer> answers_;
   int64_t open_;                              // answers that have not ended

@@ -161,7 +161,9 @@ const Router::Route* Router::Find(const HttpRequest& request, std::vector<absl::
 }
 
 std::optional<std::string> Router::BodyOwner(const HttpRequest& head) const {
-  if (options_.authorize == nullptr && !KnowsHost(head.header("host"))) return std::nullopt;
+  if (options_.authorize == nullptr && (!KnowsHost(head.header("host")) || !KnowsOrigin(head.header("origin")))) {
+    return std::nullopt;
+  }
   std::vector<absl::string_view> unused;
   const Route* const route = Find(head, &unused);
   if (route == nullptr || route->needs == Needs::kNothing) return std::nullopt;
@@ -185,6 +187,10 @@ void Router::Handle(std::shared_ptr<HttpExchange> exchange) {
         "this server has no keys, so it answers only to localhost, to addresses of this host and to the host of "
         "--listen");
     return call->Respond(421, "application/json", call->dialect().ErrorBody(status));
+  }
+  if (options_.authorize == nullptr && !KnowsOrigin(call->request().header("origin"))) {
+    return call->Fail(absl::PermissionDeniedError(
+        "this server has no keys, so it does not answer to the pages of other sites (the header Origin)"));
   }
   if (found != nullptr) return Dispatch(*found, call);
   if (allowed.empty()) {
@@ -264,6 +270,12 @@ bool Router::KnowsHost(absl::string_view host) const {
   return inet_pton(AF_INET, std::string(host).c_str(), &address) == 1 && ntohl(address.s_addr) >> 24 == 127;
 }
 
+bool Router::KnowsOrigin(absl::string_view origin) const {
+  if (origin.empty()) return true;  // sent by no page, or by one of our own
+  const bool site = absl::ConsumePrefix(&origin, "http://") || absl::ConsumePrefix(&origin, "https://");
+  return site && !origin.empty() && KnowsHost(origin);
+}
+
 void Router::Live(const CallPtr& call) { call->Respond(200, "text/plain", "live\n"); }
 
 void Router::Ready(const CallPtr& call) {
@@ -334,9 +346,13 @@ void Router::Answer(const CallPtr& call, const CompletionRequest& request) {
   absl::StatusOr<infer::Scheduler::Job> job =
       service.JobOf(request, call->caller.name, call->arrived(), &call->record().catalog);
   if (!job.ok()) return call->Fail(job.status());
-  const auto stream =
-      std::make_shared<AnswerStream>(call, request, service.parts().tokenizer,
-                                     PromptTokensOf(job->request, service.parts().generator->options()), &metrics_);
+  auto later = [this, owner = call->caller.name](std::function<void()> work) {
+    // Bounded by the answers under way.
+    if (!requests_.AddAdmitted({.work = [work](const absl::Status&) { work(); }, .owner = owner}).ok()) work();
+  };
+  const auto stream = std::make_shared<AnswerStream>(call, request, service.parts().tokenizer,
+                                                     PromptTokensOf(job->request, service.parts().generator->options()),
+                                                     &metrics_, std::move(later));
   std::vector<infer::Scheduler::Submission> answers;
   for (auto& listener : stream->Listen()) {
     answers.push_back({*job, std::move(listener)});

@@ -44,7 +44,8 @@ class Router {
     // Whose key it is; UNAUTHENTICATED. Empty: no key is asked for, and everybody may do everything.
     std::function<absl::StatusOr<Caller>(absl::string_view key)> authorize;
     // Without keys: the name that clients may call this host by, besides localhost and addresses of loopback. A page of
-    // another site that a browser shows reaches the server by another name, and is refused.
+    // another site that a browser shows reaches the server by another name, or says where it comes from, and is
+    // refused.
     std::string host;
     // Called at the end of every response, except those of probes; must not block. May be empty.
     std::function<void(const Record&)> log;
@@ -86,6 +87,8 @@ class Router {
   absl::StatusOr<Caller> CallerOf(const HttpRequest& request) const;
   // Whether a request that needs no key may come by this name of the host.
   bool KnowsHost(absl::string_view host) const;
+  // Whether it may come from what sends it: browsers say of which page, and send what needs no permission of ours.
+  bool KnowsOrigin(absl::string_view origin) const;
   void Dispatch(const Route& route, CallPtr call);
   // Has `handle` done on a thread of `worker`, or fails the call. `deadline`: the call's own.
   void Hand(Worker& worker, const CallPtr& call, absl::Time deadline, std::function<void()> handle);

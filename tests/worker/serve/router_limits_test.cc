@@ -267,6 +267,17 @@ TEST_F(RouterLimitsTest, APageOfAnotherSiteIsNotAnswered) {
   for (const std::string host : {"evil.example", "127.0.0.1.evil.example:80", "localhost.evil.example", "10.0.0.1"}) {
     EXPECT_EQ(with(host), 421) << host;
   }
+  // A page of another site needs no name of its own to send, and no answer for what that does.
+  const auto from = [&](const std::string& origin) {
+    return Begin("POST", "/tokenize", R"({"text":"a"})", absl::StrCat("Origin: ", origin, "\r\n"))->ReadAnswer().status;
+  };
+  for (const std::string origin : {"http://localhost:8080", "https://127.0.0.1", "http://[::1]:80"}) {
+    EXPECT_EQ(from(origin), 200) << origin;
+  }
+  for (const std::string origin : {"https://evil.example", "http://localhost.evil.example:80", "null", "http://",
+                                   "file://localhost", "localhost"}) {
+    EXPECT_EQ(from(origin), 403) << origin;
+  }
   HttpClient client;
   ASSERT_TRUE(client.Connect(server_->address()));
   ASSERT_TRUE(client.Send(

@@ -1,5 +1,6 @@
 // Several answers to one request, penalties, biases and log-probabilities over HTTP.
 #include <gmock/gmock.h>
+#include <pthread.h>
 
 #include <cmath>
 #include <memory>
@@ -171,6 +172,23 @@ TEST_F(RouterSamplingTest, LogprobsBelongToTheText) {
     EXPECT_LE(sum, 1.0001);
   }
   EXPECT_EQ(Joined(Stream("/v1/chat/completions", chat), 0)["content"], tokens);
+}
+
+// To write the numbers of long answers takes a while, in which the answers of others go on.
+TEST_F(RouterSamplingTest, LogprobsAreWrittenBesideThePasses) {
+  Router::Options options;
+  const auto records = LogTo(&options, [](const Record&) {
+    char name[16] = {};
+    pthread_getname_np(pthread_self(), name, sizeof(name));
+    return std::string(name);
+  });
+  Start({}, options);
+  Json chat = Chat("What is kept?", 4);
+  Ask(chat);
+  EXPECT_THAT(records->Take(1), ::testing::ElementsAre("scheduler"));
+  chat["logprobs"] = true;
+  Ask(chat);
+  EXPECT_THAT(records->Take(1), ::testing::ElementsAre("requests"));
 }
 
 TEST_F(RouterSamplingTest, AStopStringTakesTheLogprobsBehindIt) {
