@@ -3,10 +3,12 @@
 
 #include <algorithm>
 #include <iterator>
+#include <optional>
 #include <utility>
 
 #include "absl/algorithm/container.h"
 #include "base/clock.h"
+#include "base/mutex.h"
 #include "base/status.h"
 #include "store/cluster/node/figures.h"
 #include "store/cluster/node/limit_follower.h"
@@ -44,9 +46,8 @@ class Upkeep final : public Companion {
       drops.node = context_.node;
       drops.log = settings.id;
       drops.report = report;
-      drops.emptied = [this] {
-        if (repairer_ != nullptr) repairer_->Restart();
-      };
+      drops.may_empty = [this] { return MayEmpty(); };
+      drops.emptied = [this] { Emptied(); };
       drops_ = std::make_unique<DropConsumer>(context_.engine, database_.get(), std::move(drops));
       KVLINK_RETURN_IF_ERROR(drops_->CatchUp(deadline));
       context_.ownership->AskDropsOf(
@@ -62,7 +63,7 @@ class Upkeep final : public Companion {
     repair.self = context_.node;
     repair.open_peer = RemotePeers(std::move(peers));
     repair.report = report;
-    repair.progress = [publish = context_.publish](const RepairProgress& progress) { publish(RecordOf(progress)); };
+    repair.progress = [this](const RepairProgress&) { Publish(); };
     repair.hold = context_.hold;
     repairer_ = std::make_unique<Repairer>(context_.engine, context_.membership,
                                            drops_ == nullptr ? nullptr : drops_->memory(), std::move(repair));
@@ -87,12 +88,46 @@ class Upkeep final : public Companion {
   }
 
  private:
+  // Returns the record. What the repairer passes may be from before it was told that the node is empty, so its progress
+  // is read anew.
+  ProgressRecord Publish() {
+    MutexLock lock(&mutex_);
+    ProgressRecord record = RecordOf(repairer_->progress());
+    if (emptying_) record = {record.epoch, std::max(record.slots, uint32_t{1}), 0, 0, 0};
+    context_.publish(record);
+    return record;
+  }
+  // Before it starts, the previous process's record may be left, until that one's lease ends.
+  bool MayEmpty() {
+    std::optional<ProgressRecord> incomplete;
+    if (repairer_ != nullptr) {
+      {
+        MutexLock lock(&mutex_);
+        emptying_ = true;
+      }
+      incomplete = Publish();
+    }
+    const auto progress = context_.membership->progress();
+    const auto shown = progress.find(context_.node);
+    if (shown == progress.end()) return true;
+    return incomplete.has_value() ? shown->second == *incomplete : !shown->second.complete();
+  }
+  void Emptied() {
+    if (repairer_ == nullptr) return;
+    repairer_->Restart();
+    MutexLock lock(&mutex_);
+    emptying_ = false;
+  }
+
   const CompanionContext context_;
   const UpkeepOptions options_;
   std::unique_ptr<database::DatabaseCatalog> database_;
   std::unique_ptr<Repairer> repairer_;
   std::unique_ptr<DropConsumer> drops_;  // tells the repairer
   std::unique_ptr<LimitFollower> limits_;
+  Mutex mutex_;
+  // The others are not to rely on what the node holds, since it is about to remove it.
+  bool emptying_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace

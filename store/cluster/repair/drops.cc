@@ -40,7 +40,10 @@ database::DropPosition DropConsumer::Theirs(const DropPosition& position) const 
   return {position.transaction, position.sequence};
 }
 
-absl::Time DropConsumer::Deadline() const { return SteadyNow() + options_.request_timeout; }
+// Once Stop was called, no further call to the log waits.
+absl::Time DropConsumer::Deadline() const {
+  return SteadyNow() + (stopping_.begun() ? absl::ZeroDuration() : options_.request_timeout);
+}
 
 void DropConsumer::Report(absl::string_view event, absl::string_view what) const {
   if (options_.report) options_.report(event, what);
@@ -63,7 +66,29 @@ absl::Status DropConsumer::Begin() {
   return absl::OkStatus();
 }
 
+// Meanwhile the node goes on as before it knew that it must be emptied: it takes pushes, and serves what it holds.
+absl::Status DropConsumer::AwaitConsent() {
+  if (!options_.may_empty) return absl::OkStatus();
+  emptying_ = true;
+  const absl::Time until = Deadline();
+  while (!options_.may_empty()) {
+    const absl::Time again = SteadyNow() + options_.poll;
+    if (again >= until || !stopping_.WaitUntil(again)) {
+      return absl::UnavailableError(
+          "the node must empty itself, but other members may still rely on what it holds: etcd shows its progress as "
+          "complete");
+    }
+  }
+  return absl::OkStatus();
+}
+
+void DropConsumer::EndEmptying() {
+  emptying_ = false;
+  if (options_.emptied) options_.emptied();
+}
+
 absl::Status DropConsumer::Empty(absl::string_view why) {
+  KVLINK_RETURN_IF_ERROR(AwaitConsent());
   memory_->Close();
   begun_ = false;
   // Register first: if the log were unreachable after emptying, the node would be emptied again and again, losing what
@@ -73,7 +98,7 @@ absl::Status DropConsumer::Empty(absl::string_view why) {
   KVLINK_RETURN_IF_ERROR(engine_->DropAll(Ours(registered)));
   memory_->Reset(Ours(registered));
   begun_ = true;
-  if (options_.emptied) options_.emptied();
+  EndEmptying();
   MutexLock lock(&mutex_);
   ++statistics_.emptied;
   return absl::OkStatus();
@@ -157,6 +182,7 @@ absl::Status DropConsumer::Step(bool* caught_up) {
   const DropPosition read = engine_->dropped();
   if (!batch->drops.empty() || batch->caught_up) KVLINK_RETURN_IF_ERROR(StorePosition(!batch->drops.empty()));
   *caught_up = batch->caught_up && engine_->dropped() == read;
+  if (emptying_) EndEmptying();
   return absl::OkStatus();
 }
 
@@ -204,6 +230,7 @@ void DropConsumer::Follow() {
   for (;;) {
     bool caught_up = false;
     absl::Status status = Step(&caught_up);
+    if (stopping_.begun()) return;
     if (status.ok() && caught_up && SteadyNow() >= trim_at_) {
       trim_at_ = SteadyNow() + options_.trim;
       status = log_->Trim(options_.retention, Deadline()).status();
@@ -215,7 +242,7 @@ void DropConsumer::Follow() {
     }
     pause = status.ok() ? options_.poll : std::min(2 * pause, kMaxPause);
     Looked(status, caught_up);
-    if (status.ok() && !caught_up && !stopping_.begun()) continue;
+    if (status.ok() && !caught_up) continue;
     if (!stopping_.WaitUntil(SteadyNow() + pause)) return;
   }
 }

@@ -7,7 +7,8 @@
 //
 // If the node cannot know what it missed, it empties itself, which is one record of its index, and registers again: the
 // log was trimmed beyond its position, its position belongs to another log, or the database does not know the node,
-// which left or was away for too long.
+// which left or was away for too long. Other members may leave because this one has told them that it holds its share,
+// so it first takes that back (DropOptions::may_empty).
 //
 // After the database was restored to an older state, a node reports this, registers again and keeps what it holds. If
 // the log ends before the node's position, it reads from the transactions that were open in the restored state. If the
@@ -57,7 +58,11 @@ struct DropOptions {
   // Receives events for operators, on any thread: "drop_log_emptied", "drop_log_went_back", "drop_log_gone",
   // "drop_log_back". May be empty.
   std::function<void(absl::string_view event, absl::string_view what)> report;
-  // Called when the node has emptied itself, on any thread; must not wait. May be empty.
+  // Asked before the node empties itself, until it answers true: whether no other member relies on what the node holds.
+  // May be empty: true.
+  std::function<bool()> may_empty;
+  // Called once the node has emptied itself; and if may_empty was asked and it turns out that it need not. May be
+  // empty. Both are called by CatchUp and on the thread, and must not wait.
   std::function<void()> emptied;
 };
 
@@ -87,8 +92,8 @@ class DropConsumer {
   absl::Status CatchUp(absl::Time deadline);
   // Follows the log on a thread until Stop, however long the log is unreachable. Call once, after CatchUp returned OK.
   void Start();
-  // Waits for the look in progress: several calls to the log, each of which may take the timeout of a request, what the
-  // engine commits, and at times a trim.
+  // Waits for what is in progress: one call to the log, which may take the timeout of a request, and what the engine
+  // commits.
   void Stop();
 
   // The memory that repair asks; its holders share it.
@@ -106,6 +111,8 @@ class DropConsumer {
   absl::Status StorePosition(bool dropped);
   absl::Status Lost(absl::string_view why);
   absl::Status Empty(absl::string_view why);
+  absl::Status AwaitConsent();
+  void EndEmptying();
   void Follow();
   // Schedules the next trim after a pause, so that other nodes that were disconnected as long can report their
   // positions first. The pause differs between nodes.
@@ -121,6 +128,7 @@ class DropConsumer {
   const DropOptions options_;
   const std::shared_ptr<DropMemory> memory_;
   bool begun_ = false;
+  bool emptying_ = false;  // may_empty was asked, and `emptied` not called since
   absl::Time moved_on_at_ = absl::InfinitePast(), stored_at_ = absl::InfinitePast();
   absl::Time trim_at_ = absl::InfiniteFuture();
 

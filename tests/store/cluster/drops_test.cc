@@ -215,6 +215,103 @@ TEST_F(DropsTest, RegistersBeforeEmptyingNode) {
   EXPECT_THAT(events(), ElementsAre("drop_log_emptied"));
 }
 
+// Other members may be about to leave because this one has what they hold.
+TEST_F(DropsTest, EmptiesNodeOnceItMay) {
+  engine::Engine* const engine = cluster_.node(0).engine.get();
+  const Synthetic a = MakeSynthetic(1);
+  bool may = false;
+  int asked = 0, emptied = 0;
+  DropOptions options = Options(0);
+  options.request_timeout = absl::Milliseconds(50);
+  options.store_position = absl::ZeroDuration();
+  options.may_empty = [&] {
+    ++asked;
+    EXPECT_TRUE(cluster_.Has(0, a));
+    return may;
+  };
+  options.emptied = [&] { ++emptied; };
+  DropConsumer drops(engine, &log_, options);
+  ASSERT_TRUE(drops.CatchUp(Patience()).ok());
+  cluster_.PutAt(0, a);
+  const auto forget = [&] {
+    log_.MoveOn();
+    ASSERT_TRUE(drops.CatchUp(Patience()).ok());
+    log_.TrimAll();
+    ASSERT_TRUE(log_.Forget(cluster_.node(0).id, Patience()).ok());
+  };
+  forget();
+  EXPECT_TRUE(absl::IsUnavailable(drops.CatchUp(SteadyNow())));
+  EXPECT_GT(asked, 0);
+  EXPECT_TRUE(drops.memory()->Knows(engine->dropped())) << "pushes are refused meanwhile";
+  EXPECT_TRUE(log_.consumers().empty()) << "it is said to have no drop left to carry out";
+  // The database was restored, and knows the node again.
+  ASSERT_TRUE(log_.Register(cluster_.node(0).id, Patience()).ok());
+  EXPECT_EQ(emptied, 0);
+  ASSERT_TRUE(drops.CatchUp(Patience()).ok());
+  EXPECT_EQ(emptied, 1) << "nobody says that it need not";
+  EXPECT_TRUE(cluster_.Has(0, a));
+  forget();
+  may = true;
+  ASSERT_TRUE(drops.CatchUp(Patience()).ok());
+  EXPECT_EQ(emptied, 2);
+  EXPECT_EQ(drops.statistics().emptied, 1);
+  EXPECT_FALSE(cluster_.Has(0, a));
+  EXPECT_THAT(events(), ElementsAre("drop_log_emptied"));
+}
+
+// Its calls take long, but succeed; the one that is held, half a second after it is released.
+class SlowDropLog : public FakeDropLog {
+ public:
+  void Hold() { held_.store(true); }
+  bool holds() const { return holds_.load(); }
+  // From now on calls that may wait are counted.
+  void Release() { held_.store(false); }
+  int calls() const { return calls_.load(); }
+
+  absl::StatusOr<store::database::DropBatch> ReadDrops(const DropPosition& after, int64_t limit,
+                                                       absl::Time deadline) override {
+    if (held_.load()) {
+      holds_.store(true);
+      while (held_.load()) absl::SleepFor(absl::Milliseconds(1));
+      absl::SleepFor(absl::Milliseconds(500));
+    } else {
+      Count(deadline);
+    }
+    return FakeDropLog::ReadDrops(after, limit, deadline);
+  }
+  absl::Status StorePosition(const NodeId& node, const DropPosition& position, absl::Time deadline) override {
+    Count(deadline);
+    return FakeDropLog::StorePosition(node, position, deadline);
+  }
+  absl::StatusOr<int64_t> Trim(absl::Duration retention, absl::Time deadline) override {
+    Count(deadline);
+    return FakeDropLog::Trim(retention, deadline);
+  }
+
+ private:
+  void Count(absl::Time deadline) {
+    if (holds_.load() && deadline > SteadyNow()) calls_.fetch_add(1);
+  }
+  std::atomic<bool> held_{false}, holds_{false};
+  std::atomic<int> calls_{0};
+};
+
+// The node keeps its lease until then, and whoever stops it does not wait for ever.
+TEST_F(DropsTest, StopWaitsForOneCall) {
+  SlowDropLog log;
+  DropOptions options = Options(0);
+  options.store_position = options.trim = absl::ZeroDuration();
+  DropConsumer drops(cluster_.node(0).engine.get(), &log, options);
+  ASSERT_TRUE(drops.CatchUp(Patience()).ok());
+  log.Hold();
+  drops.Start();
+  ASSERT_TRUE(Eventually([&] { return log.holds(); }));
+  log.Release();
+  drops.Stop();
+  EXPECT_LE(log.calls(), 1) << "none, unless this thread was slow to call Stop";
+  EXPECT_THAT(events(), IsEmpty());
+}
+
 // Transactions that were open in the restored state commit later, below the log's end at that time.
 TEST_F(DropsTest, ReadsOpenTransactionsOfRestoredDatabase) {
   Consume(0);
