@@ -1,5 +1,6 @@
 // The alive key is written under one lease at a time, on condition that it has not changed since it was read, so that
-// two processes cannot both claim it; the member's record is replaced in the same transaction, on the same condition.
+// two processes cannot both claim it; the member's record is replaced in the same transaction, on the same condition,
+// and what the process before published goes: this one has not compared what it holds with the others yet.
 // If the key names a process that this one may not displace, Enter() waits for as long as an abandoned lease can live;
 // a process that is still there after that is alive.
 //
@@ -75,7 +76,7 @@ Registration::~Registration() {
   // A directory that lost its place must not become as recent as the one that has it.
   if (!ended().has_value()) Leave(id, deadline);
   // If etcd is unreachable, the lease expires by itself.
-  lease_.client->Revoke(id, deadline).IgnoreError();
+  membership_->connection()->client()->Revoke(id, deadline).IgnoreError();
 }
 
 // Outdates copies that were made of the directory while the node ran, unless another process or a removal came first.
@@ -86,7 +87,7 @@ void Registration::Leave(etcd::LeaseId lease, absl::Time deadline) {
   const std::string& cluster = membership_->connection()->cluster();
   etcd::Compare member = etcd::Compare::ModRevision(KeyOf(cluster, KeyKind::kMember, options_.node_id), 0);
   member.relation = etcd::Compare::Relation::kGreater;
-  const auto left = lease_.client->Commit(
+  const auto left = membership_->connection()->client()->Commit(
       {{etcd::Compare::Lease(KeyOf(cluster, KeyKind::kAlive, options_.node_id), lease), std::move(member)},
        {etcd::PutOp{KeyOf(cluster, KeyKind::kEntered, options_.node_id),
                     SerializeAlive({entered_, options_.record.address})}},
@@ -246,7 +247,9 @@ absl::StatusOr<bool> Registration::Take(std::shared_ptr<etcd::Client> client, co
         etcd::Compare::ModRevision(member_key, draft.replaces)},
        {etcd::PutOp{key, SerializeAlive({options_.incarnation, options_.record.address}), lease.id},
         etcd::PutOp{entered_key, SerializeAlive({entered_, options_.record.address})},
-        etcd::PutOp{member_key, SerializeMember(draft.record)}},
+        etcd::PutOp{member_key, SerializeMember(draft.record)},
+        etcd::DeleteOp{KeyOf(cluster, KeyKind::kProgress, options_.node_id)},
+        etcd::DeleteOp{KeyOf(cluster, KeyKind::kHot, options_.node_id)}},
        {}},
       deadline);
   if (!committed.ok() || !committed->succeeded) {
@@ -376,7 +379,6 @@ void Registration::WriteDrafts() {
                              {},
                              {etcd::GetOp{key}}};
     if (!same) writes.then.push_back(etcd::PutOp{key, draft.bytes, lease});
-    // Once etcd went back, the client of the lease can do no more than renew it.
     const auto committed = membership_->connection()->client()->Commit(writes, SteadyNow() + kCallTimeout);
     if (!same) written.bytes.clear();
     // What failed is retried at the next look, or under the next lease.

@@ -93,7 +93,8 @@ class Registration {
     int64_t revision = 0;                     // of the key, as last known; 0: none
     absl::Time again = absl::InfinitePast();  // when the next draft that is not at_once may be written
   };
-  // A lease that is kept alive, and the client that keeps it.
+  // A lease that is kept alive, and the client that keeps it. Once etcd went back, that client can do no more than
+  // this.
   struct Lease {
     std::shared_ptr<etcd::Client> client;
     std::unique_ptr<etcd::KeepAlive> keep;

@@ -25,6 +25,11 @@ class LostPlaceTest : public ClusterTest {
     EXPECT_TRUE(got.ok()) << got.status();
     return got.ok() && got->found.size() == 1 ? got->found[0] : etcd::KeyValue();
   }
+  bool Missing(cluster::KeyKind kind) const {
+    const auto got = Connect()->client()->Get(Key(kind), {}, Patience());
+    EXPECT_TRUE(got.ok()) << got.status();
+    return got.ok() && got->found.empty();
+  }
   // What a process at another address writes that takes the node's place. Returns its lease.
   etcd::LeaseId TakePlace(uint64_t incarnation) const {
     const auto connection = Connect();
@@ -147,7 +152,7 @@ TEST_F(LostPlaceTest, ANodePublishesOnceEtcdWentBack) {
   const auto membership = Open();
   auto options = RegistrationOf(1, 5);
   options.ttl = absl::Minutes(1);
-  const auto node = cluster::Registration::Start(membership.get(), options, Patience());
+  auto node = cluster::Registration::Start(membership.get(), options, Patience());
   ASSERT_TRUE(node.ok()) << node.status();
   const etcd::LeaseId lease = Found(cluster::KeyKind::kAlive).lease;
   etcd_->Backup();
@@ -161,6 +166,26 @@ TEST_F(LostPlaceTest, ANodePublishesOnceEtcdWentBack) {
   (*node)->Publish(progress);
   EXPECT_TRUE(Eventually([&] { return membership->progress() == std::map{std::pair(NodeOf(1), progress)}; }));
   EXPECT_EQ(Found(cluster::KeyKind::kAlive).lease, lease) << "it entered anew";
+  *node = nullptr;
+  const auto left = cluster::ParseAlive(Found(cluster::KeyKind::kEntered).value);
+  ASSERT_TRUE(left.ok()) << left.status();
+  EXPECT_EQ(left->incarnation, entered_[1]) << "copies of its directory are not outdated";
+}
+
+// Its lease may not have ended yet when the next process enters.
+TEST_F(LostPlaceTest, WhatTheProcessBeforePublishedIsGone) {
+  const auto connection = Connect();
+  const auto lease = connection->client()->Grant(absl::Hours(1), Patience());
+  ASSERT_TRUE(lease.ok()) << lease.status();
+  for (const cluster::KeyKind kind : {cluster::KeyKind::kProgress, cluster::KeyKind::kHot}) {
+    ASSERT_TRUE(connection->client()->Put(Key(kind), "of before", lease->id, Patience()).ok());
+  }
+  const auto membership = Open();
+  const auto node = Register(membership.get(), 1);
+  ASSERT_TRUE(node.ok()) << node.status();
+  for (const cluster::KeyKind kind : {cluster::KeyKind::kProgress, cluster::KeyKind::kHot}) {
+    EXPECT_TRUE(Missing(kind));
+  }
 }
 
 // What it writes would be under its own lease, and go with that.
