@@ -343,7 +343,8 @@ absl::StatusOr<uint64_t> CompleteMove(Connection* connection, const NodeId& id, 
                 });
 }
 
-absl::StatusOr<uint64_t> CompleteDrain(Connection* connection, const NodeId& id, uint64_t epoch, absl::Time deadline) {
+absl::StatusOr<uint64_t> CompleteDrain(Connection* connection, const NodeId& id, uint64_t epoch, const Filled& filled,
+                                       absl::Time deadline) {
   bool seen = false;
   return Carry(
       connection, id,
@@ -359,6 +360,11 @@ absl::StatusOr<uint64_t> CompleteDrain(Connection* connection, const NodeId& id,
         KVLINK_RETURN_IF_ERROR(StillAt(contents, epoch));
         if (!OthersActive(contents, id)) {
           return absl::FailedPreconditionError(absl::StrCat(IdHex(id), " cannot leave: no other member is active"));
+        }
+        if (!filled(contents.progress())) {
+          // An attempt before this one may still be carried out.
+          return absl::Status(seen ? absl::StatusCode::kUnknown : absl::StatusCode::kFailedPrecondition,
+                              absl::StrCat(IdHex(id), " leaves once the others hold what it holds"));
         }
         seen = true;
         return change;

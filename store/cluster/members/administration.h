@@ -14,6 +14,8 @@
 #define KVLINK_STORE_CLUSTER_MEMBERS_ADMINISTRATION_H_
 
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <optional>
 #include <string>
 
@@ -64,9 +66,12 @@ bool HoldsUpJoins(MemberState state, const std::optional<Standing>& former);
 // For the node itself, once all members hold, at `epoch`, what they gain. Forgets its former standing.
 // FAILED_PRECONDITION: the placement now has another epoch.
 absl::StatusOr<uint64_t> CompleteMove(Connection* connection, const NodeId& id, uint64_t epoch, absl::Time deadline);
-// For the node itself, once the others hold, at `epoch`, what it held. Deletes a DRAINING member. FAILED_PRECONDITION:
-// as CompleteJoin, or it is not draining, or no other member is active.
-absl::StatusOr<uint64_t> CompleteDrain(Connection* connection, const NodeId& id, uint64_t epoch, absl::Time deadline);
+// For the node itself, once the others hold, at `epoch`, what it held: `filled` tells, by the progress that etcd has
+// now, since a view may be late, and what a member holds may be less than it was. Deletes a DRAINING member.
+// FAILED_PRECONDITION: as CompleteJoin, or it is not draining, or no other member is active, or `filled` is false.
+using Filled = std::function<bool(const std::map<NodeId, ProgressRecord>& progress)>;
+absl::StatusOr<uint64_t> CompleteDrain(Connection* connection, const NodeId& id, uint64_t epoch, const Filled& filled,
+                                       absl::Time deadline);
 
 // How a node that is no longer a member left: true: by CompleteDrain; false: by Remove. NOT_FOUND: the last changes
 // that etcd has of the members are none of these.

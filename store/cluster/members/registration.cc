@@ -131,14 +131,14 @@ void Registration::Publish(KeyKind kind, Draft draft) {
   wake_.SignalAll();
 }
 
-absl::Status Registration::LeaveDrained(uint64_t epoch, absl::Time deadline) {
+absl::Status Registration::LeaveDrained(uint64_t epoch, const Filled& filled, absl::Time deadline) {
   const auto set = [this](bool leaving) {
     MutexLock lock(&mutex_);
     return std::exchange(leaving_, leaving);
   };
   // Set before the call, so that the thread knows the reason when it sees the record gone.
   const bool again = set(true);
-  const auto left = CompleteDrain(membership_->connection(), options_.node_id, epoch, deadline);
+  const auto left = CompleteDrain(membership_->connection(), options_.node_id, epoch, filled, deadline);
   // Unless the removal may have been carried out, now or by an earlier call, the member stays, and a later removal is
   // not its own leaving.
   const bool may_have_left = left.ok() || absl::IsUnknown(left.status()) || (again && absl::IsNotFound(left.status()));

@@ -69,7 +69,7 @@ class Registration {
   void Publish(const HotRecord& hot);
   // Calls CompleteDrain (administration.h), after which ended() is OK, also if it is called again (NOT_FOUND) before
   // the view shows it. Errors of CompleteDrain.
-  absl::Status LeaveDrained(uint64_t epoch, absl::Time deadline);
+  absl::Status LeaveDrained(uint64_t epoch, const Filled& filled, absl::Time deadline);
   // Whether, as far as this process knows, etcd holds the lease that tells other members that the node is alive.
   bool lease_held() const;
   // nullopt while the node is a member. Afterwards, for good: OK: it drained and left; NOT_FOUND: it was removed;

@@ -385,7 +385,8 @@ bool MemberNode::NoneAwaited(const View& view, const std::set<uint16_t>& awaited
 
 absl::Status MemberNode::CompleteOwnDrain(const View& view) {
   if (!NoneAwaited(view, AwaitedByDrain(view, membership_->progress(), id_), "drain_waits")) return absl::OkStatus();
-  return registration_->LeaveDrained(view.placement.epoch(), SteadyNow() + kCallTimeout);
+  const auto filled = [this, &view](const auto& progress) { return AwaitedByDrain(view, progress, id_).empty(); };
+  return registration_->LeaveDrained(view.placement.epoch(), filled, SteadyNow() + kCallTimeout);
 }
 
 void MemberNode::Run() {

@@ -133,6 +133,7 @@ class ClusterTest : public ::testing::Test {
     };
     return options;
   }
+  static bool AllFilled(const std::map<cluster::NodeId, cluster::ProgressRecord>&) { return true; }
   // The member's index in the view; the test fails if there is none.
   static int IndexOf(const cluster::View& view, uint8_t node) {
     const auto& members = view.placement.members();

@@ -109,7 +109,7 @@ TEST_F(MembershipTest, FollowsChanges) {
   EXPECT_EQ(view->placement.members()[IndexOf(*view, 2)].zone, "b");
   EXPECT_EQ(view->placement.members()[IndexOf(*view, 3)].state, MemberState::kActive);
   changes(cluster::Drain(connection.get(), NodeOf(1), Patience()));
-  changes(cluster::CompleteDrain(connection.get(), NodeOf(1), epoch, Patience()));
+  changes(cluster::CompleteDrain(connection.get(), NodeOf(1), epoch, AllFilled, Patience()));
   changes(cluster::Remove(connection.get(), NodeOf(2), false, Patience()));
   EXPECT_EQ(membership->view()->status.size(), 1u);
   // Setting the present value changes nothing.
@@ -136,7 +136,7 @@ TEST_F(MembershipTest, RefusesInvalidChanges) {
             absl::StatusCode::kFailedPrecondition)
       << "another epoch";
   EXPECT_EQ(connection->client(), client) << "nothing is wrong with it";
-  EXPECT_EQ(code(cluster::CompleteDrain(connection.get(), NodeOf(1), 1, Patience())),
+  EXPECT_EQ(code(cluster::CompleteDrain(connection.get(), NodeOf(1), 1, AllFilled, Patience())),
             absl::StatusCode::kFailedPrecondition);
   const auto again = cluster::CreateCluster(connection.get(), {}, Patience());
   EXPECT_EQ(again.status().code(), absl::StatusCode::kAlreadyExists) << again.status();
@@ -157,7 +157,7 @@ TEST_F(MembershipTest, LastActiveMemberStays) {
   EXPECT_THAT(std::string(removed.status().message()), HasSubstr("--cancel"));
   const auto forced = cluster::Remove(connection.get(), NodeOf(2), true, Patience());
   ASSERT_TRUE(forced.ok()) << forced.status();
-  const auto left = cluster::CompleteDrain(connection.get(), NodeOf(1), *forced, Patience());
+  const auto left = cluster::CompleteDrain(connection.get(), NodeOf(1), *forced, AllFilled, Patience());
   EXPECT_EQ(left.status().code(), absl::StatusCode::kFailedPrecondition) << left.status();
   EXPECT_EQ(Open()->view()->status.size(), 1u);
   ASSERT_TRUE(cluster::CancelDrain(connection.get(), NodeOf(1), Patience()).ok());
@@ -229,7 +229,7 @@ TEST_F(MembershipTest, TellsHowAMemberLeft) {
   for (uint8_t node = 1; node <= 3; ++node) Add(connection.get(), node);
   const auto drains = cluster::Drain(connection.get(), NodeOf(1), Patience());
   ASSERT_TRUE(drains.ok()) << drains.status();
-  ASSERT_TRUE(cluster::CompleteDrain(connection.get(), NodeOf(1), *drains, Patience()).ok());
+  ASSERT_TRUE(cluster::CompleteDrain(connection.get(), NodeOf(1), *drains, AllFilled, Patience()).ok());
   ASSERT_TRUE(cluster::Remove(connection.get(), NodeOf(2), false, Patience()).ok());
   const auto last = cluster::SetWeight(connection.get(), NodeOf(3), 5, Patience());
   ASSERT_TRUE(last.ok()) << last.status();
@@ -445,6 +445,32 @@ TEST_F(MembershipTest, ViewsOfOneEpochAgree) {
 
 // After a snapshot is restored, everything is read again, and the log reports that the epoch went back; a running node
 // whose record the snapshot lacks becomes a member again by itself.
+// A view may be late, and show a member as complete that has emptied itself.
+TEST_F(MembershipTest, AMemberLeavesByTheProgressThatEtcdHas) {
+  StartEtcd(1);
+  Create();
+  const auto connection = Connect();
+  Add(connection.get(), 1);
+  Add(connection.get(), 2);
+  const auto drains = cluster::Drain(connection.get(), NodeOf(1), Patience());
+  ASSERT_TRUE(drains.ok()) << drains.status();
+  const std::string key = cluster::KeyOf("default", cluster::KeyKind::kProgress, NodeOf(2));
+  const auto publish = [&](const cluster::ProgressRecord& progress) {
+    const std::string bytes = cluster::SerializeProgress(progress);
+    ASSERT_TRUE(connection->client()->Put(key, bytes, etcd::kNoLease, Patience()).ok());
+  };
+  const auto filled = [](const std::map<cluster::NodeId, cluster::ProgressRecord>& progress) {
+    const auto found = progress.find(NodeOf(2));
+    return found != progress.end() && found->second.complete();
+  };
+  publish({*drains, 5, 4, 0, 0});
+  const auto stays = cluster::CompleteDrain(connection.get(), NodeOf(1), *drains, filled, Patience());
+  EXPECT_EQ(stays.status().code(), absl::StatusCode::kFailedPrecondition) << stays.status();
+  publish({*drains, 5, 5, 0, 0});
+  const auto leaves = cluster::CompleteDrain(connection.get(), NodeOf(1), *drains, filled, Patience());
+  EXPECT_TRUE(leaves.ok()) << leaves.status();
+}
+
 TEST_F(MembershipTest, RecoversFromRestoredSnapshot) {
   StartEtcd(1);
   Create();

@@ -395,9 +395,9 @@ TEST_F(RegistrationTest, EndsIfMemberWasRemoved) {
   const auto drained = cluster::Drain(connection, NodeOf(3), Patience());
   ASSERT_TRUE(drained.ok()) << drained.status();
   ASSERT_TRUE(Eventually([&] { return membership->view()->placement.epoch() == *drained; }));
-  ASSERT_TRUE((*drains)->LeaveDrained(*drained, Patience()).ok());
+  ASSERT_TRUE((*drains)->LeaveDrained(*drained, AllFilled, Patience()).ok());
   // Whoever has not seen it in the view yet leaves again.
-  EXPECT_EQ((*drains)->LeaveDrained(*drained, Patience()).code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ((*drains)->LeaveDrained(*drained, AllFilled, Patience()).code(), absl::StatusCode::kNotFound);
   ASSERT_TRUE(Eventually([&] { return (*drains)->ended().has_value(); }));
   EXPECT_TRUE((*drains)->ended()->ok()) << *(*drains)->ended();
 }
@@ -497,7 +497,7 @@ TEST_F(RegistrationTest, UnfinishedDrainIsNotReportedAsDrained) {
   const auto drained = cluster::Drain(connection, NodeOf(2), Patience());
   ASSERT_TRUE(drained.ok()) << drained.status();
   etcd_->Kill(0);
-  EXPECT_FALSE((*goes)->LeaveDrained(*drained, SteadyNow() + absl::Milliseconds(100)).ok());
+  EXPECT_FALSE((*goes)->LeaveDrained(*drained, AllFilled, SteadyNow() + absl::Milliseconds(100)).ok());
   etcd_->Restart(0);
   ASSERT_TRUE(cluster::CancelDrain(connection, NodeOf(2), Patience()).ok());
   ASSERT_TRUE(cluster::Remove(connection, NodeOf(2), true, Patience()).ok());
