@@ -137,6 +137,9 @@ class Router {
   std::atomic<const HttpServer*> server_{nullptr};
   Mutex mutex_;
   std::map<std::pair<const Worker*, std::string>, int> waiting_ ABSL_GUARDED_BY(mutex_);  // by name of the key
+  // Of the thread of health_: when it asked the store last, and the answer.
+  absl::Time asked_at_ = absl::InfinitePast();
+  absl::Status answered_;
   PinnedDocuments pinned_;  // changed by the thread of pins_
   DocumentJobs jobs_;
   Prefetcher prefetches_;

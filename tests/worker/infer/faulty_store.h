@@ -57,6 +57,9 @@ class FaultyStore final : public store::Store {
   int statistics() const { return statistics_; }
   // Called before documents are looked up; its error is the answer.
   void HoldCatalog(std::function<absl::Status()> hold) { hold_catalog_ = std::move(hold); }
+  // Called before the store says its time.
+  void HoldClock(std::function<void()> hold) { hold_clock_ = std::move(hold); }
+  int clocks() const { return clocks_; }
   // Every catalog call takes this long, as over a slow network.
   void DelayCatalog(absl::Duration delay) { catalog_delay_ = delay; }
   // Shifts the store's clock relative to the host's.
@@ -133,6 +136,8 @@ class FaultyStore final : public store::Store {
     return real_->ListDocuments(ns, after, limit);
   }
   absl::StatusOr<uint64_t> Clock() override {
+    ++clocks_;
+    if (hold_clock_) hold_clock_();
     auto clock_us = real_->Clock();
     if (clock_us.ok()) *clock_us += clock_ahead_us_;
     return clock_us;
@@ -241,12 +246,13 @@ class FaultyStore final : public store::Store {
   std::atomic<int> taken_{0}, asked_{0};
   absl::Duration catalog_delay_;
   uint64_t clock_ahead_us_ = 0;
-  std::atomic<int> catalog_gets_{0}, catalog_puts_{0}, statistics_{0};
+  std::atomic<int> catalog_gets_{0}, catalog_puts_{0}, statistics_{0}, clocks_{0};
   Fault lookups_, listings_, puts_;
   absl::Status reads_;
   std::function<void(const Identity&)> on_put_;
   std::function<void()> on_delete_;
   std::function<absl::Status()> hold_catalog_;
+  std::function<void()> hold_clock_;
 };
 
 }  // namespace kvlink::testing

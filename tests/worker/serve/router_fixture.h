@@ -75,6 +75,7 @@ class RouterTest : public ::testing::Test {
     store_ = infer::OpenStore(directory_.path() + "/store");
     catalog_ = std::make_unique<kvlink::testing::FaultyStore>(store_.get());
     catalog_->HoldCatalog(hold_);
+    catalog_->HoldClock(hold_clock_);
     infer::GeneratorOptions generating;
     generating.profile = profile_;
     generating.private_tokens = private_tokens_;
@@ -149,6 +150,7 @@ class RouterTest : public ::testing::Test {
   bool tied_ = true;  // the model's answers repeat one token
   int64_t private_tokens_ = 1024, write_back_bytes_ = int64_t{256} << 20;
   std::function<absl::Status()> hold_;  // FaultyStore::HoldCatalog
+  std::function<void()> hold_clock_;    // likewise
 
   infer::TempDirectory directory_;
   infer::Loaded loaded_;

@@ -121,6 +121,21 @@ TEST_F(RouterLimitsTest, ASilentStoreDelaysOnlyThoseWhoAskIt) {
   EXPECT_EQ(answer.status, 404);
 }
 
+TEST_F(RouterLimitsTest, ProbesThatComeTogetherAskTheStoreOnce) {
+  Gate gate;
+  hold_clock_ = [&gate] { gate.Wait(); };
+  Start();
+  const absl::Cleanup open = [&] { gate.Open(); };
+  std::vector<std::unique_ptr<HttpClient>> probes;
+  probes.push_back(Begin("GET", "/readyz", ""));
+  gate.AwaitReached();
+  for (int i = 0; i < 30; ++i) probes.push_back(Begin("GET", "/readyz", ""));
+  EXPECT_TRUE(kvlink::testing::Eventually([&] { return server_->stats().requests == 31; }));
+  gate.Open();
+  for (const auto& probe : probes) EXPECT_EQ(probe->ReadAnswer().status, 200);
+  EXPECT_LE(catalog_->clocks(), 5);  // one or two, and for who came while the gate opened
+}
+
 TEST_F(RouterLimitsTest, WhyTheStoreFailedIsForTheLog) {
   absl::Status answer;
   hold_ = [&answer] { return answer; };
