@@ -90,6 +90,37 @@ TEST(IndexTest, LogsThatAreNotNeededAreNotChecked) {
   EXPECT_TRUE(absl::IsDataLoss(CheckLogs(files, copy)));
 }
 
+TEST(IndexTest, AManifestIsCutOnlyWhereNothingFollowsTheDamage) {
+  ScratchDirectory scratch(/*in_memory=*/true);
+  const std::string path = scratch.path() + "/index";
+  for (int life = 0; life < 2; ++life) {
+    auto index = Index::Open(path, {.create = life == 0});
+    ASSERT_TRUE(index.ok()) << index.status();
+    Commit(index->get(), life);
+  }
+  const FileSystem files(nullptr);
+  const std::string current = *files.ReadWhole(path + "/CURRENT", 100);
+  const std::string manifest = path + "/" + current.substr(0, current.size() - 1);
+  const std::string intact = *files.ReadWhole(manifest, 1 << 20);
+  const auto damage = [&](int64_t at) {
+    std::string bytes = intact;
+    bytes[at] ^= 1;
+    std::ofstream(manifest, std::ios::binary) << bytes;
+    return bytes;
+  };
+  // No mark: a lost FLOOR has none, and what follows the last one is not covered.
+  const std::string first = damage(10);
+  const absl::Status refused = CutTornManifest(files, path, 0, 0, /*read_only=*/false);
+  EXPECT_TRUE(absl::IsDataLoss(refused)) << refused;
+  EXPECT_EQ(*files.ReadWhole(manifest, 1 << 20), first) << "it was cut";
+  // A last record that fails its check is what a crash leaves.
+  damage(static_cast<int64_t>(intact.size()) - 1);
+  EXPECT_EQ(CutTornManifest(files, path, 0, 0, /*read_only=*/false), absl::OkStatus());
+  const std::string cut = *files.ReadWhole(manifest, 1 << 20);
+  EXPECT_LT(cut.size(), intact.size());
+  EXPECT_EQ(cut, intact.substr(0, cut.size()));
+}
+
 TEST(IndexTest, ACompactionRaisesTheMarkOfTheManifest) {
   ScratchDirectory scratch(/*in_memory=*/true);
   Mutex mutex;

@@ -180,6 +180,10 @@ absl::Status CutTornManifest(const FileSystem& files, const std::string& index_p
   if (number < durable_number || (number == durable_number && good < durable_bytes)) {
     return absl::DataLossError(absl::StrCat("the index's ", name, " is damaged at byte ", good));
   }
+  if (scan.starts_after_bad) {
+    return absl::DataLossError(
+        absl::StrCat("the index's ", name, " is damaged at byte ", good, ", and later changes follow it"));
+  }
   if (scan.bad < 0 || !scan.any || read_only) return absl::OkStatus();
   KVLINK_ASSIGN_OR_RETURN(auto file, files.Open(path, {.write = true}));
   KVLINK_RETURN_IF_ERROR(file->Resize(scan.bad));

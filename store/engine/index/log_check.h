@@ -19,9 +19,9 @@
 
 namespace kvlink::engine {
 
-// Cuts the end that a crash tore off the database's MANIFEST, which RocksDB would refuse to open. DATA_LOSS: damage
-// within the first `durable_bytes` of MANIFEST number `durable_number`, which no crash can tear. With `read_only`, cuts
-// nothing.
+// Cuts the end that a crash tore off the database's MANIFEST, which RocksDB would refuse to open. DATA_LOSS, and
+// nothing is cut: damage within the first `durable_bytes` of MANIFEST number `durable_number`, which no crash can tear,
+// or with an intact record after it. With `read_only`, cuts nothing.
 absl::Status CutTornManifest(const FileSystem& files, const std::string& index_path, uint64_t durable_number,
                              int64_t durable_bytes, bool read_only);
 
