@@ -178,7 +178,8 @@ TEST_P(NodeFreezeTest, APutIsGivenUpSoon) {
   node.process().Signal(SIGSTOP);
   const absl::Time begun = SteadyNow();
   const absl::Status stopped = put(8);
-  EXPECT_LT(SteadyNow() - begun, absl::Minutes(2));
+  // Neither the retries nor the carrier's own limits ended it, which take minutes.
+  EXPECT_TRUE(absl::StrContains(stopped.message(), "has not responded for 1s")) << stopped;
   EXPECT_EQ(stopped.code(), absl::StatusCode::kUnavailable) << stopped;
   EXPECT_TRUE(absl::StrContains(stopped.message(), node.address())) << stopped;
   std::printf("%s: given up after %s: %s\n", GetParam(), absl::FormatDuration(SteadyNow() - begun).c_str(),

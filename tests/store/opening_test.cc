@@ -446,19 +446,32 @@ TEST(OpeningTest, ADiskIsNotFullForEver) {
   FaultyIo io(1);
   engine::EngineOptions options = Small();
   options.observer = &io;
+  options.pinned_bytes = 8 << 20;
   auto store = Open(scratch.path(), options);
   ASSERT_TRUE(store.ok()) << store.status();
-  ASSERT_EQ(PutOne(store->get(), 0), absl::OkStatus());  // the first segment is there
-  io.Add({.action = FaultyIo::Action::kWrite, .path = ".seg.tmp", .error = ENOSPC});
-  for (int i = 1; i < 40; ++i) ASSERT_EQ(PutOne(store->get(), i), absl::OkStatus());
-  EXPECT_GE((*store)->Stats()->evictions, 1);
-  io.Heal();
-  const absl::Time limit = SteadyNow() + absl::Seconds(60);
-  for (int i = 200; (*store)->Stats()->segment_bytes < 2 << 20 && SteadyNow() < limit; ++i) {
+  // All are pinned, and fewer than eviction begins at: evicting would make the store try to grow as well.
+  for (int i = 0; i < 14; ++i) {
     ASSERT_EQ(PutOne(store->get(), i), absl::OkStatus());
+    const Synthetic s = MakeSynthetic(i);
+    ASSERT_EQ((*store)->Pin("ns", s.manifest.identity, s.manifest.codec), absl::OkStatus());
+    if (i == 0) io.Add({.action = FaultyIo::Action::kWrite, .path = ".seg.tmp", .error = ENOSPC});
+  }
+  const Synthetic large = MakeSynthetic(100, 4, 700);  // more than the segment has left
+  const auto put = [&] {
+    return (*store)->Put("ns", large.manifest, large.spans(), SteadyNow() + absl::Seconds(60)).status();
+  };
+  const absl::Status full = put();
+  EXPECT_TRUE(absl::IsResourceExhausted(full)) << full;
+  EXPECT_THAT(std::string(full.message()), HasSubstr("on a full disk"));
+  io.Heal();
+  absl::Status healed = put();
+  for (const absl::Time limit = SteadyNow() + absl::Seconds(60); !healed.ok() && SteadyNow() < limit; healed = put()) {
     absl::SleepFor(absl::Milliseconds(20));
   }
-  EXPECT_GE((*store)->Stats()->segment_bytes, 2 << 20);
+  EXPECT_EQ(healed, absl::OkStatus());
+  const auto stats = (*store)->Stats();
+  EXPECT_EQ(stats->evictions, 0);
+  EXPECT_GE(stats->segment_bytes, 2 << 20);
 }
 
 TEST(OpeningTest, ASmallDiskGetsSmallSegments) {
