@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 
@@ -159,6 +160,31 @@ TEST(OpenStore, AStoreInUseIsWaitedFor) {
   const auto opened = OpenStore(flags, StoreUse::kCreate);
   ASSERT_TRUE(opened.ok()) << opened.status();
   EXPECT_FALSE(opened->created);
+}
+
+TEST(OpenStore, WhatMayNotBeWrittenIsRead) {
+  if (geteuid() != 0) GTEST_SKIP() << "needs root, to become somebody who may not write";
+  constexpr uid_t kNobody = 65534;
+  namespace fs = std::filesystem;
+  const testing::ScratchDirectory scratch;
+  StoreFlags flags;
+  flags.store = scratch.path() + "/store";
+  ASSERT_TRUE(OpenStore(flags, StoreUse::kCreate).ok());
+  fs::permissions(scratch.path(), fs::perms::all);
+  std::vector<std::string> paths = {flags.store};
+  for (const auto& item : fs::recursive_directory_iterator(flags.store)) paths.push_back(item.path());
+  for (const std::string& path : paths) {
+    fs::permissions(path, fs::perms::owner_write, fs::perm_options::remove);
+    ASSERT_EQ(chown(path.c_str(), kNobody, kNobody), 0) << path;
+  }
+  ASSERT_EQ(setresuid(kNobody, kNobody, 0), 0);
+  const absl::Status writing = OpenStore(flags, StoreUse::kExisting).status();
+  const auto reading = OpenStore(flags, StoreUse::kReading);
+  ASSERT_EQ(setresuid(0, 0, 0), 0);
+  EXPECT_FALSE(writing.ok());
+  ASSERT_TRUE(reading.ok()) << reading.status();
+  EXPECT_TRUE(reading->read_only);
+  EXPECT_TRUE(reading->store->Stats().ok());
 }
 
 }  // namespace

@@ -16,9 +16,11 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "proto/envelope.h"
+#include "tests/store/node/one_node.h"
 #include "tests/store/node/raw_client.h"
 #include "tests/support/resident_bytes.h"
 #include "tests/support/seed.h"
+#include "tests/support/stuck_io.h"
 #include "transport/address.h"
 
 namespace kvlink::testing {
@@ -321,6 +323,67 @@ TEST_P(HostileTest, IdleConnectionsToTheControlService) {
   std::printf("%d idle connections to the control service: %.1f KiB each\n", count,
               static_cast<double>(ResidentBytes() - before) / 1024 / count);
   for (const int socket_ : sockets) close(socket_);
+}
+
+// What waits, waits for its owner: a key and a namespace.
+class OwnersTest : public OneNodeTest {
+ protected:
+  void TearDown() override {
+    disk_.LetGo();
+    transport_ = nullptr;
+    node_ = nullptr;
+  }
+  StuckIo disk_;
+};
+
+TEST_F(OwnersTest, ARequestWaitsForNoQueueOfAnotherOwner) {
+  StartNode([&](store::node::NodeOptions* options) {
+    options->engine.observer = &disk_;
+    options->limits.indexing_threads = 1;
+  });
+  const Synthetic encoding = MakeSynthetic(1);
+  ASSERT_TRUE(Connect()->Push("a", encoding).ok());
+  // Another start has nothing in memory: the first prefetch reads.
+  node_->Start();
+  transport_ = node_->NewClientTransport();
+  control_ = std::make_unique<RawControl>((*node_)->addresses().control);
+  const auto data = Connect();
+  const auto prefetch = [&](const std::string& ns) {
+    proto::Request request;
+    request.set_ns(ns);
+    request.mutable_action()->set_action(proto::EncodingAction::PREFETCH);
+    request.mutable_action()->set_codec(static_cast<uint32_t>(Codec::kRawBf16));
+    request.mutable_action()->set_identities(std::string(BytesOf(encoding.manifest.identity)));
+    return data->Send(std::move(request));
+  };
+  disk_.Hang();
+  for (int i = 0; i < 8; ++i) prefetch("a");
+  const uint64_t other = prefetch("b");
+  // This needs no turn: with its answer, all of them wait.
+  ASSERT_TRUE(data->Lookup("a", {encoding.manifest.identity}).ok());
+  disk_.LetGo();
+  int before = 0;
+  for (;; ++before) {
+    const auto answer = data->NextOfAny();
+    ASSERT_TRUE(answer.ok()) << answer.status();
+    if (answer->id() == other) break;
+  }
+  EXPECT_LE(before, 1) << "of the 8 that another owner sent first";
+}
+
+TEST_F(OwnersTest, AWriterThatSendsNothingHoldsUpNoOtherOwner) {
+  StartNode([](store::node::NodeOptions* options) {
+    options->limits.push_bytes_beside_pulls = 1;
+    options->limits.push_yields = absl::Hours(1);
+    options->limits.push_progress = absl::Hours(1);
+  });
+  const auto stuck = Connect(), other = Connect();
+  const Synthetic encoding = MakeSynthetic(1);
+  ASSERT_TRUE(stuck->Push("a", encoding).ok());
+  ASSERT_TRUE(stuck->Pull("a", encoding.manifest).ok());  // for an hour, pushes give way
+  ASSERT_TRUE(stuck->Ask(RawData::PushBegin("a", MakeSynthetic(2))).ok());
+  const auto pushed = other->Push("b", MakeSynthetic(3));
+  EXPECT_TRUE(pushed.ok()) << pushed.status();
 }
 
 }  // namespace
