@@ -6,6 +6,7 @@
 #include <random>
 #include <set>
 #include <thread>
+#include <vector>
 
 #include "base/clock.h"
 #include "gmock/gmock.h"
@@ -142,6 +143,20 @@ TEST_F(VerifyTest, NeitherStatisticsNorAVerificationWaitForAWriter) {
   EXPECT_EQ(looked.wait_for(std::chrono::seconds(60)), std::future_status::ready);
   io_.HoldSyncs(false);
   writer.join();
+}
+
+TEST_F(VerifyTest, AWriterDoesNotWaitForAVerification) {
+  for (int i = 0; i < 3; ++i) Store(i);
+  std::vector<std::future<void>> writers;  // ended after the verification, which a failure would leave waiting
+  const auto outcome = engine_->Verify([&](int64_t, int64_t) {
+    const int number = 10 + static_cast<int>(writers.size());
+    if (number == 13) return false;
+    writers.push_back(std::async(std::launch::async, [this, number] { Store(number); }));
+    EXPECT_EQ(writers.back().wait_for(std::chrono::seconds(60)), std::future_status::ready);
+    return !HasFailure();
+  });
+  EXPECT_TRUE(outcome.ok()) << outcome.status();
+  EXPECT_GE(writers.size(), 3u);
 }
 
 TEST_F(VerifyTest, DamageIsNamedByDocuments) {

@@ -1,10 +1,15 @@
 // The node's gRPC service: sessions, rights, catalog, namespaces, administration.
+#include <arpa/inet.h>
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
+#include <ifaddrs.h>
+#include <net/if.h>
+#include <netinet/in.h>
 
 #include <fstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/escaping.h"
@@ -476,6 +481,38 @@ TEST_F(ControlTest, UcxListensOnOneNetwork) {
     const auto node = store::node::Node::Start(std::move(options));
     EXPECT_EQ(node.status().code(), absl::StatusCode::kInvalidArgument) << node.status();
     EXPECT_THAT(std::string(node.status().message()), HasSubstr("one network"));
+  }
+}
+
+// An address of this host that others may reach; "" if it has none.
+std::string AddressOnANetwork() {
+  ifaddrs* all = nullptr;
+  std::string found;
+  if (getifaddrs(&all) != 0) return found;
+  for (const ifaddrs* of = all; of != nullptr && found.empty(); of = of->ifa_next) {
+    if (of->ifa_addr == nullptr || of->ifa_addr->sa_family != AF_INET || (of->ifa_flags & IFF_LOOPBACK) != 0) continue;
+    char text[INET_ADDRSTRLEN];
+    found = inet_ntop(AF_INET, &reinterpret_cast<const sockaddr_in*>(of->ifa_addr)->sin_addr, text, sizeof(text));
+  }
+  freeifaddrs(all);
+  return found;
+}
+
+TEST_F(ControlTest, WhomUcxTrustsIsLogged) {
+  const std::string network = AddressOnANetwork();
+  if (network.empty()) GTEST_SKIP() << "this host has no network";
+  Guard();
+  for (const auto& [address, warnings] : {std::pair<std::string, int>("127.0.0.1", 0), {network, 1}}) {
+    ScratchDirectory directory(/*in_memory=*/true);
+    LogLines log;
+    store::node::NodeOptions options;
+    options.directory = directory.path() + "/store";
+    options.log = log.Sink();
+    options.access_file = access_.path() + "/access";
+    options.data_address = address + ":0";
+    // UCX may be kept from this network, and the node then does not start.
+    store::node::Node::Start(std::move(options)).status().IgnoreError();
+    EXPECT_EQ(log.Count("ucx_trusts_its_peers"), warnings) << address;
   }
 }
 
